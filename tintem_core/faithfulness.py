@@ -1,0 +1,319 @@
+"""How faithful a student is to its teacher: values with bootstrap 95 % intervals.
+
+Images are resampled, never pairs: pairs that share an image are not independent. A pair of an
+image with its own copy is not counted, so duplicates in a resample cannot fake cosines of 1.
+Legend: N images, D teacher width, K student width, P pairs i < j, R resamples. NumPy in and out.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tintem_core.errors import DegenerateError, ShapeError
+from tintem_core.neighbours import nearest, shared_share, unit_rows
+from tintem_core.ood import bootstrap_interval, percentile_interval
+
+Table = NDArray[np.floating]
+Doubles = NDArray[np.float64]
+
+# Pairs grow with the square of the images; 2 million pairs fix a correlation to three decimals.
+PAIR_IMAGES = 2_000
+NEIGHBOURS = 10
+FEWEST_IMAGES = 4
+
+
+@dataclass(frozen=True)
+class MetricRow:
+    """One measured number.
+
+    name: metric; value: on all n images; low, high: bootstrap 95 % interval; n: images used.
+    """
+
+    name: str
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+def faithfulness(
+    teacher_ND: Table,
+    mapped_NK: Table | None,
+    student_NK: Table,
+    *,
+    seed: int,
+    resamples: int = 1000,
+) -> list[MetricRow]:
+    """Compare a student with its teacher on the same images.
+
+    Rows, in order: `cosine_to_mapped` (mean), `cosine_to_mapped_p5` (5th percentile), both on all
+    images and left out when `mapped_NK` is None; then, on at most 2,000 images drawn with `seed`:
+    `pairwise_pearson`, `pairwise_spearman` (off-diagonal cosines), `cka_linear`,
+    `neighbour_overlap_10` (within the drawn images; k shrinks to N - 1 on fewer than 11 images,
+    and so does the name). `MetricRow.n` says how many images a number comes from.
+
+    Args:
+        teacher_ND: teacher embeddings, shape (N, D).
+        mapped_NK: h(teacher), shape (N, K), or None when there is no mapping into this space.
+        student_NK: student embeddings, shape (N, K').
+        seed: of the subsample and the bootstrap.
+        resamples: bootstrap draws.
+
+    Raises:
+        ShapeError: the tables do not hold the same images.
+        DegenerateError: fewer than 4 images, a zero row, or constant cosines.
+    """
+    count = len(teacher_ND)
+    if len(student_NK) != count or (mapped_NK is not None and len(mapped_NK) != count):
+        raise ShapeError(
+            f"The teacher holds {count} images, the student {len(student_NK)}; "
+            "faithfulness compares the same images row by row."
+        )
+    rows: list[MetricRow] = []
+    if mapped_NK is not None:
+        rows += cosine_rows(mapped_NK, student_NK, seed=seed, resamples=resamples)
+    picked = pair_subsample(count, seed)
+    teacher, student = teacher_ND[picked], student_NK[picked]
+    counts_RN = _multinomial_counts(len(picked), resamples, seed)
+    return [
+        *rows,
+        *_correlation_rows(teacher, student, counts_RN),
+        _cka_row(teacher, student, counts_RN),
+        _overlap_row(teacher, student, counts_RN),
+    ]
+
+
+def cosine_rows(
+    target_NK: Table, student_NK: Table, *, seed: int, resamples: int = 1000
+) -> list[MetricRow]:
+    """`cosine_to_mapped` and `cosine_to_mapped_p5`: cosine of each image to its target.
+
+    Raises:
+        ShapeError: shapes differ.
+    """
+    if target_NK.shape != student_NK.shape:
+        raise ShapeError(
+            f"Targets {target_NK.shape} and student {student_NK.shape} differ in shape."
+        )
+    cosines = np.einsum(
+        "nk,nk->n",
+        unit_rows(target_NK, "the targets"),
+        unit_rows(student_NK, "the student"),
+        dtype=np.float64,
+    )
+    statistics = {
+        "cosine_to_mapped": lambda c: float(np.mean(c)),
+        "cosine_to_mapped_p5": lambda c: float(np.quantile(c, 0.05)),
+    }
+    return [
+        MetricRow(
+            name,
+            fn(cosines),
+            *bootstrap_interval(fn, cosines, seed=seed, resamples=resamples),
+            len(cosines),
+        )
+        for name, fn in statistics.items()
+    ]
+
+
+def prediction_agreement(
+    teacher_N: NDArray[np.integer],
+    student_N: NDArray[np.integer],
+    *,
+    seed: int,
+    resamples: int = 1000,
+    name: str = "knn_agreement",
+) -> MetricRow:
+    """Share of images on which two classifiers predict the same class."""
+    if teacher_N.shape != student_N.shape:
+        raise ShapeError(f"Predictions {teacher_N.shape} and {student_N.shape} differ in shape.")
+    same = (teacher_N == student_N).astype(np.float64)
+    interval = bootstrap_interval(lambda s: float(np.mean(s)), same, seed=seed, resamples=resamples)
+    return MetricRow(name, float(np.mean(same)), *interval, len(same))
+
+
+def score_rank_correlation(
+    teacher_N: Table,
+    student_N: Table,
+    *,
+    seed: int,
+    resamples: int = 1000,
+    name: str = "ood_rank_correlation",
+) -> MetricRow:
+    """Spearman correlation of two scores of the same images (OOD scores, say).
+
+    Raises:
+        DegenerateError: fewer than 4 images, or a constant score.
+    """
+    if teacher_N.shape != student_N.shape:
+        raise ShapeError(f"Scores {teacher_N.shape} and {student_N.shape} differ in shape.")
+    if len(teacher_N) < FEWEST_IMAGES:
+        raise DegenerateError(f"{len(teacher_N)} scores are too few for a rank correlation.")
+    interval = bootstrap_interval(
+        spearman, teacher_N, student_N, seed=seed, resamples=resamples, paired=True
+    )
+    return MetricRow(name, spearman(teacher_N, student_N), *interval, len(teacher_N))
+
+
+def pearson(first_P: Table, second_P: Table) -> float:
+    """Pearson correlation in float64; DegenerateError when a side is constant."""
+    first, second = (
+        np.asarray(v, np.float64) - np.mean(v, dtype=np.float64) for v in (first_P, second_P)
+    )
+    scale = np.sqrt((first @ first) * (second @ second))
+    if not scale > 1e-12 * len(first):
+        raise DegenerateError(
+            "A correlation of constant values is undefined; the embeddings collapsed."
+        )
+    return float(np.clip(first @ second / scale, -1.0, 1.0))
+
+
+def spearman(first_P: Table, second_P: Table) -> float:
+    """Spearman correlation with mid-ranks for ties; DegenerateError when a side is constant."""
+    return pearson(mid_ranks(first_P), mid_ranks(second_P))
+
+
+def mid_ranks(values_P: Table) -> Doubles:
+    """Ranks 1..P as float64; equal values share the mean of their ranks."""
+    _, inverse, counts = np.unique(values_P, return_inverse=True, return_counts=True)
+    return np.asarray((np.cumsum(counts) - (counts - 1) / 2)[inverse], np.float64)
+
+
+def pair_subsample(count: int, seed: int) -> NDArray[np.int64]:
+    """Sorted rows the pairwise metrics use: all, or 2,000 drawn with `seed` from more.
+
+    Raises:
+        DegenerateError: fewer than 4 images.
+    """
+    if count < FEWEST_IMAGES:
+        raise DegenerateError(
+            f"{count} images are too few to compare; give at least {FEWEST_IMAGES}."
+        )
+    if count <= PAIR_IMAGES:
+        return np.arange(count)
+    drawn = np.random.default_rng(seed).choice(count, PAIR_IMAGES, replace=False)
+    return np.sort(drawn).astype(np.int64)
+
+
+def pair_cosines(rows_NK: Table, name: str = "embeddings") -> Doubles:
+    """Cosines of all pairs i < j, float64, shape (N (N - 1) / 2,)."""
+    units = unit_rows(rows_NK, name)
+    cosines = (units @ units.T)[np.triu_indices(len(units), 1)]
+    return np.clip(cosines, -1.0, 1.0).astype(np.float64)
+
+
+def _multinomial_counts(count: int, resamples: int, seed: int) -> Doubles:
+    """How often each image occurs in each bootstrap draw, float64 (R, N).
+
+    Draws with fewer than 3 distinct images hold no correlation and are drawn again, which
+    happens on a handful of images only.
+    """
+    rng = np.random.default_rng(seed)
+    share = np.full(count, 1 / count)
+    counts_RN = rng.multinomial(count, share, resamples)
+    while (poor := np.count_nonzero(counts_RN, axis=1) < 3).any():
+        counts_RN[poor] = rng.multinomial(count, share, int(poor.sum()))
+    return counts_RN.astype(np.float64)
+
+
+def _pair_sums(counts_RN: Doubles, pairs_P: Doubles) -> Doubles:
+    """Sum over pairs i != j of count_i count_j value_ij, for every draw: (R,).
+
+    One matrix product replaces R passes over P resampled pairs.
+    """
+    images = counts_RN.shape[1]
+    square = np.zeros((images, images))
+    square[np.triu_indices(images, 1)] = pairs_P
+    # Only i < j is filled, so each unordered pair is met once; the caller's ratios do not mind.
+    return np.einsum("rn,rn->r", counts_RN @ square, counts_RN)
+
+
+def _correlation_rows(teacher_ND: Table, student_NK: Table, counts_RN: Doubles) -> list[MetricRow]:
+    first = pair_cosines(teacher_ND, "the teacher")
+    second = pair_cosines(student_NK, "the student")
+    images = len(teacher_ND)
+    weight = _pair_sums(counts_RN, np.ones_like(first))
+
+    x, y = first - first.mean(), second - second.mean()
+    mean_x, mean_y, xx, yy, xy = (
+        _pair_sums(counts_RN, v) / weight for v in (x, y, x * x, y * y, x * y)
+    )
+    value = pearson(first, second)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        drawn = (xy - mean_x * mean_y) / np.sqrt((xx - mean_x**2) * (yy - mean_y**2))
+    rows = [MetricRow("pairwise_pearson", value, *percentile_interval(drawn), images)]
+
+    u, v = (mid_ranks(p) / len(p) for p in (first, second))
+    u, v = u - u.mean(), v - v.mean()
+    influence = u * v + _rank_response(u, v) + _rank_response(v, u)
+    scale = np.sqrt((u @ u) * (v @ v)) / len(u)
+    drawn = np.clip(_pair_sums(counts_RN, influence) / weight / scale, -1.0, 1.0)
+    value = float(np.clip(u.dot(v) / len(u) / scale, -1.0, 1.0))
+    rows.append(MetricRow("pairwise_spearman", value, *percentile_interval(drawn), images))
+    return rows
+
+
+def _rank_response(ranks_P: Doubles, other_P: Doubles) -> Doubles:
+    """What one more copy of a pair changes in a rank covariance by moving the others' ranks.
+
+    Ranks depend on the whole draw; re-ranking P pairs R times would cost minutes, so the change
+    is taken to first order: H(q) = mean_p other_p [rank_p > rank_q], centred.
+    """
+    order = np.argsort(ranks_P, kind="stable")
+    response = np.empty_like(other_P)
+    response[order] = other_P[order] / 2 - np.cumsum(other_P[order])
+    response /= len(other_P)
+    return response - response.mean()
+
+
+def _cka_row(teacher_ND: Table, student_NK: Table, counts_RN: Doubles) -> MetricRow:
+    """Linear centred kernel alignment (Kornblith et al., ICML 2019)."""
+    first, second = (_centred_gram(t) for t in (teacher_ND, student_NK))
+    images = len(first)
+    drawn = _hsic(counts_RN, first, second) / np.sqrt(
+        _hsic(counts_RN, first, first) * _hsic(counts_RN, second, second)
+    )
+    value = float(np.sum(first * second) / (np.linalg.norm(first) * np.linalg.norm(second)))
+    return MetricRow("cka_linear", value, *percentile_interval(np.minimum(drawn, 1.0)), images)
+
+
+def _centred_gram(rows_NK: Table) -> Doubles:
+    rows = rows_NK.astype(np.float64)
+    rows -= rows.mean(axis=0)
+    gram = rows @ rows.T
+    size = float(np.linalg.norm(gram))
+    if not size > 0 or not np.isfinite(size):
+        raise DegenerateError("CKA of constant embeddings is undefined; the embeddings collapsed.")
+    return np.asarray(gram / size, np.float64)
+
+
+def _hsic(counts_RN: Doubles, first_NN: Doubles, second_NN: Doubles) -> Doubles:
+    """Sum of the product of two Gram matrices re-centred on each draw: (R,).
+
+    An image drawn twice meets itself once per copy, as it does in the full sample: squaring its
+    count would double the weight of the diagonal and pull every draw towards 1.
+    """
+    images = len(first_NN)
+
+    def smoothed(gram_NN: Doubles) -> Doubles:
+        diagonal = np.diagonal(gram_NN)
+        return counts_RN @ (gram_NN - np.diag(diagonal)) + diagonal
+
+    one, two = smoothed(first_NN), smoothed(second_NN)
+    total = np.einsum("rn,rn->r", smoothed(first_NN * second_NN), counts_RN)
+    means = np.einsum("rn,rn,rn->r", one, two, counts_RN)
+    grand = np.einsum("rn,rn->r", one, counts_RN) * np.einsum("rn,rn->r", two, counts_RN)
+    return np.asarray(total - 2 * means / images + grand / images**2, np.float64)
+
+
+def _overlap_row(teacher_ND: Table, student_NK: Table, counts_RN: Doubles) -> MetricRow:
+    """Queries are resampled, the images they are looked up among stay."""
+    images = len(teacher_ND)
+    k = min(NEIGHBOURS, images - 1)
+    lists = (nearest(t, t, k, exclude_self=True)[1] for t in (teacher_ND, student_NK))
+    shares = shared_share(*lists)
+    drawn = counts_RN @ shares / images
+    return MetricRow(
+        f"neighbour_overlap_{k}", float(shares.mean()), *percentile_interval(drawn), images
+    )
