@@ -10,6 +10,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from tintem_core._pairs import (
+    FEWEST_IMAGES,
+    mid_ranks,
+    pair_cosines,
+    pair_subsample,
+    pearson,
+    spearman,
+)
 from tintem_core.errors import DegenerateError, ShapeError
 from tintem_core.neighbours import nearest, shared_share, unit_rows
 from tintem_core.ood import bootstrap_interval, percentile_interval
@@ -17,10 +25,7 @@ from tintem_core.ood import bootstrap_interval, percentile_interval
 Table = NDArray[np.floating]
 Doubles = NDArray[np.float64]
 
-# Pairs grow with the square of the images; 2 million pairs fix a correlation to three decimals.
-PAIR_IMAGES = 2_000
 NEIGHBOURS = 10
-FEWEST_IMAGES = 4
 
 
 @dataclass(frozen=True)
@@ -154,53 +159,6 @@ def score_rank_correlation(
         spearman, teacher_N, student_N, seed=seed, resamples=resamples, paired=True
     )
     return MetricRow(name, spearman(teacher_N, student_N), *interval, len(teacher_N))
-
-
-def pearson(first_P: Table, second_P: Table) -> float:
-    """Pearson correlation in float64; DegenerateError when a side is constant."""
-    first, second = (
-        np.asarray(v, np.float64) - np.mean(v, dtype=np.float64) for v in (first_P, second_P)
-    )
-    scale = np.sqrt((first @ first) * (second @ second))
-    if not scale > 1e-12 * len(first):
-        raise DegenerateError(
-            "A correlation of constant values is undefined; the embeddings collapsed."
-        )
-    return float(np.clip(first @ second / scale, -1.0, 1.0))
-
-
-def spearman(first_P: Table, second_P: Table) -> float:
-    """Spearman correlation with mid-ranks for ties; DegenerateError when a side is constant."""
-    return pearson(mid_ranks(first_P), mid_ranks(second_P))
-
-
-def mid_ranks(values_P: Table) -> Doubles:
-    """Ranks 1..P as float64; equal values share the mean of their ranks."""
-    _, inverse, counts = np.unique(values_P, return_inverse=True, return_counts=True)
-    return np.asarray((np.cumsum(counts) - (counts - 1) / 2)[inverse], np.float64)
-
-
-def pair_subsample(count: int, seed: int) -> NDArray[np.int64]:
-    """Sorted rows the pairwise metrics use: all, or 2,000 drawn with `seed` from more.
-
-    Raises:
-        DegenerateError: fewer than 4 images.
-    """
-    if count < FEWEST_IMAGES:
-        raise DegenerateError(
-            f"{count} images are too few to compare; give at least {FEWEST_IMAGES}."
-        )
-    if count <= PAIR_IMAGES:
-        return np.arange(count)
-    drawn = np.random.default_rng(seed).choice(count, PAIR_IMAGES, replace=False)
-    return np.sort(drawn).astype(np.int64)
-
-
-def pair_cosines(rows_NK: Table, name: str = "embeddings") -> Doubles:
-    """Cosines of all pairs i < j, float64, shape (N (N - 1) / 2,)."""
-    units = unit_rows(rows_NK, name)
-    cosines = (units @ units.T)[np.triu_indices(len(units), 1)]
-    return np.clip(cosines, -1.0, 1.0).astype(np.float64)
 
 
 def _multinomial_counts(count: int, resamples: int, seed: int) -> Doubles:
