@@ -10,17 +10,12 @@ student's step adds `mapping_loss(config, mapping, teacher)` to its own loss aga
 
 import time
 from collections.abc import Callable, Iterator
-from collections.abc import Mapping as Mapped
 from dataclasses import dataclass
-from typing import Literal, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, Field, model_validator
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
-from torch.nn.utils.parametrizations import orthogonal
 
 from tintem_core._closed_form import (
     orthogonality_error,
@@ -28,6 +23,7 @@ from tintem_core._closed_form import (
     random_rows,
     second_moment,
 )
+from tintem_core._mapping_head import Mapping, MappingConfig
 from tintem_core._pairs import angle_preservation
 from tintem_core.errors import DegenerateError, InputError, ShapeError
 from tintem_core.losses import FEWEST_EMBEDDINGS, pairwise_cosine_loss, sne_loss, unit
@@ -45,124 +41,12 @@ __all__ = [
 ]
 
 Sample = Callable[[NDArray[np.int64]], NDArray[np.floating]]
-Head = Literal["linear", "layernorm", "orthogonal"]
 
 _PAIR_LOSSES = {"sne": sne_loss, "cosine": pairwise_cosine_loss}
 _CLOSED_START = {"svd": "svd", "pca-basis": "pca-basis", "random-orthogonal": "random"}
 _MOMENT_BATCH = 4096
-
-
-class MappingConfig(BaseModel, frozen=True, extra="forbid"):
-    """How the teacher-to-student mapping is fitted."""
-
-    width: int | None = Field(None, ge=1, description="K; null takes the student's natural width")
-    objective: Literal["svd", "pca-basis", "random-orthogonal", "sne", "cosine"] = Field(
-        "cosine",
-        description="closed form (svd, pca-basis, random-orthogonal), or what the fit minimises",
-    )
-    start: Literal["svd", "pca-basis", "random"] = Field(
-        "svd", description="where the fit of sne and cosine starts"
-    )
-    head: Head = Field(
-        "linear",
-        description="linear: no bias; layernorm: the official LayerNorm + Linear with bias; "
-        "orthogonal: linear with exactly orthonormal rows",
-    )
-    fit: Literal["once", "joint"] = Field(
-        "once", description="on the cache before the students, or inside each student's step"
-    )
-    steps: int = Field(500, ge=1, description="optimiser steps of sne and cosine")
-    batch_size: int = Field(512, ge=3, description="rows compared with each other in a step")
-    learning_rate: float = Field(3e-4, gt=0, description="Adam's peak; decays to 0 on a cosine")
-    moment_rows: int = Field(
-        100_000, ge=1, description="most rows, drawn with the seed, that the closed form reads"
-    )
-    seed: int = Field(0, ge=0, description="of the batches and of random starts")
-
-    @model_validator(mode="after")
-    def _joint_needs_an_objective(self) -> Self:
-        if self.fit == "joint" and self.objective not in _PAIR_LOSSES:
-            raise ValueError(
-                f"a joint fit has nothing to minimise for objective {self.objective!r}; "
-                "use 'cosine' or 'sne', or fit 'once'"
-            )
-        return self
-
-
-class Mapping(nn.Module):
-    """h: (..., D) -> (..., K). Untrained it keeps the first K coordinates.
-
-    Args:
-        dim: D.
-        width: K <= D.
-        head: as in `MappingConfig`.
-
-    Raises:
-        InputError: K > D.
-    """
-
-    def __init__(self, dim: int, width: int, head: Head = "linear") -> None:
-        super().__init__()
-        if not 1 <= width <= dim:
-            raise InputError(
-                f"A mapping from {dim} to {width} dimensions cannot keep angles by projecting; "
-                f"set mapping.width to at most {dim}, or take a wider teacher."
-            )
-        self.norm = nn.LayerNorm(dim) if head == "layernorm" else nn.Identity()
-        self.linear = nn.utils.skip_init(nn.Linear, dim, width, bias=head == "layernorm")
-        nn.init.eye_(self.linear.weight)
-        if head == "layernorm":
-            nn.init.zeros_(self.linear.bias)
-        if head == "orthogonal":
-            # Householder, the default, is exact too but five times slower at 1280 -> 256.
-            orthogonal(self.linear, "weight", orthogonal_map="cayley")
-
-    @classmethod
-    def from_state(
-        cls, config: MappingConfig, dim: int, width: int, tensors: Mapped[str, Tensor]
-    ) -> Self:
-        """A mapping from its `state_dict`, of a plain one or of a live orthogonal one."""
-        live = any(name.startswith("linear.parametrizations.") for name in tensors)
-        head: Head = "linear" if config.head == "orthogonal" and not live else config.head
-        mapping = cls(dim, width, head)
-        try:
-            mapping.load_state_dict(dict(tensors))
-        except RuntimeError as error:
-            raise ShapeError(
-                f"The stored mapping does not fit a {config.head} head from {dim} to {width}: "
-                f"{error}"
-            ) from error
-        return mapping
-
-    def forward(self, latents: Tensor) -> Tensor:
-        """Map latents (..., D) of any float dtype to (..., K) in the weights' dtype.
-
-        Autocast is off inside: bf16 would cost more angle than the mapping does.
-        """
-        if latents.shape[-1] != self.linear.in_features:
-            raise ShapeError(
-                f"Latents are {latents.shape[-1]} wide, this mapping takes "
-                f"{self.linear.in_features}; it belongs to another teacher."
-            )
-        with torch.autocast(latents.device.type, enabled=False):
-            mapped: Tensor = self.linear(self.norm(latents.to(self.linear.weight.dtype)))
-        return mapped
-
-    @torch.no_grad()
-    def set_weight(self, weight_KD: Tensor) -> None:
-        """Start from W; an orthogonal head needs W with orthonormal rows."""
-        if parametrize.is_parametrized(self.linear):
-            self.linear.weight = weight_KD.to(self.linear.weight)
-        else:
-            self.linear.weight.copy_(weight_KD)
-
-    def plain(self) -> Self:
-        """Freeze an orthogonal head into ordinary weights (in place), so that `state_dict` holds
-        nothing but W; other heads are left alone.
-        """
-        if parametrize.is_parametrized(self.linear):
-            parametrize.remove_parametrizations(self.linear, "weight")
-        return self
+# Cosines exact to float32 (K == D, fewer rows than K): Adam would only amplify rounding from here.
+_EXACT_LOSS = 1e-12
 
 
 @dataclass(frozen=True)
@@ -307,12 +191,16 @@ def _descend(
         if sample_tokens is not None:
             tokens = _tensor(sample_tokens(picked), dim).to(device)
             loss = loss + mapping_loss(config, mapping, tokens)
+        value = float(loss.detach())
+        exact = value < _EXACT_LOSS
+        if exact or step % every == 0 or step == config.steps - 1:
+            curve.append({"step": float(step), "loss": value})
+        if exact:
+            break
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()
         schedule.step()
-        if step % every == 0 or step == config.steps - 1:
-            curve.append({"step": float(step), "loss": float(loss.detach())})
         if progress is not None:
             progress(step + 1, config.steps)
     return curve
