@@ -1,0 +1,128 @@
+"""Comparing what lies in a cache with what was recorded, and putting it right.
+
+Repair expects that nobody writes to or compacts the cache meanwhile.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from storage import _commits, _rows, _zarr
+from storage._commits import Commit
+from storage._readme import readme
+from storage._records import crc32c, unseal
+from storage._rows import RowTable
+from storage.errors import CorruptError, CorruptRecordError
+
+if TYPE_CHECKING:
+    from storage.cache import FeatureCache
+
+
+@dataclass(frozen=True)
+class ShardProblem:
+    """One damaged file; ``shard`` is None when no embeddings are lost by it."""
+
+    shard: int | None
+    file: str
+    reason: str
+
+
+def verify(cache: "FeatureCache") -> list[ShardProblem]:
+    """Every file that differs from its record, in shard order."""
+    rows = _rows.load(cache.root, cache.base, tolerant=True)
+    problems = _shard_problems(cache, rows)
+    problems += [ShardProblem(None, path, reason) for path, reason in rows.damaged.items()]
+    return problems + _metadata_problems(cache)
+
+
+def repair(cache: "FeatureCache") -> list[int]:
+    """Withdraw damaged shards, restore metadata and row tables, remove leftovers."""
+    rows = _rows.load(cache.root, cache.base, tolerant=True)
+    dropped = sorted(
+        {problem.shard for problem in _shard_problems(cache, rows) if problem.shard is not None}
+    )
+    for shard in dropped:
+        _withdraw(cache, shard)
+    _rows.restore(cache.root, cache.base)
+    rows = _rows.load(cache.root, cache.base)
+    for shard in _written_shards(cache) - rows.shards.keys():
+        _withdraw(cache, shard)
+    cache.write_metadata(rows)
+    cache.root.write(f"{cache.base}/README.md", readme(cache.spec, cache.layout).encode())
+    cache.root.delete_unfinished(cache.base)
+    return dropped
+
+
+def _withdraw(cache: "FeatureCache", shard: int) -> None:
+    cache.root.delete(_commits.commit_path(cache.base, shard))
+    for array in _zarr.arrays_of(cache.spec):
+        cache.root.delete(f"{cache.base}/{array.name}/c/0/{shard}")
+
+
+def _written_shards(cache: "FeatureCache") -> set[int]:
+    found = {
+        int(path.rsplit("/", 1)[-1].removesuffix(".json"))
+        for path in cache.root.list(f"{cache.base}/{_commits.FOLDER}")
+    }
+    for array in _zarr.arrays_of(cache.spec):
+        prefix = f"{cache.base}/{array.name}/c/0"
+        found |= {int(name) for name in cache.root.folders(prefix)}
+        found |= {
+            int(name)
+            for path in cache.root.list(prefix)
+            if "/" not in (name := path.removeprefix(f"{prefix}/"))
+        }
+    return found
+
+
+def _shard_problems(cache: "FeatureCache", rows: RowTable) -> list[ShardProblem]:
+    good, damaged = _commits.read_commits(cache.root, cache.base, rows.shards)
+    problems = [
+        ShardProblem(shard, _commits.commit_path(cache.base, shard), reason)
+        for shard, reason in damaged.items()
+    ]
+    for shard, commit in good.items():
+        if not commit.belongs_to(rows.shards[shard]):
+            path = _commits.commit_path(cache.base, shard)
+            reason = "it records other images than the row table gives to this shard"
+            problems.append(ShardProblem(shard, path, reason))
+            continue
+        problems += _file_problems(cache, commit)
+    return sorted(problems, key=lambda problem: (problem.shard or 0, problem.file))
+
+
+def _file_problems(cache: "FeatureCache", commit: Commit) -> list[ShardProblem]:
+    problems = []
+    for array in _zarr.arrays_of(cache.spec):
+        path = array.shard_path(commit.shard)
+        fact = commit.files.get(path)
+        data = cache.root.read_or_none(f"{cache.base}/{path}")
+        reason = ""
+        if fact is None or data is None:
+            reason = "it is missing"
+        elif len(data) != fact.bytes:
+            reason = f"it has {len(data)} bytes instead of {fact.bytes}"
+        elif crc32c(data) != fact.crc32c:
+            reason = "its checksum differs"
+        if reason:
+            problems.append(ShardProblem(commit.shard, f"{cache.base}/{path}", reason))
+    return problems
+
+
+def _metadata_problems(cache: "FeatureCache") -> list[ShardProblem]:
+    from storage.cache import METADATA
+
+    path = f"{cache.base}/{METADATA}"
+    data = cache.root.read_or_none(path)
+    try:
+        if data is None:
+            raise CorruptRecordError(f"{cache.root.url}/{path} is missing.")
+        facts = unseal(data, f"{cache.root.url}/{path}")["files"]
+    except CorruptError as error:
+        return [ShardProblem(None, path, str(error))]
+    problems = []
+    for name, fact in facts.items():
+        found = cache.root.read_or_none(f"{cache.base}/{name}")
+        if found is None or (len(found), crc32c(found)) != (fact["bytes"], fact["crc32c"]):
+            reason = "it is missing" if found is None else "its checksum differs"
+            problems.append(ShardProblem(None, f"{cache.base}/{name}", reason))
+    return problems

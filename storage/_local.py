@@ -1,0 +1,130 @@
+"""A root in a local folder."""
+
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from storage.errors import MissingObjectError, StorageInputError
+from storage.root import ObjectFacts, Root, clean
+
+PART_SUFFIX = ".part"
+
+
+class LocalRoot(Root):
+    """Objects are files; each is written aside, flushed to disk and renamed into place."""
+
+    def __init__(self, url: str) -> None:
+        folder = Path(url).expanduser().absolute()
+        if folder.exists() and not folder.is_dir():
+            raise StorageInputError(f"{folder} is a file. Name a folder instead.")
+        super().__init__(str(folder))
+        self._folder = folder
+
+    def path(self, rel: str = "") -> Path:
+        return self._folder / clean(rel)
+
+    def read(self, path: str) -> bytes:
+        try:
+            return self.path(path).read_bytes()
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+            raise MissingObjectError(f"{self.url} holds no {path}.") from error
+
+    def write(self, path: str, data: bytes) -> None:
+        target = self.path(path)
+        part = _write_aside(target, data)
+        part.replace(target)
+        _flush_folder(target.parent)
+
+    def create(self, path: str, data: bytes) -> bool:
+        target = self.path(path)
+        part = _write_aside(target, data)
+        try:
+            # A hard link, unlike a rename, refuses to replace: the first of two writers wins.
+            os.link(part, target)
+        except FileExistsError:
+            return False
+        finally:
+            part.unlink()
+        _flush_folder(target.parent)
+        return True
+
+    def exists(self, path: str) -> bool:
+        target = self.path(path)
+        return target.is_file() or any(True for _ in _files(target))
+
+    def read_range(self, path: str, start: int, length: int) -> bytes:
+        try:
+            with self.path(path).open("rb") as stream:
+                stream.seek(start)
+                data = stream.read(length)
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+            raise MissingObjectError(f"{self.url} holds no {path}.") from error
+        if len(data) != length:
+            raise MissingObjectError(f"{self.url}/{path} ends before byte {start + length}.")
+        return data
+
+    def facts(self, prefix: str = "") -> dict[str, ObjectFacts]:
+        base = self.path(prefix)
+        if base.is_file():
+            return {clean(prefix): _facts(base.stat())}
+        skip = len(str(self._folder).rstrip("/")) + 1
+        found = {entry.path[skip:]: _facts(entry.stat()) for entry in _files(base)}
+        return dict(sorted(found.items()))
+
+    def folders(self, prefix: str = "") -> list[str]:
+        base = self.path(prefix)
+        if not base.is_dir():
+            return []
+        return sorted(e.name for e in base.iterdir() if e.is_dir() and any(True for _ in _files(e)))
+
+    def delete(self, prefix: str) -> None:
+        target = self.path(prefix)
+        if target.is_dir():
+            shutil.rmtree(target)
+        else:
+            target.unlink(missing_ok=True)
+
+    def delete_unfinished(self, prefix: str) -> None:
+        for part in self.path(prefix).rglob(f".*{PART_SUFFIX}"):
+            part.unlink(missing_ok=True)
+
+
+def _facts(status: os.stat_result) -> ObjectFacts:
+    return ObjectFacts(status.st_size, status.st_mtime_ns)
+
+
+def _write_aside(target: Path, data: bytes) -> Path:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f".{target.name}.{secrets.token_hex(6)}{PART_SUFFIX}")
+    try:
+        with part.open("xb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    return part
+
+
+def _flush_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _files(folder: Path) -> Iterator[os.DirEntry[str]]:
+    """Every published file below a folder; half-written ones are invisible."""
+    try:
+        entries = list(os.scandir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    for entry in entries:
+        if entry.is_dir():
+            yield from _files(Path(entry.path))
+        elif not (entry.name.startswith(".") and entry.name.endswith(PART_SUFFIX)):
+            yield entry

@@ -1,0 +1,97 @@
+"""Images named by a CSV or Parquet table of paths and labels."""
+
+import io
+from pathlib import PurePosixPath
+
+import polars as pl
+
+from storage.errors import MissingObjectError, SourceError
+from storage.root import Root, open_root
+from storage.source import (
+    ENTRY_SCHEMA,
+    ImageReader,
+    SourceConfig,
+    included,
+    optional_column,
+    pick_column,
+    split_of,
+)
+
+_SUFFIXES = (".csv", ".tsv", ".parquet")
+_USUAL = ("uri", "url", "path", "image_path", "filepath", "file_path", "file", "filename",
+          "file_name", "image")  # fmt: skip
+
+
+def is_table(uri: str) -> bool:
+    """Whether a uri names a table by its suffix."""
+    return uri.lower().endswith(_SUFFIXES)
+
+
+class TableReader(ImageReader):
+    """Uris are as the table spells them: relative to the table's folder, absolute, or s3://."""
+
+    def __init__(self, source: SourceConfig) -> None:
+        super().__init__(source)
+        folder, _, self._name = source.uri.rpartition("/")
+        self._root = open_root(folder or ".")
+
+    def read(self, uri: str) -> bytes:
+        root, path = self._place(uri)
+        return root.read(path)
+
+    def entries(self) -> pl.DataFrame:
+        table = self._table()
+        source, where = self.source, self.source.uri
+        uri_column = pick_column(table.columns, source.uri_column, _USUAL, where)
+        label = optional_column(table.columns, source.label_column, "label", where)
+        split = optional_column(table.columns, source.split_column, "split", where)
+        if source.labels == "none":
+            label = None
+        uris = table[uri_column].cast(pl.String)
+        if uris.null_count():
+            raise SourceError(f"{where} has rows without {uri_column}. Remove or fill them.")
+        sizes = [self._facts(uri) for uri in uris]
+        splits = table[split].cast(pl.String).to_list() if split else [None] * len(uris)
+        entries = pl.DataFrame(
+            {
+                "uri": uris,
+                "bytes": [size for size, _ in sizes],
+                "modified": [modified for _, modified in sizes],
+                "label": table[label].cast(pl.String) if label else [None] * len(uris),
+                "split": [split_of(name) for name in splits],
+            },
+            schema=ENTRY_SCHEMA,
+        )
+        entries = entries.filter([included(uri, source) for uri in uris])
+        if entries.is_empty():
+            raise SourceError(f"{where} names no images. Correct the source's uri or include.")
+        return entries.unique("uri", keep="first").sort("uri")
+
+    def _table(self) -> pl.DataFrame:
+        try:
+            data = self._root.read(self._name)
+        except MissingObjectError as error:
+            message = f"There is no file {self.source.uri}. Correct the source's uri."
+            raise SourceError(message) from error
+        try:
+            if self._name.lower().endswith(".parquet"):
+                return pl.read_parquet(io.BytesIO(data))
+            separator = "\t" if self._name.lower().endswith(".tsv") else ","
+            return pl.read_csv(data, separator=separator, infer_schema=False)
+        except pl.exceptions.PolarsError as error:
+            message = f"{self.source.uri} is not a readable table ({error})."
+            raise SourceError(message) from error
+
+    def _place(self, uri: str) -> tuple[Root, str]:
+        if uri.startswith("s3://"):
+            folder, _, name = uri.rpartition("/")
+            return open_root(folder), name
+        if uri.startswith("/"):
+            return open_root(str(PurePosixPath(uri).parent)), PurePosixPath(uri).name
+        return self._root, uri
+
+    def _facts(self, uri: str) -> tuple[int, int]:
+        """Size and date; zeros for a file that is not there, which reading will then report."""
+        root, path = self._place(uri)
+        facts = root.facts(path).get(path)
+        return (facts.bytes, facts.modified) if facts else (0, 0)

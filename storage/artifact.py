@@ -1,0 +1,89 @@
+"""Mappings, students, evaluations and exports: a few files that count only once recorded."""
+
+import hashlib
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+from storage.errors import CorruptRecordError, MissingObjectError, StorageInputError
+from storage.identity import canonical_json
+from storage.root import Root
+
+RECORD = "record.json"
+_RESERVED = ("kind", "id", "files")
+
+
+def write_artifact(
+    root: Root, kind: str, id: str, files: dict[str, bytes], record: dict[str, Any]
+) -> None:
+    """Store an artifact: its files first, then the record that makes it count.
+
+    The record gains ``kind``, ``id``, ``created`` (UTC) and ``files`` (bytes and SHA-256 of each).
+    An artifact of the same id is withdrawn before its files are replaced.
+
+    Raises:
+        StorageInputError: if the record uses one of the reserved names or JSON cannot hold it.
+    """
+    taken = [name for name in _RESERVED if name in record]
+    if taken:
+        raise StorageInputError(f"{kind}/{id}: the record may not set {', '.join(taken)}.")
+    full = {
+        "kind": kind,
+        "id": id,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        **record,
+        "files": {
+            name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+            for name, data in sorted(files.items())
+        },
+    }
+    canonical_json(full)
+    root.delete(f"{kind}/{id}/{RECORD}")
+    for name, data in files.items():
+        root.write(f"{kind}/{id}/{name}", data)
+    root.write(f"{kind}/{id}/{RECORD}", json.dumps(full, indent=2, ensure_ascii=False).encode())
+
+
+def read_record(root: Root, kind: str, id: str) -> dict[str, Any] | None:
+    """The record of a complete artifact, or None when there is none.
+
+    Raises:
+        CorruptRecordError: if the record is there but is not JSON.
+    """
+    data = root.read_or_none(f"{kind}/{id}/{RECORD}")
+    return None if data is None else parse_record(data, f"{root.url}/{kind}/{id}/{RECORD}")
+
+
+def read_file(root: Root, kind: str, id: str, name: str) -> bytes:
+    """The bytes of one file of an artifact, checked against its record.
+
+    Raises:
+        MissingObjectError: if the artifact is not complete or has no such file.
+        CorruptRecordError: if the bytes differ from what the record says.
+    """
+    record = read_record(root, kind, id)
+    if record is None:
+        raise MissingObjectError(f"{root.url} holds no complete {kind}/{id}. Run the stage again.")
+    data = root.read(f"{kind}/{id}/{name}")
+    known = record.get("files", {}).get(name)
+    if known is not None and known["sha256"] != hashlib.sha256(data).hexdigest():
+        raise CorruptRecordError(
+            f"{root.url}/{kind}/{id}/{name} differs from what was recorded when it was written. "
+            "Delete this artifact and run the stage again."
+        )
+    return data
+
+
+def parse_record(data: bytes, where: str) -> dict[str, Any]:
+    """A JSON object. Raises CorruptRecordError, which names the place."""
+    try:
+        found = json.loads(data)
+    except ValueError as error:
+        raise CorruptRecordError(
+            f"{where} is not readable JSON ({error}). Delete it and run the stage again."
+        ) from error
+    if not isinstance(found, dict):
+        raise CorruptRecordError(
+            f"{where} holds no JSON object. Delete it and run the stage again."
+        )
+    return found

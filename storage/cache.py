@@ -1,0 +1,312 @@
+"""The feature cache: embeddings of many views of many images, as ordinary Zarr.
+
+Legend: V views, N images, B batch, R rows of one shard.
+
+<cache>/record.json       the specification: written last when a cache is made
+<cache>/zarr.json, <kind>/zarr.json, <kind>/c/0/<shard>/0   Zarr v3; a file covers all views
+<cache>/rows/             which image is in which row (see _rows)
+<cache>/commits/          which shards are done (see _commits)
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+
+from storage import _commits, _rows, _zarr
+from storage._commits import Commit, FileFact
+from storage._readme import readme
+from storage._records import crc32c, keys_digest, seal, unseal
+from storage._rows import RowTable
+from storage._state import State
+from storage.errors import (
+    CacheFormatError,
+    CacheMismatchError,
+    MissingObjectError,
+    MissingRowsError,
+    StorageInputError,
+)
+from storage.root import Root
+from storage.spec import FORMAT, CacheSpec, KindSpec, Layout, choose_layout
+
+if TYPE_CHECKING:
+    from storage._check import ShardProblem
+    from storage.reader import FeatureReader
+
+__all__ = ["CacheSpec", "FeatureCache", "KindSpec", "ShardTask"]
+
+FOLDER = "caches"
+METADATA = "metadata.json"
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """A shard still to be computed: plain data, can be pickled or written as JSON."""
+
+    shard: int
+    keys: tuple[str, ...]
+
+
+class FeatureCache:
+    """One cache below a root. Cheap to open; every method reads the recorded state afresh."""
+
+    def __init__(self, root: Root, cache_id: str, spec: CacheSpec, layout: Layout) -> None:
+        self.root = root
+        self.id = cache_id
+        self.spec = spec
+        self.layout = layout
+        self.base = f"{FOLDER}/{cache_id}"
+
+    @classmethod
+    def create_or_open(
+        cls,
+        root: Root,
+        spec: CacheSpec,
+        rows_per_shard: int | None = None,
+        *,
+        codec: str = "none",
+        provenance: dict[str, Any] | None = None,
+    ) -> "FeatureCache":
+        """The cache of a specification, made when it is not there yet.
+
+        Args:
+            rows_per_shard: images per shard file; None: about 32 MiB of the largest kind. Both
+                this and ``codec`` ("none" or "zstd", the latter for archives) only count when the
+                cache is made: an existing cache keeps its layout.
+            provenance: versions, hardware, source manifest; kept beside the data, not in the id.
+
+        Raises:
+            CacheMismatchError: if a cache of another specification lies there; names the field.
+            CacheFormatError: if it was written by another version of the format.
+            CorruptRecordError: if its record is damaged.
+        """
+        base = f"{FOLDER}/{spec.id}"
+        if not root.exists(f"{base}/record.json"):
+            layout = choose_layout(spec, rows_per_shard, codec)
+            _write_metadata(root, base, spec, layout, 0)
+            root.write(f"{base}/README.md", readme(spec, layout).encode())
+            record = {
+                "kind": FOLDER,
+                "id": spec.id,
+                "created": datetime.now(UTC).isoformat(timespec="seconds"),
+                "format": FORMAT,
+                "spec": spec.model_dump(mode="json"),
+                "layout": layout.model_dump(mode="json"),
+                "provenance": provenance or {},
+            }
+            root.create(f"{base}/record.json", seal(record))
+        cache = cls.open(root, spec.id)
+        _refuse_other_spec(f"{root.url}/{base}", cache.spec, spec)
+        return cache
+
+    @classmethod
+    def open(cls, root: Root, cache_id: str) -> "FeatureCache":
+        """An existing cache.
+
+        Raises:
+            MissingObjectError: if there is none; CacheFormatError, CorruptRecordError as above.
+        """
+        where = f"{FOLDER}/{cache_id}/record.json"
+        data = root.read_or_none(where)
+        if data is None:
+            raise MissingObjectError(f"{root.url} holds no cache {cache_id}. Run `tintem extract`.")
+        record = unseal(data, f"{root.url}/{where}")
+        if record["format"] != FORMAT:
+            raise CacheFormatError(
+                f"{root.url}/{where} has format {record['format']}, this version reads {FORMAT}. "
+                "Extract into another root, or use the version that wrote it."
+            )
+        spec = CacheSpec.model_validate(record["spec"])
+        return cls(root, cache_id, spec, Layout.model_validate(record["layout"]))
+
+    def plan(self, keys: Sequence[str] | pl.Series) -> list[ShardTask]:
+        """The shards still to be computed so that every key is in the cache.
+
+        Rows for new keys are persisted before this returns, so a rerun after a crash plans
+        exactly the shards without a valid commit record. Shards with a missing or truncated file
+        are planned again. Calling it from several processes is safe.
+        """
+        wanted = pl.Series("key", keys, dtype=pl.String).unique(maintain_order=True)
+        while True:
+            state = State(self)
+            resumable = state.resumable(wanted)
+            placed = state.rows_in([*state.sound, *resumable])
+            new = wanted.filter(~wanted.is_in(placed["key"].implode()))
+            if new.is_empty() or self._append(state.rows, new):
+                break
+        self._fit_metadata(state.rows)
+        tasks = [ShardTask(shard, tuple(names)) for shard, names in resumable.items()]
+        size = self.layout.rows_per_shard
+        for i, start in enumerate(range(0, len(new), size)):
+            names = new.slice(start, size).to_list()
+            tasks.append(ShardTask(state.rows.next_shard + i, tuple(names)))
+        return tasks
+
+    def write_shard(self, task: ShardTask, arrays: dict[str, np.ndarray[Any, Any]]) -> None:
+        """Store one shard: each file whole, then the record that makes it count.
+
+        A shard that is already recorded and sound is left as it is. Different shards may be
+        written by different processes at once; the same shard by one process at a time.
+
+        Args:
+            arrays: per kind (V, len(task.keys), *shape), float32 or float16, finite.
+
+        Raises:
+            StorageInputError: if a kind is missing, misshapen, not finite, or too large for
+                float16.
+        """
+        if self._is_written(task):
+            return
+        files: dict[str, FileFact] = {}
+        for array, values in self._stored_arrays(task, arrays):
+            data = _zarr.encode_shard(array, self.layout, values)
+            path = array.shard_path(task.shard)
+            self.root.write(f"{self.base}/{path}", data)
+            files[path] = FileFact(len(data), crc32c(data))
+        commit = Commit(task.shard, len(task.keys), keys_digest(task.keys), files)
+        _commits.write_commit(self.root, self.base, commit)
+
+    def missing(self, keys: Sequence[str] | pl.Series) -> list[str]:
+        """The keys without a finished row, in the order given."""
+        wanted = pl.Series("key", keys, dtype=pl.String)
+        done = State(self).done_rows()
+        return wanted.filter(~wanted.is_in(done["key"].implode())).to_list()
+
+    def reader(
+        self,
+        keys: Sequence[str] | pl.Series,
+        kind: str = "global",
+        *,
+        memory_bytes: int = 0,
+    ) -> "FeatureReader":
+        """Random access to the rows of these keys, in their order.
+
+        Args:
+            memory_bytes: hold the shards in memory when they need no more than this.
+
+        Raises:
+            MissingRowsError: if any key is not in the cache yet; says how many and names three.
+            StorageInputError: if the cache has no such kind.
+        """
+        from storage.reader import FeatureReader
+
+        if kind not in self.spec.kinds:
+            raise StorageInputError(
+                f"{self.id} holds no {kind!r}, only {', '.join(self.spec.kinds)}. "
+                f"Extract with {kind!r} among the kinds."
+            )
+        state = State(self)
+        wanted = pl.DataFrame({"key": pl.Series("key", keys, dtype=pl.String)})
+        found = wanted.join(state.done_rows(), on="key", how="left", maintain_order="left")
+        absent = found.filter(pl.col("row").is_null())["key"]
+        if len(absent):
+            raise MissingRowsError(
+                f"{self.root.url}/{self.base} lacks {len(absent)} of {len(wanted)} images "
+                f"({', '.join(absent.head(3))}). Run `tintem extract` to add them."
+            )
+        rows = found["row"].to_numpy()
+        return FeatureReader(self, kind, rows, state.sound, memory_bytes=memory_bytes)
+
+    def verify(self) -> "list[ShardProblem]":
+        """Read everything and compare it with what was recorded; empty when all is sound."""
+        from storage import _check
+
+        return _check.verify(self)
+
+    def repair(self) -> list[int]:
+        """Withdraw damaged shards so that the next plan computes exactly them again.
+
+        Metadata and row tables are restored from what is known; leftovers are removed.
+        """
+        from storage import _check
+
+        return _check.repair(self)
+
+    def stats(self) -> dict[str, Any]:
+        """Rows and shards done and pending, and bytes per stored array."""
+        state = State(self)
+        sizes = {array.name: 0 for array in _zarr.arrays_of(self.spec)}
+        for commit in state.sound.values():
+            for path, fact in commit.files.items():
+                sizes[path.split("/", 1)[0]] += fact.bytes
+        return {
+            "rows": state.done_rows().height,
+            "shards": len(state.sound),
+            "pending": len(state.rows.shards.keys() - state.sound.keys()),
+            "rows_per_shard": self.layout.rows_per_shard,
+            "bytes": sizes,
+        }
+
+    def write_metadata(self, rows: RowTable) -> None:
+        """Make the Zarr arrays as long as the rows that were given out."""
+        _write_metadata(self.root, self.base, self.spec, self.layout, self._room(rows))
+
+    def _is_written(self, task: ShardTask) -> bool:
+        good, _ = _commits.read_commits(self.root, self.base, [task.shard])
+        commit = good.get(task.shard)
+        return (
+            commit is not None
+            and commit.keys == keys_digest(task.keys)
+            and all(
+                self.root.sizes(f"{self.base}/{path}") == {f"{self.base}/{path}": fact.bytes}
+                for path, fact in commit.files.items()
+            )
+        )
+
+    def _append(self, rows: RowTable, new: pl.Series) -> bool:
+        size = self.layout.rows_per_shard
+        shards = _rows.allocate(new, rows.next_shard, size)
+        table = _rows.table_of(new, rows.next_shard, size)
+        number = rows.next_generation
+        if not _rows.publish(self.root, self.base, number, "append", table, shards):
+            return False
+        rows.shards.update({shard.shard: shard for shard in shards})
+        return True
+
+    def _fit_metadata(self, rows: RowTable) -> None:
+        """Lengthen the Zarr arrays where an earlier planner did not come to it."""
+        path = f"{self.base}/{METADATA}"
+        data = self.root.read_or_none(path)
+        if data is None or unseal(data, f"{self.root.url}/{path}")["rows"] < self._room(rows):
+            self.write_metadata(rows)
+
+    def _room(self, rows: RowTable) -> int:
+        return (max(rows.shards, default=-1) + 1) * self.layout.rows_per_shard
+
+    def _stored_arrays(
+        self, task: ShardTask, arrays: dict[str, np.ndarray[Any, Any]]
+    ) -> list[tuple[_zarr.ArraySpec, np.ndarray[Any, Any]]]:
+        stored: dict[str, np.ndarray[Any, Any]] = {}
+        for name, kind in self.spec.kinds.items():
+            wanted = (self.spec.views, len(task.keys), *kind.shape)
+            if name not in arrays or arrays[name].shape != wanted:
+                found = arrays[name].shape if name in arrays else "nothing"
+                raise StorageInputError(
+                    f"Shard {task.shard} of {self.id} needs {name!r} of shape {wanted}, "
+                    f"but got {found}."
+                )
+            stored |= _zarr.stored_values(name, kind, arrays[name], f"shard {task.shard}")
+        return [(array, stored[array.name]) for array in _zarr.arrays_of(self.spec)]
+
+
+def _write_metadata(root: Root, base: str, spec: CacheSpec, layout: Layout, rows: int) -> None:
+    files = _zarr.metadata_files(spec, layout, rows)
+    for path, data in files.items():
+        root.write(f"{base}/{path}", data)
+    facts = {path: asdict(FileFact(len(data), crc32c(data))) for path, data in files.items()}
+    root.write(f"{base}/{METADATA}", seal({"rows": rows, "files": facts}))
+
+
+def _refuse_other_spec(where: str, found: CacheSpec, wanted: CacheSpec) -> None:
+    have, want = found.model_dump(mode="json"), wanted.model_dump(mode="json")
+    have = {**have.pop("content"), **have}
+    want = {**want.pop("content"), **want}
+    for name in [*want, *have]:
+        if have.get(name) != want.get(name):
+            raise CacheMismatchError(
+                f"{where} was made with {name} = {have.get(name)!r}, but this run asks for "
+                f"{want.get(name)!r}. Use another root, or delete this cache to rebuild it."
+            )

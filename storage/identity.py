@@ -1,0 +1,53 @@
+"""Names that follow from content: the same inputs give the same id on every machine."""
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from storage.errors import StorageInputError
+
+
+def canonical_json(spec: Any) -> bytes:
+    """The one spelling of a specification: UTF-8, sorted keys, no spaces.
+
+    Raises:
+        StorageInputError: if the specification holds NaN, infinity or something JSON cannot say.
+    """
+    try:
+        text = json.dumps(
+            spec, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+        )
+    except (TypeError, ValueError) as error:
+        raise StorageInputError(
+            f"This specification cannot be identified ({error}). "
+            "Use strings, finite numbers, booleans, lists and dictionaries only."
+        ) from error
+    return text.encode()
+
+
+def digest(spec: Any) -> str:
+    """SHA-256 of the canonical spelling, 64 hex digits."""
+    return hashlib.sha256(canonical_json(spec)).hexdigest()
+
+
+def slugify(text: str) -> str:
+    """Lower-case letters, digits and single hyphens; never empty."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "x"
+
+
+def make_id(slug: str, spec: Any) -> str:
+    """A readable name plus ten digits of the digest of everything that determines the content."""
+    return f"{slugify(slug)}-{digest(spec)[:10]}"
+
+
+def content_key(data: bytes) -> str:
+    """The identity of an image: 128-bit BLAKE2b of its bytes, 32 hex digits."""
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+def file_digest(path: str | Path) -> str:
+    """SHA-256 of a file's bytes, 64 hex digits, read in pieces."""
+    with Path(path).open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,131 @@
+"""One interface over a folder and an object store: things appear whole or not at all."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from storage.errors import MissingObjectError, StorageInputError
+
+_PARALLEL_READS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectFacts:
+    """What a listing tells about an object."""
+
+    bytes: int
+    modified: int
+    """Nanoseconds since 1970."""
+
+
+class Root(ABC):
+    """Where a project's manifests, caches, students and exports live.
+
+    Every path is relative, with forward slashes. A root can be pickled and sent to a worker.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    @abstractmethod
+    def read(self, path: str) -> bytes:
+        """All bytes of one object. Raises MissingObjectError."""
+
+    @abstractmethod
+    def write(self, path: str, data: bytes) -> None:
+        """Publish an object whole, replacing what was there; readers never see a part of it."""
+
+    @abstractmethod
+    def create(self, path: str, data: bytes) -> bool:
+        """Publish an object unless the path is taken; False (and no change) when it is."""
+
+    @abstractmethod
+    def exists(self, path: str) -> bool:
+        """Whether an object, or anything below this prefix, is there."""
+
+    @abstractmethod
+    def read_range(self, path: str, start: int, length: int) -> bytes:
+        """Some bytes of one object. Raises MissingObjectError, also when it is shorter."""
+
+    @abstractmethod
+    def facts(self, prefix: str = "") -> dict[str, ObjectFacts]:
+        """Size and date of every object below a prefix, by path, in path order."""
+
+    @abstractmethod
+    def folders(self, prefix: str = "") -> list[str]:
+        """Names of the immediate children that hold objects, in order."""
+
+    @abstractmethod
+    def delete(self, prefix: str) -> None:
+        """Remove an object and everything below it; nothing happens when it is not there."""
+
+    @abstractmethod
+    def delete_unfinished(self, prefix: str) -> None:
+        """Remove what interrupted writers left below a prefix; such parts are never listed."""
+
+    @abstractmethod
+    def path(self, rel: str = "") -> Path | None:
+        """The local file of this path, or None on an object store."""
+
+    def sizes(self, prefix: str = "") -> dict[str, int]:
+        """Bytes of every object below a prefix, by path, in path order."""
+        return {path: fact.bytes for path, fact in self.facts(prefix).items()}
+
+    def list(self, prefix: str = "") -> list[str]:
+        """Paths of every object below a prefix, in order."""
+        return list(self.sizes(prefix))
+
+    def size(self, prefix: str = "") -> int:
+        """Bytes stored below a prefix."""
+        return sum(self.sizes(prefix).values())
+
+    def read_many(self, paths: Sequence[str]) -> Sequence[bytes | None]:
+        """Bytes of many small objects in the order asked, None for those not there."""
+        with ThreadPoolExecutor(_PARALLEL_READS) as pool:
+            return tuple(pool.map(self.read_or_none, paths))
+
+    def read_or_none(self, path: str) -> bytes | None:
+        """All bytes of one object, or None when it is not there."""
+        try:
+            return self.read(path)
+        except MissingObjectError:
+            return None
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return open_root, (self.url,)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.url!r})"
+
+
+def open_root(url: str | Path) -> Root:
+    """Open a folder (made when first written to) or ``s3://bucket/prefix``.
+
+    Raises:
+        StorageInputError: for any other scheme, or a path that is a file.
+    """
+    text = str(url)
+    if text.startswith("s3://"):
+        from storage._s3 import S3Root
+
+        return S3Root(text)
+    if "://" in text:
+        scheme = text.split("://", 1)[0]
+        raise StorageInputError(f"{text}: {scheme}:// is not supported. Use a folder or s3://.")
+    from storage._local import LocalRoot
+
+    return LocalRoot(text)
+
+
+def clean(path: str) -> str:
+    """A relative path in its one spelling.
+
+    Raises:
+        StorageInputError: if the path is absolute or climbs out of the root.
+    """
+    parts = [part for part in path.split("/") if part not in ("", ".")]
+    if path.startswith("/") or ".." in parts:
+        raise StorageInputError(f"{path!r} leaves the root. Use a relative path without '..'.")
+    return "/".join(parts)

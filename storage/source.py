@@ -1,0 +1,126 @@
+"""Where images come from: one description, one way to list and read them."""
+
+import fnmatch
+from abc import ABC, abstractmethod
+from typing import Literal
+
+import polars as pl
+from pydantic import BaseModel, Field
+
+from storage.errors import SourceError
+
+IMAGE_SUFFIXES = (
+    ".bmp",
+    ".gif",
+    ".jpeg",
+    ".jpg",
+    ".pgm",
+    ".png",
+    ".ppm",
+    ".tif",
+    ".tiff",
+    ".webp",
+)
+ENTRY_SCHEMA = {
+    "uri": pl.String,
+    "bytes": pl.Int64,
+    "modified": pl.Int64,
+    "label": pl.String,
+    "split": pl.String,
+}
+_SPLITS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("test", "testing", "val", "valid", "validation", "eval", "dev"), "test"),
+}
+
+
+class SourceConfig(BaseModel, frozen=True, extra="forbid"):
+    """A set of images."""
+
+    name: str = Field(min_length=1, description="dataset name, part of every id made from it")
+    uri: str = Field(
+        min_length=1,
+        description="image folder, CSV or Parquet of URIs, Parquet with image bytes, *.tar; "
+        "local or s3://",
+    )
+    label_column: str | None = Field(None, description="column of labels; None: `label` if there")
+    uri_column: str | None = Field(None, description="column of paths; None: the usual names")
+    split_column: str | None = Field(None, description="column of splits; None: `split` if there")
+    image_column: str | None = Field(None, description="column of bytes; None: the usual names")
+    labels: Literal["folders", "none", "auto"] = Field(
+        "auto", description="auto: class folders or a label column where there are any"
+    )
+    include: tuple[str, ...] = Field((), description="keep paths that match one of these globs")
+    max_images: int | None = Field(None, ge=1, description="keep this many, first by content key")
+    test_share: float = Field(
+        0.2, ge=0, lt=1, description="share put into test where no split is given"
+    )
+    max_unreadable_share: float = Field(
+        0.05, ge=0, le=1, description="stop when more images than this cannot be read"
+    )
+    check: Literal["decode", "header"] = Field(
+        "decode", description="how an image is found readable: all of it, or its header only"
+    )
+
+
+class ImageReader(ABC):
+    """Lists and reads the images of a source. Reading is thread-safe; can be pickled."""
+
+    def __init__(self, source: SourceConfig) -> None:
+        self.source = source
+
+    @abstractmethod
+    def entries(self) -> pl.DataFrame:
+        """One row per image by `ENTRY_SCHEMA`, ordered by uri; label and split may be null."""
+
+    @abstractmethod
+    def read(self, uri: str) -> bytes:
+        """The encoded image. Raises MissingObjectError."""
+
+
+def open_source(source: SourceConfig) -> ImageReader:
+    """The reader that fits a source.
+
+    Raises:
+        SourceError: if there is nothing at its uri, or it is nothing that can be read.
+    """
+    from storage._folder import FolderReader
+    from storage._table import TableReader, is_table
+
+    if is_table(source.uri):
+        return TableReader(source)
+    return FolderReader(source)
+
+
+def included(path: str, source: SourceConfig) -> bool:
+    """Whether a path is wanted: not hidden, and matching ``include`` where that is given."""
+    if any(part.startswith(".") for part in path.split("/")):
+        return False
+    return not source.include or any(fnmatch.fnmatch(path, glob) for glob in source.include)
+
+
+def split_of(name: str | None) -> str | None:
+    """ "train" or "test" for the usual names of splits, None for anything else."""
+    return _SPLITS.get(name.strip().lower()) if name else None
+
+
+def pick_column(columns: list[str], wanted: str | None, usual: tuple[str, ...], what: str) -> str:
+    """The column asked for, or the first of the usual names.
+
+    Raises:
+        SourceError: if there is none; names the columns there are.
+    """
+    for name in (wanted,) if wanted else usual:
+        if name in columns:
+            return name
+    asked = f"no column {wanted!r}" if wanted else f"none of {', '.join(usual)}"
+    raise SourceError(
+        f"{what} has {asked}; its columns are {', '.join(columns)}. Name the right one."
+    )
+
+
+def optional_column(columns: list[str], wanted: str | None, usual: str, what: str) -> str | None:
+    """The column asked for (which must be there), or the usual one if it is there."""
+    if wanted is None:
+        return usual if usual in columns else None
+    return pick_column(columns, wanted, (), what)

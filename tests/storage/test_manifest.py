@@ -1,0 +1,174 @@
+import shutil
+
+import polars as pl
+import pytest
+
+from storage.errors import MissingObjectError, SourceError
+from storage.identity import content_key
+from storage.manifest import Manifest, SourceConfig, build_manifest, open_reader
+
+
+@pytest.fixture
+def folder(tmp_path, image):
+    """Twelve images in two class folders."""
+    base = tmp_path / "images"
+    for i in range(12):
+        place = base / ("cat" if i % 3 else "dog")
+        place.mkdir(parents=True, exist_ok=True)
+        (place / f"{i:02d}.jpg").write_bytes(image(i))
+    return base
+
+
+def source(uri, **options):
+    return SourceConfig(name="demo", uri=str(uri), **options)
+
+
+def test_class_folders_give_labels_and_content_gives_keys(folder, image):
+    manifest = build_manifest(source(folder))
+    assert manifest.classes == ["cat", "dog"]
+    assert manifest.table.height == 12
+    row = manifest.table.filter(pl.col("uri") == "dog/03.jpg").to_dicts()[0]
+    assert row["key"] == content_key(image(3))
+    assert (row["width"], row["height"], row["label"]) == (20, 12, "dog")
+    assert row["bytes"] == len(image(3))
+    assert open_reader(manifest).read("dog/03.jpg") == image(3)
+    assert manifest.table["row"].to_list() == list(range(12))
+
+
+def test_label_free_is_the_normal_case(folder, tmp_path, image):
+    assert build_manifest(source(folder, labels="none")).classes == []
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    (flat / "a.png").write_bytes(image(0, form="PNG"))
+    assert build_manifest(source(flat)).classes == []
+    with pytest.raises(SourceError, match=r"outside class folders, a\.png"):
+        build_manifest(source(flat, labels="folders"))
+
+
+def test_split_folders_are_splits_not_classes(folder, tmp_path):
+    base = tmp_path / "split"
+    for name in ("train", "val"):
+        shutil.copytree(folder, base / name)
+    (base / "val/cat/01.jpg").write_bytes((folder / "cat/01.jpg").read_bytes() + b"x")
+    manifest = build_manifest(source(base))
+    assert manifest.classes == ["cat", "dog"]
+    assert manifest.select("test")["uri"].to_list() == ["val/cat/01.jpg"]
+    assert manifest.duplicates.height == 11
+
+
+def test_the_drawn_split_depends_on_content_only(folder, image):
+    before = build_manifest(source(folder, test_share=0.5))
+    for i in range(20, 40):
+        (folder / "cat" / f"new{i}.jpg").write_bytes(image(i))
+    shutil.move(folder / "cat" / "01.jpg", folder / "dog" / "renamed.jpg")
+    after = build_manifest(source(folder, test_share=0.5))
+    joined = before.table.join(after.table, on="key", suffix="_after")
+    assert joined.height == 12
+    assert joined["split"].to_list() == joined["split_after"].to_list()
+    assert 0 < len(after.keys("test")) < 32
+
+
+def test_the_same_content_appears_once(folder):
+    shutil.copy(folder / "cat/01.jpg", folder / "dog/copy.jpg")
+    manifest = build_manifest(source(folder))
+    assert manifest.table.height == 12
+    assert manifest.duplicates["uri"].to_list() == ["dog/copy.jpg"]
+
+
+def test_unreadable_images_are_set_aside_with_the_reason(folder, image):
+    (folder / "cat/torn.jpg").write_bytes(image(50, (200, 200))[:-2000])
+    (folder / "cat/text.png").write_text("no image")
+    manifest = build_manifest(source(folder, max_unreadable_share=0.5))
+    assert sorted(manifest.quarantine["uri"]) == ["cat/text.png", "cat/torn.jpg"]
+    assert all(manifest.quarantine["reason"])
+    assert manifest.table.height == 12
+    with pytest.raises(SourceError, match=r"2 of 14 .*cat/text\.png"):
+        build_manifest(source(folder))
+
+
+def test_unchanged_files_are_not_read_again(folder, image, monkeypatch):
+    shutil.copy(folder / "cat/01.jpg", folder / "dog/copy.jpg")
+    before = build_manifest(source(folder))
+    (folder / "dog/03.jpg").write_bytes(image(99))
+    (folder / "dog/new.jpg").write_bytes(image(98))
+    read = []
+
+    def note(_self, uri):
+        read.append(uri)
+        return (folder / uri).read_bytes()
+
+    monkeypatch.setattr("storage._folder.FolderReader.read", note)
+    after = build_manifest(source(folder), previous=before)
+    assert sorted(read) == ["dog/03.jpg", "dog/new.jpg"]
+    assert after.table.height == 13
+    assert content_key(image(99)) in set(after.table["key"])
+
+
+def test_a_few_images_are_chosen_by_key(folder):
+    everything = build_manifest(source(folder))
+    few = build_manifest(source(folder, max_images=5))
+    assert sorted(few.keys()) == sorted(everything.keys())[:5]
+
+
+def test_progress_reaches_the_total(folder):
+    seen = []
+    build_manifest(source(folder), progress=lambda done, total: seen.append((done, total)))
+    assert seen[-1] == (12, 12)
+
+
+def test_a_manifest_survives_storage(folder, root):
+    manifest = build_manifest(source(folder))
+    name = manifest.save(root)
+    assert name.startswith("demo-")
+    loaded = Manifest.load(root, name)
+    assert loaded.table.equals(manifest.table)
+    assert (loaded.id, loaded.source) == (manifest.id, manifest.source)
+    assert Manifest.latest(root, "demo").id == name
+    assert Manifest.latest(root, "other") is None
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "parquet"])
+def test_tables_of_uris(folder, kind):
+    uris = sorted(str(p.relative_to(folder)) for p in folder.rglob("*.jpg"))
+    uris[0] = str(folder / uris[0])
+    table = pl.DataFrame(
+        {"path": uris, "label": [i % 2 for i in range(12)], "split": ["train"] * 9 + ["val"] * 3}
+    )
+    where = folder / f"list.{kind}"
+    if kind == "parquet":
+        table.write_parquet(where)
+    else:
+        table.write_csv(where, separator="\t" if kind == "tsv" else ",")
+    manifest = build_manifest(source(where))
+    assert manifest.classes == ["0", "1"]
+    assert manifest.table.height == 12
+    assert len(manifest.keys("test")) == 3
+    reader = open_reader(manifest)
+    assert all(
+        content_key(reader.read(u)) == k for k, u in manifest.table.select("key", "uri").rows()
+    )
+
+
+def test_a_table_that_names_missing_files(folder):
+    (folder / "list.csv").write_text("file\ncat/01.jpg\ngone.jpg\n")
+    manifest = build_manifest(source(folder / "list.csv", max_unreadable_share=0.5))
+    assert manifest.quarantine.to_dicts() == [{"uri": "gone.jpg", "reason": "the file is missing"}]
+    with pytest.raises(MissingObjectError):
+        open_reader(manifest).read("gone.jpg")
+
+
+def test_sources_that_cannot_work_say_what_and_where(tmp_path, folder):
+    with pytest.raises(SourceError, match="no folder"):
+        build_manifest(source(tmp_path / "nowhere"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SourceError, match=r"no images .*\.jpg"):
+        build_manifest(source(tmp_path / "empty"))
+    with pytest.raises(SourceError, match=r"match \*\.png"):
+        build_manifest(source(folder, include=("*.png",)))
+    with pytest.raises(SourceError, match="no file"):
+        build_manifest(source(tmp_path / "list.csv"))
+    (tmp_path / "odd.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(SourceError, match="its columns are a, b"):
+        build_manifest(source(tmp_path / "odd.csv"))
+    with pytest.raises(SourceError, match="no column 'c'"):
+        build_manifest(source(tmp_path / "odd.csv", uri_column="a", label_column="c"))
