@@ -11,7 +11,7 @@ from storage.source import (
     ENTRY_SCHEMA,
     ImageReader,
     SourceConfig,
-    included,
+    matches,
     optional_column,
     pick_column,
     split_of,
@@ -62,7 +62,7 @@ class TableReader(ImageReader):
             },
             schema=ENTRY_SCHEMA,
         )
-        entries = entries.filter([included(uri, source) for uri in uris])
+        entries = entries.filter([matches(uri, source) for uri in uris])
         if entries.is_empty():
             raise SourceError(f"{where} names no images. Correct the source's uri or include.")
         return entries.unique("uri", keep="first").sort("uri")

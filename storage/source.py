@@ -94,8 +94,12 @@ def open_source(source: SourceConfig) -> ImageReader:
 
 def included(path: str, source: SourceConfig) -> bool:
     """Whether a path is wanted: not hidden, and matching ``include`` where that is given."""
-    if any(part.startswith(".") for part in path.split("/")):
-        return False
+    hidden = any(part.startswith(".") for part in path.split("/"))
+    return not hidden and matches(path, source)
+
+
+def matches(path: str, source: SourceConfig) -> bool:
+    """Whether a path matches ``include``, where that is given."""
     return not source.include or any(fnmatch.fnmatch(path, glob) for glob in source.include)
 
 
