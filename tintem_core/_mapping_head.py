@@ -39,7 +39,7 @@ class MappingConfig(BaseModel, frozen=True, extra="forbid"):
     fit: Literal["once", "joint"] = Field(
         "once", description="on the cache before the students, or inside each student's step"
     )
-    steps: int = Field(500, ge=1, description="optimiser steps of sne and cosine")
+    steps: int = Field(300, ge=1, description="optimiser steps of sne and cosine")
     batch_size: int = Field(512, ge=3, description="rows compared with each other in a step")
     learning_rate: float = Field(3e-4, gt=0, description="Adam's peak; decays to 0 on a cosine")
     moment_rows: int = Field(
@@ -140,4 +140,6 @@ class Mapping(nn.Module):
         """
         if parametrize.is_parametrized(self.linear):
             parametrize.remove_parametrizations(self.linear, "weight")
+            # It comes out transposed; a stored copy would multiply in another order of rounding.
+            self.linear.weight.data = self.linear.weight.data.contiguous()
         return self

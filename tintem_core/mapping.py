@@ -114,8 +114,12 @@ def start_mapping(
     if kind == "random":
         basis = random_rows(width, dim, config.seed)
     else:
-        batches = (unit(batch).numpy() for batch in _moment_batches(config, sample, rows, dim))
-        basis = principal_rows(second_moment(batches, centre=kind == "pca-basis"), width)
+        centre = kind == "pca-basis"
+        batches = _moment_batches(config, sample, rows, dim)
+        # Unit rows weigh every image the same, as cosines do. Centring needs the lengths: without
+        # them the mean direction hardly varies, falls out of the basis, and every angle shifts.
+        ready = (batch.numpy() if centre else unit(batch).numpy() for batch in batches)
+        basis = principal_rows(second_moment(ready, centre), width)
     mapping.set_weight(torch.from_numpy(basis))
     if isinstance(mapping.norm, nn.LayerNorm):
         _undo_centring(
