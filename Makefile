@@ -1,0 +1,46 @@
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: help install quickstart test test-slow check format bench clean
+
+help:  ## show this
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+# The stamps make a second call instant; a changed dependency list installs again.
+$(VENV)/.demo: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo]'
+	@touch $@
+
+$(VENV)/.test: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	@touch $@ $(VENV)/.demo
+
+install: $(VENV)/.demo  ## create .venv with everything the quickstart needs
+
+quickstart: $(VENV)/.demo  ## distil a real teacher on real photos, in a few minutes
+	$(BIN)/tintem quickstart
+
+test: $(VENV)/.test  ## the tests that take seconds
+	$(BIN)/python -m pytest
+
+test-slow: $(VENV)/.test  ## the tests that take minutes: real processes, kills, the quickstart
+	$(BIN)/python -m pytest -m slow
+
+check: $(VENV)/.test  ## lint, formatting and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.test  ## let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.test  ## every benchmark, one after the other
+	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+
+clean:  ## remove the environment and everything generated
+	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache tintem-quickstart

@@ -1,0 +1,212 @@
+"""The `tintem` command: each call reads a config, and hands it to the flows.
+
+Exit codes: 0 done, 1 failed, 2 bad input.
+"""
+
+import json
+import logging
+import os
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import click
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+if TYPE_CHECKING:
+    from flows.stages.results import Exported
+    from flows.summary import Row
+
+app = typer.Typer(
+    name="tintem",
+    help="Compress large vision models into small ones that stay faithful to them.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+console = Console()
+errors = Console(stderr=True)
+
+ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="the run's config")]
+AsJson = Annotated[bool, typer.Option("--json", help="print JSON instead of a table")]
+
+
+@app.command()
+def quickstart(
+    folder: Annotated[Path, typer.Argument(help="where everything goes")] = Path(
+        "tintem-quickstart"
+    ),
+) -> None:
+    """Distil a real ImageNet teacher on real photos of solar cells, in a few minutes."""
+    from flows.demo import prepare
+
+    folder.mkdir(parents=True, exist_ok=True)
+    config = prepare(folder)
+    console.print(f"The run is described in [bold]{config}[/bold]", highlight=False)
+    run(config)
+
+
+@app.command()
+def init(
+    images: Annotated[Path, typer.Argument(help="folder of photos")],
+    config: Annotated[Path, typer.Option("--config", help="file to write")] = Path("tintem.yaml"),
+) -> None:
+    """Write a commented config for a folder of photos."""
+    from flows.init import write_config
+
+    write_config(images, config)
+    console.print(f"wrote {config}; look it over, then: [bold]tintem run {config}", highlight=False)
+
+
+@app.command()
+def run(config: ConfigPath) -> None:
+    """Run all stages: index, extract, map, train, evaluate, export."""
+    _run_stage("distill", config)
+
+
+@app.command()
+def extract(config: ConfigPath) -> None:
+    """Embed all views with the teacher."""
+    _run_stage("extract", config)
+
+
+@app.command("map")
+def map_(config: ConfigPath) -> None:
+    """Fit the mapping (and what comes before it)."""
+    _run_stage("map", config)
+
+
+@app.command()
+def train(config: ConfigPath) -> None:
+    """Train the student (and what comes before it)."""
+    _run_stage("train", config)
+
+
+@app.command()
+def evaluate(config: ConfigPath) -> None:
+    """Measure the student (and what comes before it)."""
+    _run_stage("evaluate", config)
+
+
+@app.command()
+def export(config: ConfigPath) -> None:
+    """Publish the student as ONNX (and what comes before it)."""
+    _run_stage("export", config)
+
+
+@app.command()
+def status(
+    root: Annotated[str, typer.Argument(help="a run's root, or its config")] = "tintem-data",
+    as_json: AsJson = False,
+) -> None:
+    """List what exists: caches, mappings, students, evaluations, exports."""
+    from flows.status import collect, tables
+
+    things = collect(root)
+    if as_json:
+        _print_json(things)
+        return
+    for table in tables(things):
+        console.print(table)
+
+
+def _run_stage(name: str, path: Path) -> None:
+    from flows.local_server import ensure_server, no_heartbeats
+
+    started = time.monotonic()
+    with ensure_server() as server:
+        # The server starts while torch is imported and the config is checked.
+        from flows.config import load_config
+        from flows.stages.pipeline import Pipeline
+        from flows.stages.preflight import preflight
+
+        config = load_config(path)
+        preflight(config)
+        from flows import distill as flows
+        from flows.reporting import reporting_to
+        from flows.terminal import TerminalReporter
+
+        if server is not None:
+            server.wait()
+        console.print(f"[dim]· ready after {time.monotonic() - started:.1f} s[/dim]")
+        pipeline = Pipeline(config)
+        with (
+            reporting_to(TerminalReporter(console)),
+            flows.sharing(pipeline),
+            no_heartbeats(server),
+        ):
+            result = (flows.distill if name == "distill" else flows.STAGES[name])(config)
+        if name in ("distill", "export"):
+            _print_summary(flows.summary(pipeline), pipeline.exported, path)
+        if isinstance(result, dict):
+            stages = ", ".join(f"{stage} {seconds} s" for stage, seconds in result.items())
+            console.print(f"[dim]{stages}[/dim]")
+        else:
+            console.print(f"{name}: {result}", highlight=False)
+    console.print(f"Done in {time.monotonic() - started:.0f} s.")
+
+
+def _print_summary(rows: list["Row"], exported: "Exported", config: Path) -> None:
+    from flows.terminal import summary_table
+
+    console.print()
+    console.print(summary_table(rows))
+    checked = exported.record["verification"]
+    console.print(
+        f"\nONNX Runtime gives the same embeddings as PyTorch on {checked['photos']} photos "
+        f"(smallest cosine {checked['smallest_cosine']:.7f}).\n"
+        "Square brackets: bootstrap 95% intervals over photos.\n",
+        highlight=False,
+    )
+    for label, name in (("model", "student.onnx"), ("card", "card.md"), ("report", "report.html")):
+        console.print(f"  {label:<7} {exported.location}/{name}", highlight=False, soft_wrap=True)
+    console.print(f"\nNext: [bold]tintem status {config}[/bold]", highlight=False, soft_wrap=True)
+
+
+def _print_json(content: Any) -> None:
+    sys.stdout.write(json.dumps(content, indent=2, default=str) + "\n")
+
+
+def _quiet_libraries() -> None:
+    """Silence what a user cannot act on."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    warnings.filterwarnings("ignore")
+    for name in ("huggingface_hub", "httpx", "prefect", "timm", "torch.onnx"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+def main() -> None:
+    """Run the command line; errors made on purpose become one sentence and an exit code."""
+    _quiet_libraries()
+    try:
+        app(standalone_mode=False)
+    except typer.Exit as stop:
+        sys.exit(stop.exit_code)
+    except (typer.Abort, KeyboardInterrupt):
+        errors.print("Stopped. The same command continues where this one stopped.")
+        sys.exit(1)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except Exception as error:
+        code = _exit_code(error)
+        if code is None:
+            raise
+        errors.print(f"[red]Error:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
+        sys.exit(code)
+
+
+def _exit_code(error: Exception) -> int | None:
+    """2 for a user's mistake, 1 for other errors raised on purpose, None for a bug."""
+    from storage.errors import StorageError, StorageInputError
+    from tintem_core.errors import InputError, TintemError
+
+    if isinstance(error, InputError | StorageInputError):
+        return 2
+    if isinstance(error, TintemError | StorageError):
+        return 1
+    return None

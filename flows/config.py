@@ -1,0 +1,175 @@
+"""One YAML file = one RunConfig: everything that a run depends on."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+
+from storage.manifest import SourceConfig
+from tintem_core.errors import InputError
+from tintem_core.mapping import MappingConfig
+from tintem_core.students import StudentConfig
+from tintem_core.teachers import TeacherConfig
+from tintem_core.training import TrainingConfig
+from tintem_core.views import ViewRecipe
+
+
+class ViewsConfig(BaseModel, frozen=True, extra="forbid"):
+    """The training views: how many are cached per image, and how they are cut."""
+
+    count: int = Field(4, ge=1, le=256, description="cached training views per image")
+    recipe: ViewRecipe = Field(ViewRecipe(), description="how a view is cut")
+
+    @model_validator(mode="after")
+    def _eval_views_are_all_the_same(self) -> "ViewsConfig":
+        if self.recipe.name == "eval" and self.count > 1:
+            raise ValueError("every view of recipe 'eval' is the same centre crop: set count to 1")
+        return self
+
+
+class CacheConfig(BaseModel, frozen=True, extra="forbid"):
+    """How teacher features are stored."""
+
+    dtype: Literal["float16", "int8", "float32"] = Field(
+        "float16", description="float16, int8 with one scale per row, or float32"
+    )
+    tokens: bool = Field(False, description="store patch tokens too (for the local term)")
+    rows_per_shard: int | None = Field(
+        None, ge=1, description="images per shard; null: about 32 MiB per shard"
+    )
+    truth_images: int = Field(
+        8, ge=1, description="cached views embedded again before a training, to test the cache"
+    )
+    truth_cosine: float = Field(0.999, gt=0, le=1, description="what each of them must reach")
+
+
+class EvaluationConfig(BaseModel, frozen=True, extra="forbid"):
+    """What is measured on photos that were never trained on."""
+
+    ood: tuple[SourceConfig, ...] = Field((), description="named out-of-distribution sets")
+    knn: int = Field(10, ge=1, description="neighbours that vote (cosine, temperature 0.07)")
+    ood_neighbour: int = Field(1, ge=1, description="which nearest neighbour gives the OOD score")
+    resamples: int = Field(1000, ge=100, description="bootstrap resamples behind each interval")
+
+
+class ExportConfig(BaseModel, frozen=True, extra="forbid"):
+    """When an exported model may be published."""
+
+    minimum_cosine: float = Field(
+        0.9999, gt=0, le=1, description="smallest cosine of ONNX Runtime to torch over real photos"
+    )
+    images: int = Field(64, ge=1, description="photos that the check runs on")
+
+
+class RuntimeConfig(BaseModel, frozen=True, extra="forbid"):
+    """Settings that change how fast a run is, never what comes out."""
+
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:1")
+    decode_threads: int | None = Field(None, ge=1, description="null: one per core")
+    loader_workers: int | None = Field(
+        None, ge=0, description="processes that prepare training batches; null: 0 on a CPU"
+    )
+    memory_gb: float = Field(2.0, ge=0, description="training views kept in memory up to this size")
+    checkpoint_seconds: float = Field(30.0, ge=0, description="time between two checkpoints")
+
+
+class RunConfig(BaseModel, frozen=True, extra="forbid"):
+    """A run, fully described."""
+
+    root: str = Field("tintem-data", description="folder or s3://bucket/prefix of all results")
+    data: SourceConfig = Field(description="the images to learn from")
+    teacher: TeacherConfig = Field(description="the frozen model")
+    views: ViewsConfig = ViewsConfig()
+    cache: CacheConfig = CacheConfig()
+    mapping: MappingConfig = MappingConfig()
+    student: StudentConfig = Field(description="the small model")
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    export: ExportConfig = ExportConfig()
+    runtime: RuntimeConfig = RuntimeConfig()
+
+    @field_validator("evaluation")
+    @classmethod
+    def _ood_names_differ(cls, value: EvaluationConfig) -> EvaluationConfig:
+        names = [s.name for s in value.ood]
+        if len(set(names)) < len(names):
+            raise ValueError("two OOD sets have the same name")
+        return value
+
+
+def load_config(path: str | Path) -> RunConfig:
+    """Read a run's YAML file; relative paths in it are relative to the file.
+
+    Raises:
+        InputError: if the file is missing, is no YAML, or does not describe a run.
+    """
+    path = Path(path)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(
+            f"there is no config file {path}: `tintem init FOLDER` writes one."
+        ) from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = str(error).replace("\n", " ")
+        raise InputError(f"{path} cannot be read as YAML: {reason}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds no settings: `tintem init FOLDER` writes an example.")
+    return parse_config(_anchored(content, path.resolve().parent), str(path))
+
+
+def parse_config(content: dict[str, Any], where: str) -> RunConfig:
+    """Validate settings.
+
+    Raises:
+        InputError: one line per problem, with the key and the cure.
+    """
+    try:
+        return RunConfig.model_validate(content)
+    except ValidationError as error:
+        problems = [_explain(e) for e in error.errors()]
+        count = f"{len(problems)} error{'s' if len(problems) > 1 else ''}"
+        raise InputError(f"found {count} in {where}: " + "; ".join(problems)) from error
+
+
+def _explain(problem: Any) -> str:
+    key = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        known = _known_keys(problem["loc"][:-1])
+        return f"'{key}' is not a setting" + (f" (known here: {', '.join(known)})" if known else "")
+    if problem["type"] == "missing":
+        return f"'{key}' is missing"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"'{key}' is {problem['input']!r}: {message[0].lower()}{message[1:]}" if key else message
+
+
+def _known_keys(location: tuple[Any, ...]) -> list[str]:
+    model: Any = RunConfig
+    for part in location:
+        if isinstance(part, str):
+            annotation = model.model_fields[part].annotation
+            model = annotation if hasattr(annotation, "model_fields") else SourceConfig
+    return list(model.model_fields)
+
+
+def _anchored(content: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Make relative local paths absolute; leave URLs and everything malformed to validation."""
+
+    def anchor(section: Any, key: str) -> None:
+        if isinstance(section, dict) and isinstance(section.get(key), str):
+            value = section[key]
+            if "://" not in value:
+                section[key] = str(folder / Path(value).expanduser())
+
+    content.setdefault("root", "tintem-data")
+    anchor(content, "root")
+    anchor(content.get("data"), "uri")
+    teacher = content.get("teacher")
+    if isinstance(teacher, dict) and teacher.get("weights") != "pretrained":
+        anchor(teacher, "weights")
+    evaluation = content.get("evaluation")
+    if isinstance(evaluation, dict):
+        for source in evaluation.get("ood") or ():
+            anchor(source, "uri")
+    return content

@@ -1,0 +1,55 @@
+"""A run in plain Python: each stage pulls what it needs, and computes only what is missing."""
+
+from functools import cached_property
+
+from flows.config import RunConfig
+from flows.stages.evaluate import evaluate
+from flows.stages.export import export
+from flows.stages.extract import extract
+from flows.stages.fit import fit
+from flows.stages.index import index
+from flows.stages.results import Evaluated, Exported, Extracted, Indexed, Mapped, Trained
+from flows.stages.train import train
+from storage.root import Root, open_root
+
+
+class Pipeline:
+    """The stages of one run; asking for a result makes sure that it exists.
+
+    Needs no Prefect: ``Pipeline(config).exported`` runs everything.
+    """
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+
+    @cached_property
+    def root(self) -> Root:
+        return open_root(self.config.root)
+
+    @cached_property
+    def indexed(self) -> Indexed:
+        return index(self.config, self.root)
+
+    @cached_property
+    def extracted(self) -> Extracted:
+        return extract(self.config, self.root, self.indexed)
+
+    @cached_property
+    def mapped(self) -> Mapped:
+        return fit(self.config, self.root, self.indexed, self.extracted)
+
+    @cached_property
+    def trained(self) -> Trained:
+        return train(self.config, self.root, self.indexed, self.extracted, self.mapped)
+
+    @cached_property
+    def evaluated(self) -> Evaluated:
+        return evaluate(
+            self.config, self.root, self.indexed, self.extracted, self.mapped, self.trained
+        )
+
+    @cached_property
+    def exported(self) -> Exported:
+        return export(
+            self.config, self.root, self.indexed, self.mapped, self.trained, self.evaluated
+        )

@@ -1,0 +1,63 @@
+"""What each stage hands to the next: ids, and whether the work was already there."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from flows.stages.datasets import Dataset
+
+
+@dataclass(frozen=True)
+class Indexed:
+    """The images of a run, by dataset name."""
+
+    data: Dataset
+    ood: dict[str, Dataset]
+
+    def datasets(self) -> list[Dataset]:
+        return [self.data, *self.ood.values()]
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """Feature caches: training views, and the evaluation view of every dataset by name."""
+
+    views: str
+    evaluation: dict[str, str]
+    reused: bool
+
+
+@dataclass(frozen=True)
+class Mapped:
+    """The stored mapping, and what its record says."""
+
+    id: str
+    record: dict[str, Any]
+    reused: bool
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The stored student, and what its record says."""
+
+    id: str
+    record: dict[str, Any]
+    reused: bool
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """The stored evaluation, and what its record says."""
+
+    id: str
+    record: dict[str, Any]
+    reused: bool
+
+
+@dataclass(frozen=True)
+class Exported:
+    """The published ONNX model, and what its record says."""
+
+    id: str
+    record: dict[str, Any]
+    location: str
+    reused: bool

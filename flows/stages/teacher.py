@@ -1,0 +1,72 @@
+"""The teacher of a run, loaded once per process."""
+
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_safetensors
+
+from tintem_core.errors import InputError, WeightsError
+from tintem_core.teachers import Teacher, TeacherConfig, build_teacher
+
+
+def choose_device(wanted: str) -> str:
+    """Turn 'auto' into what this machine has.
+
+    Raises:
+        InputError: if a GPU is asked for that is not there.
+    """
+    available = torch.cuda.is_available()
+    if wanted == "auto":
+        return "cuda" if available else "cpu"
+    if wanted.startswith("cuda") and not available:
+        raise InputError(
+            f"runtime.device is '{wanted}', but torch sees no GPU here: use 'auto' or 'cpu'."
+        )
+    return wanted
+
+
+def load_teacher(config: TeacherConfig, device: str) -> Teacher:
+    """Load the run's teacher; a changed weight file is loaded anew.
+
+    Raises:
+        InputError: if the weight file is missing or does not fit.
+    """
+    changed = 0
+    if config.weights != "pretrained":
+        path = Path(config.weights)
+        if not path.is_file():
+            raise InputError(
+                f"teacher.weights: there is no file {path}; give a .safetensors or .pth file, "
+                "or 'pretrained'."
+            )
+        changed = path.stat().st_mtime_ns
+    return _load(config, choose_device(device), changed)
+
+
+@lru_cache(maxsize=1)
+def _load(config: TeacherConfig, device: str, _changed: int) -> Teacher:
+    if config.weights == "pretrained":
+        return build_teacher(config, None, device)
+    return build_teacher(config, _read_tensors(Path(config.weights)), device)
+
+
+def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        if path.suffix == ".safetensors":
+            return load_safetensors(path.read_bytes())
+        state = torch.load(path, weights_only=True, map_location="cpu")
+    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
+        raise WeightsError(f"{path} is not a readable weight file: {error}") from error
+    except Exception as error:
+        # torch raises its private unpickling error for files that would need to run code.
+        if type(error).__name__ != "UnpicklingError":
+            raise
+        raise WeightsError(
+            f"{path} is not a plain weight file (it would have to run code to load): "
+            "save the model's state_dict as .safetensors."
+        ) from error
+    if not isinstance(state, dict):
+        raise WeightsError(f"{path} does not hold a state_dict.")
+    return state.get("state_dict", state)

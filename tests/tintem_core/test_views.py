@@ -1,0 +1,109 @@
+import random
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.conftest import encoded, photo
+from tintem_core.errors import InputError
+from tintem_core.views import EVAL, ViewRecipe, decode_image, render_view
+
+LIGHT = ViewRecipe(name="light")
+TIMM = ViewRecipe(name="timm")
+RECIPES = [EVAL, LIGHT, TIMM]
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda r: r.name)
+def test_a_view_is_a_pure_function_whatever_the_global_random_state(recipe: ViewRecipe) -> None:
+    image = photo(1)
+    first = render_view(image, "key", 3, recipe, 32, 32)
+    random.seed(99)
+    np.random.seed(99)
+    random.random()
+    second = render_view(image, "key", 3, recipe, 32, 32)
+    np.testing.assert_array_equal(first, second)
+
+
+def test_rendering_leaves_the_global_random_state_alone() -> None:
+    random.seed(5)
+    np.random.seed(5)
+    wanted = (random.random(), np.random.random())
+    random.seed(5)
+    np.random.seed(5)
+    render_view(photo(1), "key", 0, TIMM, 32, 32)
+    assert (random.random(), np.random.random()) == wanted
+
+
+@pytest.mark.parametrize("recipe", [LIGHT, TIMM], ids=lambda r: r.name)
+def test_views_differ_between_indices_keys_and_recipes(recipe: ViewRecipe) -> None:
+    image = photo(2)
+    views = [
+        render_view(image, "a", 0, recipe, 32, 32),
+        render_view(image, "a", 1, recipe, 32, 32),
+        render_view(image, "b", 0, recipe, 32, 32),
+        render_view(image, "a", 0, recipe.model_copy(update={"min_scale": 0.9}), 32, 32),
+    ]
+    for i, first in enumerate(views):
+        for second in views[:i]:
+            assert (first != second).mean() > 0.1
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda r: r.name)
+def test_two_resolutions_show_the_same_crop(recipe: ViewRecipe) -> None:
+    image = photo(3, (200, 160))
+    for view in range(4):
+        large = render_view(image, "key", view, recipe, 64, 64)
+        small = render_view(image, "key", view, recipe, 32, 64)
+        shrunk = np.asarray(Image.fromarray(large).resize((32, 32), Image.Resampling.BICUBIC))
+        difference = np.abs(shrunk.astype(float) - small).mean()
+        other = render_view(image, "other", view, LIGHT, 32, 64)
+        assert difference < 6
+        if recipe is not EVAL:
+            assert np.abs(shrunk.astype(float) - other).mean() > 2 * difference
+
+
+def test_flips_happen_as_often_as_asked() -> None:
+    recipe = ViewRecipe(name="light", min_scale=1.0, max_ratio=1.0)
+    image = photo(4, (32, 32))
+    plain = render_view(image, "k", 0, EVAL, 32, 32)
+    flipped = sum(
+        np.array_equal(render_view(image, f"key{i}", 0, recipe, 32, 32), plain[:, ::-1])
+        for i in range(400)
+    )
+    assert 160 < flipped < 240
+
+
+def test_evaluation_view_is_the_centre_crop() -> None:
+    image = Image.new("RGB", (60, 20), "black")
+    image.paste("white", (20, 0, 40, 20))
+    assert render_view(image, "k", 0, EVAL, 20, 20).min() == 255
+
+
+def test_settings_that_a_recipe_does_not_use_do_not_change_its_identity() -> None:
+    assert LIGHT.identity() == ViewRecipe(name="light", erase=0.9).identity()
+    assert TIMM.identity() != ViewRecipe(name="timm", erase=0.9).identity()
+
+
+def test_decoding_turns_a_photo_upright() -> None:
+    image = photo(5, (40, 30))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    import io
+
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", exif=exif)
+    assert decode_image(buffer.getvalue()).size == (30, 40)
+
+
+def test_sixteen_bit_photos_keep_their_contrast() -> None:
+    deep = Image.fromarray((np.arange(64 * 64).reshape(64, 64) * 16).astype(np.uint16))
+    decoded = np.asarray(decode_image(encoded(deep)))
+    assert decoded.min() < 5
+    assert decoded.max() > 250
+    assert 110 < decoded.mean() < 145
+
+
+@pytest.mark.parametrize("data", [b"", b"no image", encoded(photo(6))[:200]])
+def test_unreadable_bytes_are_an_input_error(data: bytes) -> None:
+    with pytest.raises(InputError, match="not a readable image"):
+        decode_image(data)

@@ -1,0 +1,164 @@
+"""timm models as embedders: build, load weights, describe; one global vector and a token grid.
+
+Legend: ``B`` batch, ``T`` tokens, ``D`` width, ``S`` side in pixels.
+"""
+
+import difflib
+import hashlib
+from collections.abc import Mapping
+
+import timm
+import torch
+from pydantic import BaseModel, Field
+from torch import Tensor, nn
+
+from tintem_core.errors import InputError, UnknownModelError, WeightsError
+
+
+class BackboneConfig(BaseModel, frozen=True, extra="forbid"):
+    """A timm model and the size of its input."""
+
+    model: str = Field(description="timm model name, as in timm.list_models()")
+    image_size: int = Field(224, ge=16, le=2048, description="side of the square input, pixels")
+
+
+class Backbone(nn.Module):
+    """A timm model without its classifier, with pixel normalisation inside.
+
+    Args:
+        model: a timm model built with ``num_classes=0``.
+        mean: per-channel mean of the pixels on a 0..1 scale.
+        std: per-channel standard deviation, same scale.
+    """
+
+    def __init__(self, model: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.model = model
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+
+    @property
+    def width(self) -> int:
+        """D, the width of the global embedding."""
+        return int(getattr(self.model, "head_hidden_size", None) or self.model.num_features)
+
+    @property
+    def normalisation(self) -> dict[str, list[float]]:
+        return {
+            name: [round(float(v), 6) for v in getattr(self, name).flatten()]
+            for name in ("mean", "std")
+        }
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Embed images.
+
+        Args:
+            pixels: RGB, float, 0..1, shape (B, 3, S, S).
+
+        Returns:
+            Global embeddings, shape (B, D), not normalised.
+        """
+        features = self.model.forward_features(self._normalise(pixels))
+        return self.model.forward_head(features, pre_logits=True)
+
+    def forward_with_tokens(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Embed images and their patches.
+
+        Returns:
+            Global embeddings (B, D), and patch tokens (B, T, C) without prefix tokens; for a CNN
+            the last feature map, row by row (its width C may differ from D).
+        """
+        features = self.model.forward_features(self._normalise(pixels))
+        embedding = self.model.forward_head(features, pre_logits=True)
+        if features.ndim == 4:
+            if getattr(self.model, "output_fmt", "NCHW") == "NHWC":
+                return embedding, features.flatten(1, 2)
+            return embedding, features.flatten(2).transpose(1, 2)
+        return embedding, features[:, getattr(self.model, "num_prefix_tokens", 0) :]
+
+    def _normalise(self, pixels: Tensor) -> Tensor:
+        return (pixels - self.mean) / self.std
+
+
+def build_backbone(config: BackboneConfig, *, pretrained: bool = False) -> Backbone:
+    """Build a timm model without classifier.
+
+    Raises:
+        UnknownModelError: if timm does not know the name.
+        InputError: if the model cannot take this image size, or its weights cannot be fetched.
+    """
+    name = config.model
+    if not timm.is_model(name.split(":")[-1] if name.startswith("hf-hub:") else name):
+        close = difflib.get_close_matches(name, timm.list_models(), n=3)
+        hint = f" Did you mean {', '.join(close)}?" if close else ""
+        raise UnknownModelError(
+            f"timm {timm.__version__} knows no model named '{name}'.{hint} "
+            "`python -c 'import timm; print(timm.list_models())'` lists them all."
+        )
+    try:
+        model = _create(name, config.image_size, pretrained)
+    except (RuntimeError, ValueError, AssertionError) as error:
+        raise InputError(
+            f"{name} cannot be built for {config.image_size} px images: {error}"
+        ) from error
+    except OSError as error:
+        raise InputError(
+            f"the pretrained weights of {name} could not be fetched ({type(error).__name__}): "
+            "check the network, or give `weights: path/to/file.safetensors`."
+        ) from error
+    patch = getattr(getattr(model, "patch_embed", None), "patch_size", (1, 1))
+    if any(config.image_size % side for side in patch):
+        raise InputError(
+            f"{name} cuts images into patches of {patch[0]} px, which does not divide "
+            f"{config.image_size} px: choose a multiple of {patch[0]} as image_size."
+        )
+    cfg = model.pretrained_cfg
+    return Backbone(model, tuple(cfg["mean"]), tuple(cfg["std"]))
+
+
+def _create(name: str, image_size: int, pretrained: bool) -> nn.Module:
+    try:
+        return timm.create_model(name, pretrained=pretrained, num_classes=0, img_size=image_size)
+    except TypeError as error:
+        # Only models with a fixed grid take img_size; a CNN says so like this.
+        if "img_size" not in str(error):
+            raise
+        return timm.create_model(name, pretrained=pretrained, num_classes=0)
+
+
+def load_weights(backbone: Backbone, tensors: Mapping[str, Tensor], source: str) -> None:
+    """Load timm-style weights strictly; a classifier that the backbone does not have is dropped.
+
+    Raises:
+        WeightsError: naming the first tensors that are missing, unexpected or of another shape.
+    """
+    model = backbone.model
+    classifier = model.pretrained_cfg.get("classifier") or ()
+    prefixes = (classifier,) if isinstance(classifier, str) else tuple(classifier)
+    kept = {k: v for k, v in tensors.items() if not k.startswith(tuple(f"{p}." for p in prefixes))}
+    wanted = {k: tuple(v.shape) for k, v in model.state_dict().items()}
+    found = {k: tuple(v.shape) for k, v in kept.items()}
+    problems = [f"'{k}' is missing" for k in wanted if k not in found]
+    problems += [f"'{k}' is not part of the model" for k in found if k not in wanted]
+    problems += [
+        f"'{k}' has shape {found[k]}, the model wants {wanted[k]}"
+        for k in wanted
+        if k in found and found[k] != wanted[k]
+    ]
+    if problems:
+        shown = "; ".join(problems[:3])
+        more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
+        raise WeightsError(
+            f"{source} does not fit {model.pretrained_cfg['architecture']}: {shown}{more}. "
+            "Give the weight file of this very model, with timm's tensor names."
+        )
+    model.load_state_dict(kept)
+
+
+def weights_digest(module: nn.Module) -> str:
+    """Return the sha256 (hex) of all parameters and buffers, names, shapes and bytes included."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,156 @@
+"""Frozen teachers: images in, embeddings out.
+
+Legend: ``B`` batch, ``T`` tokens, ``D`` teacher width, ``S`` side in pixels.
+"""
+
+import logging
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor
+
+from tintem_core.backbones import (
+    Backbone,
+    BackboneConfig,
+    build_backbone,
+    load_weights,
+    weights_digest,
+)
+from tintem_core.views import Pixels
+
+log = logging.getLogger(__name__)
+
+Precision = Literal["float32", "bfloat16", "float16"]
+
+
+class TeacherConfig(BackboneConfig, frozen=True, extra="forbid"):
+    """The frozen model whose latent space the students learn."""
+
+    weights: str = Field(
+        "pretrained",
+        description="'pretrained' (fetched by timm) or a path to a .safetensors or .pth file",
+    )
+    precision: Precision = Field("float32", description="autocast type of the forward pass")
+    batch_size: int = Field(64, ge=1, description="images per forward; halved when memory runs out")
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """What a teacher says about a batch: ``embedding`` (B, D) and maybe ``tokens`` (B, T, C)."""
+
+    embedding: NDArray[np.float32]
+    tokens: NDArray[np.float32] | None
+
+
+class Teacher:
+    """A frozen backbone in ``eval()`` mode that never builds a graph."""
+
+    def __init__(self, config: TeacherConfig, backbone: Backbone, device: str = "cpu") -> None:
+        self.config = config
+        self.device = torch.device(device)
+        self.digest = weights_digest(backbone)
+        self._backbone = (
+            backbone.eval().requires_grad_(False).to(self.device, memory_format=torch.channels_last)
+        )
+        self._batch_size = config.batch_size
+
+    @property
+    def parameters(self) -> int:
+        """Number of parameters, classifier not counted."""
+        return sum(p.numel() for p in self._backbone.parameters())
+
+    @property
+    def backbone(self) -> Backbone:
+        return self._backbone
+
+    def identity(self) -> dict[str, Any]:
+        """Return everything that determines an embedding, apart from the pixels."""
+        return {
+            "model": self.config.model,
+            "weights": self.digest,
+            "image_size": self.config.image_size,
+            "precision": self.config.precision,
+            **self._backbone.normalisation,
+        }
+
+    def describe(self) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of one image's embedding and tokens, found by a dry run."""
+        size = self.config.image_size
+        out = self.embed(np.zeros((1, size, size, 3), np.uint8), tokens=True)
+        assert out.tokens is not None
+        return {"global": out.embedding.shape[1:], "tokens": out.tokens.shape[1:]}
+
+    def embed(self, pixels: Pixels, *, tokens: bool = False) -> Embeddings:
+        """Embed a batch, in smaller pieces when the device's memory does not hold it at once.
+
+        Args:
+            pixels: RGB, uint8, shape (B, S, S, 3).
+            tokens: whether patch tokens are wanted too.
+
+        Returns:
+            Float32 arrays in the order of ``pixels``.
+        """
+        pieces: list[Embeddings] = []
+        start = 0
+        while start < len(pixels):
+            try:
+                pieces.append(self._forward(pixels[start : start + self._batch_size], tokens))
+                start += self._batch_size
+            except torch.cuda.OutOfMemoryError:
+                if self._batch_size == 1:
+                    raise
+                self._batch_size //= 2
+                torch.cuda.empty_cache()
+                log.warning("out of GPU memory: teacher batch size is now %d", self._batch_size)
+        if not tokens:
+            return Embeddings(np.concatenate([p.embedding for p in pieces]), None)
+        return Embeddings(
+            np.concatenate([p.embedding for p in pieces]),
+            np.concatenate([p.tokens for p in pieces if p.tokens is not None]),
+        )
+
+    @torch.inference_mode()
+    def _forward(self, pixels: Pixels, tokens: bool) -> Embeddings:
+        batch = to_float(torch.from_numpy(pixels), self.device)
+        with autocast(self.device, self.config.precision):
+            if not tokens:
+                return Embeddings(_numpy(self._backbone(batch)), None)
+            embedding, patch_tokens = self._backbone.forward_with_tokens(batch)
+        return Embeddings(_numpy(embedding), _numpy(patch_tokens))
+
+
+def build_teacher(
+    config: TeacherConfig, tensors: Mapping[str, Tensor] | None, device: str = "cpu"
+) -> Teacher:
+    """Build a teacher, from given tensors or (None) from timm's pretrained weights.
+
+    Raises:
+        InputError: see :func:`build_backbone` and :func:`load_weights`.
+    """
+    backbone = build_backbone(config, pretrained=tensors is None)
+    if tensors is not None:
+        load_weights(backbone, tensors, source=config.weights)
+    return Teacher(config, backbone, device)
+
+
+def to_float(pixels_BHWC: Tensor, device: torch.device) -> Tensor:
+    """Turn uint8 (B, S, S, 3) into float32 0..1 of shape (B, 3, S, S), channels last in memory."""
+    return pixels_BHWC.to(device, non_blocking=True).permute(0, 3, 1, 2).float().div_(255)
+
+
+def autocast(device: torch.device, precision: Precision) -> Any:
+    """Return the autocast context of a precision; none for float32."""
+    if precision == "float32":
+        return nullcontext()
+    return torch.autocast(device.type, getattr(torch, precision))
+
+
+def _numpy(tensor: Tensor) -> NDArray[np.float32]:
+    array: NDArray[np.float32] = tensor.float().cpu().numpy()
+    return array

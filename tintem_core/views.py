@@ -1,0 +1,171 @@
+"""Deterministic views: a view is a pure function of (content key, view index, recipe).
+
+Teacher and student must see the same pixels, maybe weeks and machines apart, so nothing here
+depends on a global random state, on order or on worker count. Every random choice comes from a
+counter-based generator (Philox) keyed on the three inputs.
+
+Legend: ``S`` side of a square view in pixels.
+"""
+
+import hashlib
+import io
+import random
+import threading
+import warnings
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from pydantic import BaseModel, Field
+
+from tintem_core import _torchvision_guard as _torchvision_guard
+from tintem_core.errors import InputError
+
+Pixels = NDArray[np.uint8]
+
+# Part of every view's seed and of every recipe's identity: raise it when the pixels change.
+_RECIPE_VERSION = 1
+
+
+class ViewRecipe(BaseModel, frozen=True, extra="forbid"):
+    """How views are cut from an image."""
+
+    name: Literal["eval", "light", "timm"] = Field(
+        "light",
+        description="eval: centre crop; light: random crop + flip; "
+        "timm: random crop, flip, RandAugment and erasing (the paper's)",
+    )
+    min_scale: float = Field(0.35, gt=0, le=1, description="smallest crop, share of image area")
+    max_ratio: float = Field(4 / 3, ge=1, description="largest aspect ratio of a crop")
+    flip: float = Field(0.5, ge=0, le=1, description="probability of a horizontal flip")
+    augment: str = Field("rand-m9-mstd0.5-inc1", description="RandAugment policy, recipe timm only")
+    erase: float = Field(0.25, ge=0, le=1, description="probability of erasing, recipe timm only")
+
+    def identity(self) -> dict[str, object]:
+        """Return everything that determines the pixels, and nothing else."""
+        used = {
+            "eval": {"name"},
+            "light": {"name", "min_scale", "max_ratio", "flip"},
+            "timm": {"name", "min_scale", "max_ratio", "flip", "augment", "erase"},
+        }[self.name]
+        return {"version": _RECIPE_VERSION, **self.model_dump(include=used)}
+
+
+EVAL = ViewRecipe(name="eval")
+
+
+def decode_image(data: bytes) -> Image.Image:
+    """Decode an encoded image to upright RGB.
+
+    Raises:
+        InputError: if the bytes are not a complete image that Pillow can read.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            upright = ImageOps.exif_transpose(image)
+            if upright.mode.startswith("I;16"):
+                # Pillow's own conversion clips 16-bit to white instead of scaling it.
+                upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
+            return upright.convert("RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise InputError(f"not a readable image: {error}") from error
+
+
+def generator(key: str, view: int, recipe: ViewRecipe) -> np.random.Generator:
+    """Return the random generator that belongs to one view of one image."""
+    text = f"{key}/{view}/{sorted(recipe.identity().items())}"
+    digest = hashlib.blake2b(text.encode(), digest_size=16).digest()
+    return np.random.Generator(np.random.Philox(key=np.frombuffer(digest, dtype=np.uint64)))
+
+
+def render_view(
+    image: Image.Image, key: str, view: int, recipe: ViewRecipe, size: int, base_size: int
+) -> Pixels:
+    """Render one view at one resolution.
+
+    Args:
+        image: upright RGB image.
+        key: content key of the encoded image.
+        view: index of the view, from 0.
+        recipe: how views are cut.
+        size: S, side of the result in pixels.
+        base_size: side at which augmentations act, so that they are the same for every ``size``
+            (the teacher's input size).
+
+    Returns:
+        RGB pixels, uint8, shape (S, S, 3). The crop box is the same for every ``size``.
+    """
+    if recipe.name == "eval":
+        side = min(image.size)
+        left, top = (image.width - side) / 2, (image.height - side) / 2
+        return _resize(image, size, (left, top, left + side, top + side))
+
+    rng = generator(key, view, recipe)
+    box = _crop_box(rng, image.width, image.height, recipe)
+    mirrored = rng.random() < recipe.flip
+    if recipe.name == "light":
+        pixels = _resize(image, size, box)
+        return np.ascontiguousarray(pixels[:, ::-1]) if mirrored else pixels
+
+    base = _resize(image, base_size, box)
+    augmented = _augment(base[:, ::-1] if mirrored else base, rng, recipe)
+    if size == base_size:
+        return augmented
+    return _resize(Image.fromarray(augmented), size, (0, 0, base_size, base_size))
+
+
+def _resize(image: Image.Image, size: int, box: tuple[float, float, float, float]) -> Pixels:
+    return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC, box=box))
+
+
+def _crop_box(
+    rng: np.random.Generator, width: int, height: int, recipe: ViewRecipe
+) -> tuple[float, float, float, float]:
+    """Draw a random-resized-crop box (Szegedy et al. 2015), clipped to the image."""
+    area = width * height * rng.uniform(recipe.min_scale, 1.0)
+    bound = np.log(recipe.max_ratio)
+    ratio = np.exp(rng.uniform(-bound, bound))
+    crop_width = min(float(np.sqrt(area * ratio)), float(width))
+    crop_height = min(float(np.sqrt(area / ratio)), float(height))
+    left = rng.uniform(0, 1) * (width - crop_width)
+    top = rng.uniform(0, 1) * (height - crop_height)
+    return left, top, left + crop_width, top + crop_height
+
+
+# timm's RandAugment draws from the process-wide generators of `random` and NumPy.
+_GLOBAL_RANDOM = threading.Lock()
+
+
+def _augment(pixels: Pixels, rng: np.random.Generator, recipe: ViewRecipe) -> Pixels:
+    from timm.data.auto_augment import rand_augment_transform
+
+    seed = int(rng.integers(2**32))
+    with _GLOBAL_RANDOM, warnings.catch_warnings():
+        python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
+        try:
+            random.seed(seed)
+            np.random.seed(seed)  # noqa: NPY002
+            mean = tuple(int(c) for c in pixels.mean(axis=(0, 1)))
+            policy = rand_augment_transform(recipe.augment, {"img_mean": mean})
+            augmented = np.array(policy(Image.fromarray(pixels)))
+        finally:
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)  # noqa: NPY002
+    if rng.random() < recipe.erase:
+        _erase(augmented, rng)
+    return augmented
+
+
+def _erase(pixels: Pixels, rng: np.random.Generator) -> None:
+    """Fill a random box with noise, in place (Zhong et al. 2017, arXiv 1708.04896)."""
+    side = pixels.shape[0]
+    area = side * side * rng.uniform(0.02, 1 / 3)
+    ratio = np.exp(rng.uniform(np.log(0.3), np.log(1 / 0.3)))
+    height = max(1, min(side, round(float(np.sqrt(area * ratio)))))
+    width = max(1, min(side, round(float(np.sqrt(area / ratio)))))
+    top = int(rng.integers(side - height + 1))
+    left = int(rng.integers(side - width + 1))
+    pixels[top : top + height, left : left + width] = rng.integers(
+        0, 256, (height, width, 3), dtype=np.uint8
+    )
