@@ -45,29 +45,45 @@ class ShardSet:
         self._open()
 
     def _open(self) -> None:
-        chunks = self._layout.rows_per_shard // self._layout.rows_per_chunk
+        self._chunks = self._layout.rows_per_shard // self._layout.rows_per_chunk
+        self._itemsize = np.dtype(self._array.dtype).itemsize
         self._items = int(np.prod(self._array.shape, dtype=np.int64))
         self._ready = np.zeros(len(self._commits), bool)
         self._all_ready = False
-        self._table = np.full((len(self._commits), self._views, chunks), -1, np.int64)
-        self._region = Region(np.array([self._fact(s).bytes for s in range(len(self._commits))]))
-        flat = self._region.bytes[: self._region.bytes.size // 8 * 8].view(self._array.dtype)
-        # One window per item: a row can start at any item, because each inner chunk ends with a
-        # checksum. Indexing the windows copies whole rows in compiled code.
+        self._table = np.full((len(self._commits), self._views, self._chunks), -1, np.int64)
+        sizes = np.array([self._fact(s).bytes for s in range(len(self._commits))], np.int64)
+        self._region = Region(sizes, loaded=self._in_memory)
+        row_bytes = self._items * self._itemsize
+        places = self._region.bytes.size - row_bytes
+        # A row can start at any item, because each inner chunk ends with a checksum. So there is
+        # one window per item, each an opaque element as long as a row: indexing them copies whole
+        # rows in NumPy's fastest path.
         self._windows = np.lib.stride_tricks.as_strided(
-            flat,
-            (max(flat.size - self._items + 1, 0), self._items),
-            (flat.itemsize, flat.itemsize),
+            self._region.bytes[:row_bytes].view(f"V{row_bytes}"),
+            (places // self._itemsize + 1,),
+            (self._itemsize,),
             writeable=False,
         )
 
-    def take(self, slots_B: Array, locals_B: Array, views_B: Array) -> Array:
-        """Rows by place in ``commits``, row within the shard, and view: (B, items)."""
+    def cells(self, slots_N: Array, locals_N: Array) -> tuple[Array, Array]:
+        """Where rows lie, once for all minibatches: a cell for view 0, and a row in its chunk.
+
+        Args:
+            slots_N: places in ``commits``.
+            locals_N: rows within the shard.
+        """
+        chunks_N, within_N = np.divmod(locals_N, self._layout.rows_per_chunk)
+        cells_N = slots_N * (self._views * self._chunks) + chunks_N
+        return cells_N.astype(np.int64), within_N.astype(np.int32)
+
+    def take(self, cells_B: Array, within_B: Array, views_B: Array) -> Array:
+        """Rows by what `cells` returned, and view: (B, items)."""
         if not self._all_ready:
-            self._touch(slots_B)
-        chunks_B, within_B = np.divmod(locals_B, self._layout.rows_per_chunk)
-        starts_B = self._table[slots_B, views_B, chunks_B] + within_B * self._items
-        return np.asarray(self._windows[starts_B])
+            self._touch(cells_B // (self._views * self._chunks))
+        starts_B = within_B * np.int64(self._items)
+        starts_B += self._table.reshape(-1)[cells_B + views_B * self._chunks]
+        rows_B: Array = self._windows[starts_B].view(self._array.dtype)
+        return rows_B.reshape(len(starts_B), self._items)
 
     def load_all(self) -> None:
         """Touch every shard now."""
@@ -98,9 +114,8 @@ class ShardSet:
         table_VK = _zarr.chunk_table(
             self._array, self._layout, self._views, commit.rows, held, where
         )
-        itemsize = np.dtype(self._array.dtype).itemsize
         start = int(self._region.starts[slot])
-        self._table[slot] = np.where(table_VK < 0, -1, (start + table_VK) // itemsize)
+        self._table[slot] = np.where(table_VK < 0, -1, (start + table_VK) // self._itemsize)
         self._checked[slot] = self._ready[slot] = True
 
     def _path(self, slot: int) -> str:

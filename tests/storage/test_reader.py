@@ -72,3 +72,13 @@ def test_a_damaged_shard_is_named_and_repair_recomputes_just_it(sample, keys, da
     np.testing.assert_array_equal(
         sample.cache.reader(names).all(1), sample.stacked(names, "global")[1]
     )
+
+
+def test_int8_rows_can_be_taken_as_stored(sample, keys):
+    names = keys(12)
+    sample.fill(names)
+    reader, where = sample.cache.reader(names, "tokens"), (np.array([1, 0]), np.array([11, 3]))
+    values, scales = reader.take_stored(*where)
+    assert (values.dtype, scales.dtype) == (np.int8, np.float32)
+    np.testing.assert_array_equal(values * scales[:, None, None], reader.take(*where))
+    assert sample.cache.reader(names).take_stored(*where)[1] is None

@@ -1,0 +1,232 @@
+"""How fast shuffled minibatches come out of a cache, as ratios to NumPy's memmap, in one run.
+
+Every engine reads the same values: memmap a flat file of (V, N, ...), the others the Zarr files
+that this project writes. ``minibatch`` draws random rows of a random view. ``epoch`` passes over
+every row of a view once: memmap and TinTeM in a true global shuffle, the Zarr engines whole shards
+in shuffled order (which is the best they can do, and a weaker shuffle). ``cold`` empties the
+page cache of the files first, where the machine allows it. Rounds of the engines alternate, and
+the median counts.
+
+Usage: python benchmarks/cache_reading.py [--megabytes 1024] [--rounds 5] [--out FILE]
+"""
+
+import argparse
+import importlib.util
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+
+from storage.cache import CacheSpec, FeatureCache, KindSpec
+from storage.root import open_root
+
+VIEWS = 2
+LAYOUTS = {"global": ((1280,), ("feature",), 1024), "tokens": ((49, 768), ("token", "feature"), 64)}
+Take = Callable[[int, np.ndarray], Any]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--megabytes", type=int, default=1024, help="size of each array")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--folder", type=Path, default=None, help="where the files are made")
+    parser.add_argument("--out", type=Path, default=None, help="JSON with the figures")
+    options = parser.parse_args()
+    results = {}
+    for name, (shape, dims, batch) in LAYOUTS.items():
+        with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+            row = int(np.prod(shape)) * 2
+            count = max(options.megabytes * 2**20 // (VIEWS * row), 4 * batch)
+            results[name] = measure(Path(folder), shape, dims, batch, count, options.rounds)
+            show(name, results[name])
+    if options.out:
+        versions = {"cpus": os.cpu_count(), "numpy": np.__version__, "zarr": zarr.__version__}
+        options.out.write_text(json.dumps({**versions, "results": results}, indent=2) + "\n")
+
+
+def measure(
+    folder: Path, shape: tuple[int, ...], dims: tuple[str, ...], batch: int, count: int, rounds: int
+) -> dict[str, Any]:
+    """Rows per second per engine and task, and ratios to memmap."""
+    caches = write_files(folder, shape, dims, count)
+    flat_shape = (VIEWS, count, *shape)
+    cold = {
+        name: cold_epoch(folder, flat_shape, caches, name, batch) for name in ("memmap", "ours")
+    }
+    flat = np.memmap(folder / "flat", np.float16, "r", shape=flat_shape)
+    engines, absent = open_engines(flat, caches, count)
+    rng = np.random.default_rng(0)
+    speeds: dict[str, dict[str, list[float]]] = {
+        "minibatch": {name: [] for name in engines},
+        "epoch": {name: [] for name in engines},
+    }
+    for take, _ in engines.values():
+        take(0, np.arange(count)), take(1, np.arange(count))
+    for _ in range(rounds):
+        for name, (take, _) in engines.items():
+            speeds["minibatch"][name].append(minibatches(take, rng, batch, count))
+        for name, (take, block) in engines.items():
+            speeds["epoch"][name].append(epoch(take, block, rng, batch, count))
+    medians = {task: {n: statistics.median(v) for n, v in s.items()} for task, s in speeds.items()}
+    medians["cold"] = {name: speed for name, speed in cold.items() if speed}
+    return {
+        "images": count,
+        "batch": batch,
+        "shape": shape,
+        "absent": absent,
+        "rows_per_second": medians,
+        "ratio_to_memmap": {
+            task: {name: speed / by["memmap"] for name, speed in by.items() if name != "memmap"}
+            for task, by in medians.items()
+            if "memmap" in by
+        },
+    }
+
+
+def write_files(
+    folder: Path, shape: tuple[int, ...], dims: tuple[str, ...], count: int
+) -> dict[str, FeatureCache]:
+    """The flat file, and the same values as float16 and int8 caches."""
+    flat = np.memmap(folder / "flat", np.float16, "w+", shape=(VIEWS, count, *shape))
+    keys = [f"{i:032x}" for i in range(count)]
+    caches = {}
+    for dtype in ("float16", "int8"):
+        kinds = {"k": KindSpec(shape=shape, dims=dims, dtype=dtype)}
+        spec = CacheSpec(slug=dtype, content={}, views=VIEWS, kinds=kinds)
+        cache = FeatureCache.create_or_open(open_root(folder), spec)
+        done = 0
+        for task in cache.plan(keys):
+            rng = np.random.default_rng(task.shard)
+            size = (VIEWS, len(task.keys), *shape)
+            values = rng.standard_normal(size, dtype=np.float32).astype(np.float16)
+            cache.write_shard(task, {"k": values})
+            flat[:, done : done + len(task.keys)] = values
+            done += len(task.keys)
+        caches[dtype] = cache
+    flat.flush()
+    return caches
+
+
+def open_engines(
+    flat: np.memmap, caches: dict[str, FeatureCache], count: int
+) -> tuple[dict[str, tuple[Take, int]], list[str]]:
+    """Per engine how to take rows of a view, and the block it should read in an epoch (1: rows)."""
+    cache = caches["float16"]
+    place = str(cache.root.path(f"{cache.base}/k"))
+    shard = cache.layout.rows_per_shard
+    engines: dict[str, tuple[Take, int]] = {"memmap": (lambda view, rows: flat[view, rows], 1)}
+    engines["ours"] = (ours(cache, count), 1)
+    engines["ours int8"] = (ours(caches["int8"], count), 1)
+    engines["int8 stored"] = (ours(caches["int8"], count, stored=True), 1)
+    engines["zarr oindex"] = (zarr_take(place), shard)
+    absent = []
+    if importlib.util.find_spec("tensorstore"):
+        engines["tensorstore"] = (tensorstore_take(place), shard)
+    else:
+        absent.append("tensorstore")
+    if importlib.util.find_spec("zarrs"):
+        with zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"}):
+            engines["zarrs"] = (zarr_take(place), shard)
+    else:
+        absent.append("zarrs")
+    return engines, absent
+
+
+def ours(cache: FeatureCache, count: int, *, stored: bool = False) -> Take:
+    reader = cache.reader([f"{i:032x}" for i in range(count)], "k")
+    take = reader.take_stored if stored else reader.take
+    return lambda view, rows: take(np.full(len(rows), view), rows)
+
+
+def zarr_take(place: str) -> Take:
+    array = zarr.open_array(place, mode="r")
+
+    def take(view: int, rows: np.ndarray) -> Any:
+        if len(rows) > 1 and rows[-1] - rows[0] == len(rows) - 1:
+            return array[view, int(rows[0]) : int(rows[-1]) + 1]
+        return array.oindex[view, rows]
+
+    return take
+
+
+def tensorstore_take(place: str) -> Take:
+    import tensorstore
+
+    store = {"driver": "zarr3", "kvstore": {"driver": "file", "path": place}}
+    array = tensorstore.open(store, open=True, read=True).result()
+
+    def take(view: int, rows: np.ndarray) -> Any:
+        if len(rows) > 1 and rows[-1] - rows[0] == len(rows) - 1:
+            return array[view, int(rows[0]) : int(rows[-1]) + 1].read().result()
+        return array[view, rows].read().result()
+
+    return take
+
+
+def minibatches(take: Take, rng: np.random.Generator, batch: int, count: int) -> float:
+    """Rows per second over random minibatches, for half a second or three batches."""
+    done, start = 0, time.perf_counter()
+    while done < 3 * batch or time.perf_counter() - start < 0.5:
+        take(int(rng.integers(VIEWS)), rng.integers(0, count, batch))
+        done += batch
+    return done / (time.perf_counter() - start)
+
+
+def epoch(take: Take, block: int, rng: np.random.Generator, batch: int, count: int) -> float:
+    """Rows per second over every row of a view, or as many as three seconds allow."""
+    done, start = 0, time.perf_counter()
+    if block == 1:
+        order = rng.permutation(count)
+        pieces = [order[i : i + batch] for i in range(0, count, batch)]
+    else:
+        starts = rng.permutation(range(0, count, block))
+        pieces = [np.arange(i, min(i + block, count)) for i in starts]
+    for rows in pieces:
+        values = take(0, rows)
+        if block > 1:
+            values[rng.permutation(len(values))]
+        done += len(rows)
+        if time.perf_counter() - start > 3:
+            break
+    return done / (time.perf_counter() - start)
+
+
+def cold_epoch(
+    folder: Path, shape: tuple[int, ...], caches: dict[str, FeatureCache], name: str, batch: int
+) -> float | None:
+    """Rows per second of an epoch whose files are not in memory, checksums included for ours."""
+    if not hasattr(os, "posix_fadvise"):
+        return None
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as stream:
+                os.fsync(stream.fileno())
+                os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    rng = np.random.default_rng(1)
+    if name == "ours":
+        return epoch(ours(caches["float16"], shape[1]), 1, rng, batch, shape[1])
+    flat = np.memmap(folder / "flat", np.float16, "r", shape=shape)
+    return epoch(lambda view, rows: flat[view, rows], 1, rng, batch, shape[1])
+
+
+def show(name: str, result: dict[str, Any]) -> None:
+    """A table on the terminal."""
+    print(f"\n{name}: {result['images']} images × {VIEWS} views × {result['shape']}, "
+          f"batch {result['batch']}")  # fmt: skip
+    for task, speeds in result["rows_per_second"].items():
+        for engine, speed in speeds.items():
+            ratio = speed / speeds["memmap"]
+            print(f"  {task:10} {engine:12} {speed:12,.0f} rows/s  {ratio:6.3f} × memmap")
+    for engine in result["absent"]:
+        print(f"  {engine}: not installed")
+
+
+if __name__ == "__main__":
+    main()
