@@ -167,7 +167,8 @@ def _undo_centring(linear: nn.Linear, eps: float, latents_BD: Tensor) -> None:
 def _tensor(values: NDArray[np.floating], dim: int) -> Tensor:
     if values.shape[-1] != dim:
         raise ShapeError(f"The cache gave rows {values.shape[-1]} wide, but D is {dim}.")
-    return torch.from_numpy(np.ascontiguousarray(values, np.float32))
+    # A memory-mapped cache hands out read-only rows, which torch would warn about.
+    return torch.from_numpy(np.require(values, np.float32, ["C", "W"]))
 
 
 def _descend(
@@ -200,6 +201,8 @@ def _descend(
         if exact or step % every == 0 or step == config.steps - 1:
             curve.append({"step": float(step), "loss": value})
         if exact:
+            if progress is not None:
+                progress(config.steps, config.steps)
             break
         optimiser.zero_grad(set_to_none=True)
         loss.backward()

@@ -204,6 +204,22 @@ def test_progress_and_curve_cover_the_whole_fit() -> None:
     assert fitted.seconds > 0
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_fit_takes_read_only_rows_of_either_precision(dtype: type[np.floating]) -> None:
+    latents = _latents().astype(dtype)
+    latents.flags.writeable = False
+    fitted = fit_mapping(_short(steps=2), lambda i: latents[: len(i)], len(latents), D, K)
+    assert np.isfinite(fitted.curve[-1]["loss"])
+
+
+def test_an_exact_start_ends_the_fit_and_its_progress() -> None:
+    seen = []
+    latents = _latents(3)
+    fitted = fit_mapping(_short(), lambda i: latents[i], 3, D, K, lambda *s: seen.append(s))
+    assert seen == [(40, 40)]
+    assert len(fitted.curve) == 1
+
+
 def test_token_term_pulls_the_mapping_towards_the_tokens() -> None:
     latents = _latents(64)
     tokens = np.random.default_rng(1).normal(size=(64, 6, D)).astype(np.float32)
