@@ -4,6 +4,7 @@ import contextlib
 import re
 import time
 from collections.abc import Iterator
+from uuid import UUID
 
 from prefect import get_run_logger
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
@@ -24,6 +25,7 @@ class PrefectReporter:
             return
         key = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
         artifact = create_progress_artifact(0.0, key=key, description=f"{title} ({total:,} {unit})")
+        assert isinstance(artifact, UUID)
         done, shown_at = 0, time.monotonic()
 
         def advance(more: int) -> None:

@@ -12,7 +12,7 @@ from flows.config import RunConfig
 from flows.summary import Row
 
 matplotlib.use("Agg")
-from matplotlib.figure import Figure  # noqa: E402
+from matplotlib.figure import Figure
 
 _TEACHER, _STUDENT = "#9aa5b1", "#0b7285"
 

@@ -59,12 +59,12 @@ class Broadcast:
             reporter.note(text)
 
 
-_CURRENT: ContextVar[Reporter] = ContextVar("reporter", default=LogReporter())  # noqa: B039
+_CURRENT: ContextVar[Reporter] = ContextVar("reporter")
 
 
 def reporter() -> Reporter:
-    """Return the reporter of the current run."""
-    return _CURRENT.get()
+    """Return the reporter of the current run; the log, where nobody else listens."""
+    return _CURRENT.get(LogReporter())
 
 
 @contextlib.contextmanager

@@ -43,13 +43,13 @@ def summary_rows(
                 f"{count / 1e6:.2f} M"
                 for count in (export["teacher_parameters"], student["parameters"])
             ),
-        ),  # fmt: skip
+        ),
         Row("Model", "ONNX file", "–", f"{onnx_mb:.1f} MB"),
         Row(
             "Latency, one photo",
             "PyTorch",
             *(f"{latency[who]:.1f} ms" for who in ("teacher", "student")),
-        ),  # fmt: skip
+        ),
         Row("Latency, one photo", "ONNX Runtime", "–", f"{latency['student_onnx']:.1f} ms"),
     ]
     found = {(r["subject"], r["dataset"], r["name"]): r for r in evaluation["rows"]}

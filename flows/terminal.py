@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Iterator
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -66,7 +67,7 @@ class TerminalReporter:
             self._console.print(f"  {title}: {count:,.0f} {unit} in {elapsed:.1f} s")
 
     def note(self, text: str) -> None:
-        self._console.print(f"[dim]· {text}[/dim]", highlight=False)
+        self._console.print(f"[dim]· {escape(text)}[/dim]", highlight=False, soft_wrap=True)
 
 
 def summary_table(rows: list[Row]) -> Table:

@@ -6,6 +6,7 @@ Legend: ``B`` batch, ``T`` tokens, ``D`` width, ``S`` side in pixels.
 import difflib
 import hashlib
 from collections.abc import Mapping
+from typing import Any, TypeVar
 
 import timm
 import torch
@@ -13,6 +14,16 @@ from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
 from tintem_core.errors import InputError, UnknownModelError, WeightsError
+
+
+_Module = TypeVar("_Module", bound=nn.Module)
+
+
+def place(module: _Module, device: torch.device | str) -> _Module:
+    """Move a module to a device, channels last in memory: nearly twice as fast for CNNs on CPUs."""
+    moved: Any = module.to(device)
+    placed: _Module = moved.to(memory_format=torch.channels_last)
+    return placed
 
 
 class BackboneConfig(BaseModel, frozen=True, extra="forbid"):
@@ -33,7 +44,10 @@ class Backbone(nn.Module):
 
     def __init__(self, model: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         super().__init__()
-        self.model = model
+        # timm's models differ in their attributes: to the type checker this one can be anything.
+        self.model: Any = model
+        self.mean: Tensor
+        self.std: Tensor
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
 
@@ -116,7 +130,7 @@ def build_backbone(config: BackboneConfig, *, pretrained: bool = False) -> Backb
     return Backbone(model, tuple(cfg["mean"]), tuple(cfg["std"]))
 
 
-def _create(name: str, image_size: int, pretrained: bool) -> nn.Module:
+def _create(name: str, image_size: int, pretrained: bool) -> Any:
     try:
         return timm.create_model(name, pretrained=pretrained, num_classes=0, img_size=image_size)
     except TypeError as error:

@@ -58,5 +58,4 @@ def build_student(config: StudentConfig, width: int, seed: int) -> Student:
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        student = Student(build_backbone(config, pretrained=config.pretrained), width)
-    return student
+        return Student(build_backbone(config, pretrained=config.pretrained), width)

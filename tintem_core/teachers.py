@@ -20,6 +20,7 @@ from tintem_core.backbones import (
     BackboneConfig,
     build_backbone,
     load_weights,
+    place,
     weights_digest,
 )
 from tintem_core.views import Pixels
@@ -55,9 +56,7 @@ class Teacher:
         self.config = config
         self.device = torch.device(device)
         self.digest = weights_digest(backbone)
-        self._backbone = (
-            backbone.eval().requires_grad_(False).to(self.device, memory_format=torch.channels_last)
-        )
+        self._backbone = place(backbone.eval().requires_grad_(False), self.device)
         self._batch_size = config.batch_size
 
     @property

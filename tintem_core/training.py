@@ -133,7 +133,7 @@ def train(
     *,
     save: Callable[[int, bytes], None],
     save_every_s: float = 30.0,
-    on_step: Callable[[int, float], None] = lambda step, loss: None,
+    on_step: Callable[[int, float], None] = lambda _step, _loss: None,
 ) -> None:
     """Train until ``config.epochs`` are done, from wherever ``run`` stands.
 

@@ -142,16 +142,16 @@ def _augment(pixels: Pixels, rng: np.random.Generator, recipe: ViewRecipe) -> Pi
 
     seed = int(rng.integers(2**32))
     with _GLOBAL_RANDOM, warnings.catch_warnings():
-        python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
+        python_state, numpy_state = random.getstate(), np.random.get_state()
         try:
             random.seed(seed)
-            np.random.seed(seed)  # noqa: NPY002
+            np.random.seed(seed)
             mean = tuple(int(c) for c in pixels.mean(axis=(0, 1)))
             policy = rand_augment_transform(recipe.augment, {"img_mean": mean})
             augmented = np.array(policy(Image.fromarray(pixels)))
         finally:
             random.setstate(python_state)
-            np.random.set_state(numpy_state)  # noqa: NPY002
+            np.random.set_state(numpy_state)
     if rng.random() < recipe.erase:
         _erase(augmented, rng)
     return augmented

@@ -68,8 +68,8 @@ class StepDataset(Dataset[Batch]):
         self._kept: torch.Tensor | None = None
         if int(np.prod(shape)) <= memory_bytes:
             # Shared memory, so that loader processes fill and read one and the same copy.
-            self._kept = torch.empty(shape, dtype=torch.uint8).share_memory_()
-            self._is_kept = torch.zeros(shape[0], dtype=torch.bool).share_memory_()
+            self._kept = _shared(torch.empty(shape, dtype=torch.uint8))
+            self._is_kept = _shared(torch.zeros(shape[0], dtype=torch.bool))
 
     def __getitem__(self, step: int) -> Batch:
         epoch, position = divmod(step, self.steps_per_epoch)
@@ -85,13 +85,15 @@ class StepDataset(Dataset[Batch]):
 
     def _pixels(self, row: int, view: int) -> Pixels:
         if self._kept is None:
-            return self._source.views(row, range(view, view + 1), self._size)[0]
+            alone: Pixels = self._source.views(row, range(view, view + 1), self._size)[0]
+            return alone
         kept: Pixels = self._kept[row].numpy()
         if not self._is_kept[row]:
             # Decoding costs more than cutting: all views of the image are rendered at once.
             kept[:] = self._source.views(row, range(self._views), self._size)
             self._is_kept[row] = True
-        return kept[view]
+        wanted: Pixels = kept[view]
+        return wanted
 
     @cached_property
     def _threads(self) -> ThreadPoolExecutor:
@@ -102,7 +104,7 @@ class StepDataset(Dataset[Batch]):
 
 
 def batches_from(dataset: StepDataset, first: int, total: int, workers: int) -> Iterator[Batch]:
-    """Yield the batches of steps ``first`` to ``total``, prepared ahead by ``workers`` processes."""
+    """Yield the batches of steps ``first`` to ``total``; ``workers`` processes prepare them."""
     loader: DataLoader[Batch] = DataLoader(
         dataset,
         batch_size=None,
@@ -113,6 +115,11 @@ def batches_from(dataset: StepDataset, first: int, total: int, workers: int) -> 
         generator=torch.Generator(),
     )
     return iter(loader)
+
+
+def _shared(tensor: torch.Tensor) -> torch.Tensor:
+    shared: torch.Tensor = tensor.share_memory_()  # type: ignore[no-untyped-call]
+    return shared
 
 
 def _loader_workers() -> int:

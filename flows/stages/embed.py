@@ -1,14 +1,13 @@
 """Stream images through the teacher into shards; decode, forward and write overlap.
 
-Legend: ``B`` batch, ``S`` side in pixels, ``V`` views.
+Legend: ``N`` images, ``S`` side in pixels, ``V`` views.
 """
 
 import itertools
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,17 +18,9 @@ from tintem_core.teachers import Teacher
 from tintem_core.views import Pixels
 
 
-@dataclass(frozen=True)
-class _Item:
-    """One decoded image: which task it belongs to, and its views (V, S, S, 3)."""
-
-    task: ShardTask
-    views: Pixels
-
-
 def embed_shards(
     cache: FeatureCache,
-    tasks: Iterable[ShardTask],
+    tasks: Sequence[ShardTask],
     teacher: Teacher,
     source: ViewSource,
     decode_threads: int | None,
@@ -45,71 +36,55 @@ def embed_shards(
         decode_threads: threads that decode and cut; None for one per core.
         advance: called with the number of views embedded.
     """
-    tokens = "tokens" in cache.spec.kinds
-    threads = decode_threads or os.cpu_count() or 1
-    with ThreadPoolExecutor(threads) as decoders, ThreadPoolExecutor(1) as writer:
+    views = cache.spec.views
+    images_per_forward = max(1, teacher.config.batch_size // views)
+    keys = itertools.chain.from_iterable(task.keys for task in tasks)
+    with (
+        ThreadPoolExecutor(decode_threads or os.cpu_count() or 1) as decoders,
+        ThreadPoolExecutor(1) as writer,
+    ):
+        decoded = _decode_ahead(
+            keys, views, teacher.config.image_size, source, decoders, 2 * images_per_forward
+        )
         writing: Future[None] | None = None
-        items = _decoded(tasks, cache, teacher, source, decoders)
-        for task, groups in _by_task(items, teacher.config.batch_size):
-            arrays: dict[str, list[NDArray[np.float32]]] = {}
-            for group in groups:
-                pixels = np.concatenate(group)
-                found = teacher.embed(pixels, tokens=tokens)
-                arrays.setdefault("global", []).append(found.embedding)
+        for task in tasks:
+            parts: dict[str, list[NDArray[np.float32]]] = {kind: [] for kind in cache.spec.kinds}
+            for start in range(0, len(task.keys), images_per_forward):
+                images = min(images_per_forward, len(task.keys) - start)
+                pixels = np.concatenate(list(itertools.islice(decoded, images)))
+                found = teacher.embed(pixels, tokens="tokens" in parts)
+                parts["global"].append(found.embedding)
                 if found.tokens is not None:
-                    arrays.setdefault("tokens", []).append(found.tokens)
+                    parts["tokens"].append(found.tokens)
                 advance(len(pixels))
             if writing is not None:
                 writing.result()
-            whole = {kind: _views_first(parts, cache.spec.views) for kind, parts in arrays.items()}
-            writing = writer.submit(cache.write_shard, task, whole)
+            arrays = {kind: _views_first(rows, views) for kind, rows in parts.items()}
+            writing = writer.submit(cache.write_shard, task, arrays)
         if writing is not None:
             writing.result()
+
+
+def _decode_ahead(
+    keys: Iterable[str],
+    views: int,
+    size: int,
+    source: ViewSource,
+    decoders: ThreadPoolExecutor,
+    ahead: int,
+) -> Iterator[Pixels]:
+    """Yield the views (V, S, S, 3) of each image, prepared up to ``ahead`` images early."""
+    rows = {key: row for row, key in enumerate(source.keys)}
+    waiting: deque[Future[Pixels]] = deque()
+    for key in keys:
+        waiting.append(decoders.submit(source.views, rows[key], range(views), size))
+        if len(waiting) > ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
 
 
 def _views_first(parts: list[NDArray[np.float32]], views: int) -> NDArray[np.float32]:
     """Turn image-major rows (N·V, …) into (V, N, …)."""
     rows = np.concatenate(parts)
     return np.ascontiguousarray(rows.reshape(-1, views, *rows.shape[1:]).swapaxes(0, 1))
-
-
-def _decoded(
-    tasks: Iterable[ShardTask],
-    cache: FeatureCache,
-    teacher: Teacher,
-    source: ViewSource,
-    decoders: ThreadPoolExecutor,
-) -> Iterator[_Item]:
-    """Decode ahead of the teacher, across shard borders, with bounded memory."""
-    rows = {key: row for row, key in enumerate(source.keys)}
-    size, views = teacher.config.image_size, range(cache.spec.views)
-    ahead = max(8, 2 * teacher.config.batch_size // cache.spec.views)
-    waiting: deque[tuple[ShardTask, Future[Pixels]]] = deque()
-    for task in tasks:
-        for key in task.keys:
-            waiting.append((task, decoders.submit(source.views, rows[key], views, size)))
-            if len(waiting) > ahead:
-                done_task, done = waiting.popleft()
-                yield _Item(done_task, done.result())
-    for done_task, done in waiting:
-        yield _Item(done_task, done.result())
-
-
-def _by_task(
-    items: Iterator[_Item], views_per_forward: int
-) -> Iterator[tuple[ShardTask, Iterator[list[Pixels]]]]:
-    """Group images by shard, and within a shard into lists for one forward each."""
-    for _, group in itertools.groupby(items, key=lambda item: item.task.shard):
-        first = next(group)
-        yield first.task, _batched(itertools.chain([first], group), views_per_forward)
-
-
-def _batched(items: Iterable[_Item], views_per_forward: int) -> Iterator[list[Pixels]]:
-    batch: list[Pixels] = []
-    for item in items:
-        batch.append(item.views)
-        if sum(len(v) for v in batch) >= views_per_forward:
-            yield batch
-            batch = []
-    if batch:
-        yield batch

@@ -26,6 +26,7 @@ from flows.stages.train import load_student
 from storage.artifact import read_record, write_artifact
 from storage.identity import make_id
 from storage.root import Root
+from tintem_core.backbones import place
 from tintem_core.faithfulness import (
     MetricRow,
     faithfulness,
@@ -194,7 +195,7 @@ def _class_numbers(data: Dataset) -> tuple[NDArray[np.int64], NDArray[np.int64]]
 def _embed(config: RunConfig, student: Student, source: ViewSource, advance: Advance) -> Array:
     """Embed the evaluation view of a list of images with the student: (N, K)."""
     device = torch.device(choose_device(config.runtime.device))
-    student.to(device, memory_format=torch.channels_last)
+    place(student, device)
     parts = []
     size = config.student.image_size
     for start in range(0, len(source.keys), _BATCH):

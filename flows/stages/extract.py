@@ -1,5 +1,7 @@
 """Stage 2: teacher embeddings, once, into the feature cache."""
 
+import math
+
 from flows.config import RunConfig
 from flows.provenance import provenance
 from flows.reporting import reporter
@@ -10,7 +12,7 @@ from flows.stages.results import Extracted, Indexed
 from flows.stages.teacher import load_teacher
 from storage.cache import FeatureCache
 from storage.root import Root
-from storage.spec import CacheSpec, KindSpec
+from storage.spec import CacheSpec, KindSpec, choose_layout
 from tintem_core.teachers import Teacher
 from tintem_core.views import EVAL, ViewRecipe
 
@@ -86,18 +88,26 @@ def _ensure(
     """Compute the missing shards of one cache; return how many there were."""
     keys = dataset.keys(split)
     cache = FeatureCache.create_or_open(
-        root, spec, rows_per_shard=config.cache.rows_per_shard, provenance=provenance()
+        root,
+        spec,
+        rows_per_shard=config.cache.rows_per_shard or _rows_per_shard(spec, len(keys)),
+        provenance=provenance(),
     )
     tasks = cache.plan(keys)
     total = len(keys) * spec.views
     missing = sum(len(task.keys) for task in tasks) * spec.views
+    recipe = EVAL if spec.content["views"]["name"] == "eval" else config.views.recipe
     if missing < total:
         which = f"{total:,}" if not missing else f"{total - missing:,} of {total:,}"
-        reporter().note(f"{which} views of {dataset.name} are in {spec.id}: reused")
+        reporter().note(f"{dataset.name} ({recipe.name}): {which} views reused")
     if not tasks:
         return 0
-    recipe = EVAL if spec.content["views"]["name"] == "eval" else config.views.recipe
     source = _source(config, dataset, split, recipe)
     with reporter().track(f"Extract {dataset.name} ({recipe.name})", missing, "views") as advance:
         embed_shards(cache, tasks, teacher, source, config.runtime.decode_threads, advance)
     return len(tasks)
+
+
+def _rows_per_shard(spec: CacheSpec, images: int) -> int:
+    """Cut a small dataset into about 16 shards, so that a kill loses little."""
+    return min(choose_layout(spec, None).rows_per_shard, max(64, math.ceil(images / 16)))

@@ -69,4 +69,5 @@ def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
         ) from error
     if not isinstance(state, dict):
         raise WeightsError(f"{path} does not hold a state_dict.")
-    return state.get("state_dict", state)
+    tensors: dict[str, torch.Tensor] = state.get("state_dict", state)
+    return tensors

@@ -7,7 +7,6 @@ import time
 
 import numpy as np
 import polars as pl
-import torch
 from safetensors.torch import load, save
 
 from flows.config import RunConfig
@@ -23,6 +22,7 @@ from storage.cache import FeatureCache
 from storage.identity import make_id
 from storage.reader import FeatureReader
 from storage.root import Root
+from tintem_core.backbones import place
 from tintem_core.errors import InputError, TintemError, VerificationError
 from tintem_core.students import Student, build_student
 from tintem_core.training import Run, start_run
@@ -68,7 +68,7 @@ def train(
     mapping = load_mapping(config, root, mapped)
     device = choose_device(config.runtime.device)
     student = build_student(config.student, mapped.record["spec"]["width"], config.training.seed)
-    student.to(device, memory_format=torch.channels_last)
+    place(student, device)
     dataset = StepDataset(
         view_source(config, indexed.data, "train"),
         latents,
