@@ -1,5 +1,6 @@
 """A root on an S3 object store, through obstore."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
 
 from storage.errors import MissingObjectError, StorageInputError
 from storage.root import ObjectFacts, Root, clean
+
+_first_user: int | None = None
 
 
 class S3Root(Root):
@@ -26,7 +29,23 @@ class S3Root(Root):
         if not bucket:
             raise StorageInputError(f"{url} names no bucket. Write s3://bucket/prefix.")
         super().__init__(f"s3://{bucket}/{prefix}".rstrip("/"))
-        self._store = S3Store(bucket, prefix=prefix or None)
+        self.__store = S3Store(bucket, prefix=prefix or None)
+
+    @property
+    def _store(self) -> S3Store:
+        """The client; its threads do not survive a fork, and using it then would hang.
+
+        Raises:
+            StorageInputError: in a forked child of a process that has used S3.
+        """
+        global _first_user
+        _first_user = _first_user or os.getpid()
+        if _first_user != os.getpid():
+            raise StorageInputError(
+                f"{self.url} cannot be read in a forked process. Start workers with `spawn` or "
+                "`forkserver`, or call the reader's load_all() before they fork."
+            )
+        return self.__store
 
     def path(self, rel: str = "") -> Path | None:  # noqa: ARG002
         return None

@@ -3,25 +3,35 @@
 Legend: S shards in use, V views, K inner chunks per shard, C rows per chunk, B batch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
 from storage import _zarr
-from storage._commits import Commit
+from storage._commits import Commit, FileFact
 from storage._records import crc32c
 from storage._region import Region
 from storage._zarr import ArraySpec
+from storage.copies import CopyFolder
 from storage.errors import CorruptShardError, MissingObjectError
 from storage.root import Root
 from storage.spec import Layout
 
 Array = np.ndarray[Any, Any]
+# Linux allows a process 65,530 mappings; half of them leaves room for everything else.
+_MOST_MAPPINGS = 32_000
+_PARALLEL_FETCHES = 8
 
 
 class ShardSet:
-    """Random rows of one array, over some of its shards."""
+    """Random rows of one array, over some of its shards.
+
+    Plain shards in a local folder are mapped where they lie. Remote and archived ones are fetched
+    into ``copies`` and mapped there, or into memory; those least recently used are unmapped when
+    the folder's limit is reached.
+    """
 
     def __init__(
         self,
@@ -33,6 +43,7 @@ class ShardSet:
         commits: Sequence[Commit],
         *,
         in_memory: bool,
+        copies: CopyFolder | None,
     ) -> None:
         self._root = root
         self._base = base
@@ -41,6 +52,7 @@ class ShardSet:
         self._views = views
         self._commits = list(commits)
         self._in_memory = in_memory
+        self._copies = copies
         self._checked = np.zeros(len(self._commits), bool)
         self._open()
 
@@ -49,10 +61,20 @@ class ShardSet:
         self._itemsize = np.dtype(self._array.dtype).itemsize
         self._items = int(np.prod(self._array.shape, dtype=np.int64))
         self._ready = np.zeros(len(self._commits), bool)
+        self._used = np.zeros(len(self._commits), np.int64)
+        self._clock = 0
         self._all_ready = False
         self._table = np.full((len(self._commits), self._views, self._chunks), -1, np.int64)
-        sizes = np.array([self._fact(s).bytes for s in range(len(self._commits))], np.int64)
-        self._region = Region(sizes, loaded=self._in_memory)
+        self._sizes = np.array(
+            [
+                _zarr.plain_size(self._array, self._layout, self._views, commit.rows)
+                if self._layout.codec != "none"
+                else self._fact(slot).bytes
+                for slot, commit in enumerate(self._commits)
+            ],
+            np.int64,
+        )
+        self._region = Region(self._sizes, loaded=self._in_memory)
         row_bytes = self._items * self._itemsize
         places = self._region.bytes.size - row_bytes
         # A row can start at any item, because each inner chunk ends with a checksum. So there is
@@ -64,6 +86,11 @@ class ShardSet:
             (self._itemsize,),
             writeable=False,
         )
+
+    @property
+    def plain_bytes(self) -> int:
+        """Memory that all shards would need."""
+        return int(self._sizes.sum())
 
     def cells(self, slots_N: Array, locals_N: Array) -> tuple[Array, Array]:
         """Where rows lie, once for all minibatches: a cell for view 0, and a row in its chunk.
@@ -78,38 +105,110 @@ class ShardSet:
 
     def take(self, cells_B: Array, within_B: Array, views_B: Array) -> Array:
         """Rows by what `cells` returned, and view: (B, items)."""
-        if not self._all_ready:
-            self._touch(cells_B // (self._views * self._chunks))
+        if self._all_ready:
+            return self._gather(cells_B, within_B, views_B)
+        slots_B = cells_B // (self._views * self._chunks)
+        groups = list(self._fitting_groups(np.unique(slots_B)))
+        if len(groups) == 1:
+            self._touch(groups[0])
+            return self._gather(cells_B, within_B, views_B)
+        out = np.empty((len(cells_B), self._items), self._array.dtype)
+        for group in groups:
+            self._touch(group)
+            places = np.flatnonzero(np.isin(slots_B, group))
+            out[places] = self._gather(cells_B[places], within_B[places], views_B[places])
+        return out
+
+    def load_all(self) -> None:
+        """Touch every shard now, as far as they fit."""
+        for group in self._fitting_groups(np.arange(len(self._commits))):
+            self._touch(group)
+
+    def _gather(self, cells_B: Array, within_B: Array, views_B: Array) -> Array:
         starts_B = within_B * np.int64(self._items)
         starts_B += self._table.reshape(-1)[cells_B + views_B * self._chunks]
         rows_B: Array = self._windows[starts_B].view(self._array.dtype)
         return rows_B.reshape(len(starts_B), self._items)
 
-    def load_all(self) -> None:
-        """Touch every shard now."""
-        self._touch(np.arange(len(self._commits)))
+    def _fitting_groups(self, slots: Array) -> Iterator[Array]:
+        """Shards in groups that can be open at once; at least one shard each."""
+        limit = self._limit_bytes()
+        group: list[int] = []
+        held = 0
+        for slot in slots.tolist():
+            size = int(self._sizes[slot])
+            if group and (held + size > limit or len(group) == _MOST_MAPPINGS):
+                yield np.array(group)
+                group, held = [], 0
+            group.append(slot)
+            held += size
+        if group:
+            yield np.array(group)
 
-    def _touch(self, slots_B: Array) -> None:
-        for slot in np.unique(slots_B[~self._ready[slots_B]]):
-            self._load(int(slot))
+    def _limit_bytes(self) -> float:
+        return float("inf") if self._copies is None else self._copies.limit_bytes
+
+    def _touch(self, slots: Array) -> None:
+        self._clock += 1
+        self._used[slots] = self._clock
+        wanted = slots[~self._ready[slots]]
+        if not len(wanted):
+            return
+        self._make_room(slots)
+        if self._copies is None:
+            for slot in wanted.tolist():
+                self._load(slot, None)
+        else:
+            with ThreadPoolExecutor(_PARALLEL_FETCHES) as pool:
+                for slot, data in zip(wanted.tolist(), pool.map(self._fetch, wanted), strict=True):
+                    self._load(slot, data)
         self._all_ready = bool(self._ready.all())
 
-    def _load(self, slot: int) -> None:
-        commit, fact = self._commits[slot], self._fact(slot)
-        where = f"Shard {commit.shard} of {self._root.url}/{self._base} ({self._path(slot)})"
-        local = self._root.path(f"{self._base}/{self._path(slot)}")
+    def _make_room(self, slots: Array) -> None:
+        """Unmap the least recently used shards until those wanted fit."""
+        will_open = self._ready.copy()
+        will_open[slots] = True
+        held, count = int(self._sizes[will_open].sum()), int(will_open.sum())
+        spare = np.setdiff1d(np.flatnonzero(self._ready), slots)
+        for slot in spare[np.argsort(self._used[spare])].tolist():
+            if held <= self._limit_bytes() and count <= _MOST_MAPPINGS:
+                break
+            self._region.clear(slot)
+            self._ready[slot] = self._all_ready = False
+            held -= int(self._sizes[slot])
+            count -= 1
+
+    def _fetch(self, slot: int) -> bytes | None:
+        """The plain bytes of a remote or archived shard; None when a copy of them is there."""
+        assert self._copies is not None
+        name = self._copy_name(slot)
+        if self._copies.has(name, int(self._sizes[slot])):
+            return None
+        data = self._read(slot)
+        self._copies.put(name, data)
+        return data
+
+    def _load(self, slot: int, data: bytes | None) -> None:
+        """Put a shard into the region and check it."""
+        commit, size, where = self._commits[slot], int(self._sizes[slot]), self._where(slot)
+        path = self._root.path(f"{self._base}/{self._path(slot)}")
+        if self._copies is not None:
+            path = self._copies.path(self._copy_name(slot))
         try:
-            if local is None or self._in_memory or not self._region.can_map:
-                data = self._root.read(f"{self._base}/{self._path(slot)}")
-                _refuse_size(len(data), fact.bytes, where)
-                self._region.load(slot, data)
+            if self._in_memory or path is None or not self._region.can_map:
+                self._region.load(slot, data or self._read(slot))
             else:
-                _refuse_size(local.stat().st_size, fact.bytes, where)
-                self._region.map_file(slot, local, fact.bytes)
-        except (MissingObjectError, FileNotFoundError) as error:
-            raise CorruptShardError(f"{where} is missing. Run `tintem repair`.") from error
-        held = self._region.view(slot, fact.bytes)
-        if not self._checked[slot] and crc32c(held) != fact.crc32c:
+                if self._copies is None:
+                    _refuse_size(path.stat().st_size, size, where)
+                self._region.map_file(slot, path, size)
+        except FileNotFoundError as error:
+            if data is None:
+                raise CorruptShardError(f"{where} is missing. Run `tintem repair`.") from error
+            # Another process dropped the copy to keep its own limit.
+            self._region.load(slot, data)
+        held = self._region.view(slot, size)
+        is_plain = self._layout.codec == "none"
+        if is_plain and not self._checked[slot] and crc32c(held) != self._fact(slot).crc32c:
             raise CorruptShardError(f"{where}: the checksum differs. Run `tintem repair`.")
         table_VK = _zarr.chunk_table(
             self._array, self._layout, self._views, commit.rows, held, where
@@ -118,15 +217,37 @@ class ShardSet:
         self._table[slot] = np.where(table_VK < 0, -1, (start + table_VK) // self._itemsize)
         self._checked[slot] = self._ready[slot] = True
 
+    def _read(self, slot: int) -> bytes:
+        """A shard's plain bytes, checked against its record."""
+        where, fact = self._where(slot), self._fact(slot)
+        try:
+            data = self._root.read(f"{self._base}/{self._path(slot)}")
+        except MissingObjectError as error:
+            raise CorruptShardError(f"{where} is missing. Run `tintem repair`.") from error
+        _refuse_size(len(data), fact.bytes, where)
+        if crc32c(data) != fact.crc32c:
+            raise CorruptShardError(f"{where}: the checksum differs. Run `tintem repair`.")
+        if self._layout.codec == "none":
+            return data
+        rows = self._commits[slot].rows
+        return _zarr.decode_shard(self._array, self._layout, self._views, rows, data)
+
+    def _where(self, slot: int) -> str:
+        shard = self._commits[slot].shard
+        return f"Shard {shard} of {self._root.url}/{self._base} ({self._path(slot)})"
+
+    def _copy_name(self, slot: int) -> str:
+        return f"{self._root.url}/{self._base}/{self._path(slot)} {self._fact(slot)}"
+
     def _path(self, slot: int) -> str:
         return self._array.shard_path(self._commits[slot].shard)
 
-    def _fact(self, slot: int) -> Any:
+    def _fact(self, slot: int) -> FileFact:
         return self._commits[slot].files[self._path(slot)]
 
     def __getstate__(self) -> dict[str, Any]:
         """What a worker needs to open the same files itself; no embeddings travel."""
-        left = ("_region", "_windows", "_table", "_ready", "_all_ready")
+        left = ("_region", "_windows", "_table", "_ready", "_all_ready", "_used", "_clock")
         return {name: value for name, value in self.__dict__.items() if name not in left}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

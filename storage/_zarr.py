@@ -4,6 +4,7 @@ Legend: V views, R rows of one shard, C rows of one inner chunk, K = R / C chunk
 Zarr itself writes every byte, into memory; the caller publishes the bytes whole.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,13 +76,21 @@ def encode_shard(array: ArraySpec, layout: Layout, values: np.ndarray[Any, Any])
     return bytes(files[array.shard_path(0)].to_bytes())
 
 
-def decode_shard(array: ArraySpec, layout: Layout, views: int, data: bytes) -> bytes:
+def decode_shard(array: ArraySpec, layout: Layout, views: int, rows: int, data: bytes) -> bytes:
     """An archived shard file turned into the uncompressed file of the same rows."""
     files: dict[str, Buffer] = {}
     source = _create(MemoryStore(files), array, layout, views, layout.rows_per_shard, {})
     files[array.shard_path(0)] = default_buffer_prototype().buffer.from_bytes(data)
     plain = layout.model_copy(update={"codec": "none"})
-    return encode_shard(array, plain, np.asarray(source[:]))
+    return encode_shard(array, plain, np.asarray(source[:, :rows]))
+
+
+def plain_size(array: ArraySpec, layout: Layout, views: int, rows: int) -> int:
+    """Bytes of an uncompressed shard file with this many rows."""
+    row_bytes = math.prod(array.shape) * np.dtype(array.dtype).itemsize
+    index_bytes = views * (layout.rows_per_shard // layout.rows_per_chunk) * 16 + 4
+    chunks = -(-rows // layout.rows_per_chunk)
+    return views * chunks * (layout.rows_per_chunk * row_bytes + 4) + index_bytes
 
 
 def chunk_table(
@@ -109,7 +118,7 @@ def chunk_table(
     offsets, sizes = index[..., 0], index[..., 1]
     absent = offsets == _ABSENT
     needed = -(-rows // layout.rows_per_chunk)
-    row_bytes = int(np.prod(array.shape, dtype=np.int64)) * np.dtype(array.dtype).itemsize
+    row_bytes = math.prod(array.shape) * np.dtype(array.dtype).itemsize
     wrong = (sizes != layout.rows_per_chunk * row_bytes + 4) & ~absent
     if absent[:, :needed].any() or wrong.any():
         raise CorruptShardError(

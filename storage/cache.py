@@ -22,6 +22,7 @@ from storage._readme import readme
 from storage._records import crc32c, keys_digest, seal, unseal
 from storage._rows import RowTable
 from storage._state import State
+from storage.copies import CopyFolder
 from storage.errors import (
     CacheFormatError,
     CacheMismatchError,
@@ -181,11 +182,14 @@ class FeatureCache:
         kind: str = "global",
         *,
         memory_bytes: int = 0,
+        copies: CopyFolder | None = None,
     ) -> "FeatureReader":
         """Random access to the rows of these keys, in their order.
 
         Args:
             memory_bytes: hold the shards in memory when they need no more than this.
+            copies: where remote or archived shards are kept while they are read; None: the user's
+                cache folder. Plain shards in a local folder are read where they lie.
 
         Raises:
             MissingRowsError: if any key is not in the cache yet; says how many and names three.
@@ -208,7 +212,9 @@ class FeatureCache:
                 f"({', '.join(absent.head(3))}). Run `tintem extract` to add them."
             )
         rows = found["row"].to_numpy()
-        return FeatureReader(self, kind, rows, state.sound, memory_bytes=memory_bytes)
+        return FeatureReader(
+            self, kind, rows, state.sound, memory_bytes=memory_bytes, copies=copies
+        )
 
     def verify(self) -> "list[ShardProblem]":
         """Read everything and compare it with what was recorded; empty when all is sound."""

@@ -10,6 +10,7 @@ import numpy as np
 from storage import _zarr
 from storage._commits import Commit
 from storage._shardset import ShardSet
+from storage.copies import CopyFolder
 from storage.spec import SCALE_SUFFIX
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class FeatureReader:
         commits: dict[int, Commit],
         *,
         memory_bytes: int = 0,
+        copies: CopyFolder | None = None,
     ) -> None:
         layout = cache.layout
         shards, slots = np.unique(rows // layout.rows_per_shard, return_inverse=True)
@@ -42,20 +44,27 @@ class FeatureReader:
         self.views = cache.spec.views
         arrays = [array for array in _zarr.arrays_of(cache.spec) if array.kind == kind]
         used = [commits[int(shard)] for shard in shards]
-        needed = sum(
-            commit.files[array.shard_path(commit.shard)].bytes
+        plain = sum(
+            _zarr.plain_size(array, layout, self.views, commit.rows)
             for array in arrays
             for commit in used
         )
+        in_memory = plain <= memory_bytes
+        is_local = cache.root.path() is not None and layout.codec == "none"
+        if in_memory or is_local:
+            copies = None
+        elif copies is None:
+            copies = CopyFolder()
         self._sets = {
             array.name: ShardSet(
                 cache.root,
                 cache.base,
                 array,
                 layout,
-                cache.spec.views,
+                self.views,
                 used,
-                in_memory=needed <= memory_bytes,
+                in_memory=in_memory,
+                copies=copies,
             )
             for array in arrays
         }

@@ -1,69 +1,55 @@
 """A small cache with known values, and images on disk."""
 
-import io
-from collections.abc import Callable
-from dataclasses import dataclass
+import itertools
+import logging
+import urllib.request
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from storage.cache import FeatureCache
 from storage.root import Root, open_root
-from storage.spec import CacheSpec, KindSpec
-
-VIEWS = 2
-SPEC = CacheSpec(
-    slug="tiny",
-    content={"teacher": "a", "weights": "0123", "dataset": "d"},
-    views=VIEWS,
-    kinds={
-        "global": KindSpec(shape=(16,), dims=("feature",), dtype="float16"),
-        "tokens": KindSpec(shape=(3, 8), dims=("token", "feature"), dtype="int8"),
-    },
-)
-
-
-@dataclass
-class Sample:
-    """A cache and the exact values that belong to each key."""
-
-    cache: FeatureCache
-
-    @staticmethod
-    def values(key: str) -> dict[str, np.ndarray[Any, Any]]:
-        """Per kind (V, 1, *shape), a function of the key alone."""
-        rng = np.random.default_rng(int(key[:16], 16))
-        return {
-            name: rng.normal(size=(VIEWS, 1, *kind.shape)).astype(np.float16)
-            for name, kind in SPEC.kinds.items()
-        }
-
-    @classmethod
-    def stacked(cls, keys: tuple[str, ...] | list[str], kind: str) -> np.ndarray[Any, Any]:
-        """(V, len(keys), *shape)."""
-        return np.concatenate([cls.values(key)[kind] for key in keys], axis=1)
-
-    def fill(self, keys: list[str]) -> list[int]:
-        """Compute whatever is planned; returns the shard numbers."""
-        tasks = self.cache.plan(keys)
-        for task in tasks:
-            arrays = {name: self.stacked(task.keys, name) for name in SPEC.kinds}
-            self.cache.write_shard(task, arrays)
-        return [task.shard for task in tasks]
-
-
-def some_keys(count: int, start: int = 0) -> list[str]:
-    """Keys as content_key makes them: 32 hex digits."""
-    rng = np.random.default_rng(start)
-    return [rng.bytes(16).hex() for _ in range(count)]
+from storage.spec import CacheSpec
+from storage.testing import SPEC, Sample, picture, some_keys
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Root:
     return open_root(tmp_path / "root")
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    """A server that speaks the S3 protocol on the loopback."""
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+_buckets = itertools.count()
+
+
+@pytest.fixture
+def s3_url(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An empty bucket, and the environment that leads there."""
+    bucket = f"bucket-{next(_buckets)}"
+    for name, value in {
+        "AWS_ENDPOINT_URL": s3_endpoint,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_REGION": "us-east-1",
+        "AWS_ALLOW_HTTP": "true",
+    }.items():
+        monkeypatch.setenv(name, value)
+    request = urllib.request.Request(f"{s3_endpoint}/{bucket}", method="PUT")
+    urllib.request.urlopen(request).close()
+    return f"s3://{bucket}/some/prefix"
 
 
 @pytest.fixture
@@ -80,14 +66,6 @@ def keys() -> Callable[..., list[str]]:
 @pytest.fixture
 def spec() -> CacheSpec:
     return SPEC
-
-
-def picture(seed: int, size: tuple[int, int] = (20, 12), form: str = "JPEG") -> bytes:
-    """An encoded image that no other seed gives."""
-    pixels = np.random.default_rng(seed).integers(0, 255, (size[1], size[0], 3), np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, form)
-    return buffer.getvalue()
 
 
 @pytest.fixture

@@ -1,9 +1,13 @@
+import multiprocessing
 import pickle
 
 import numpy as np
 import pytest
 
+from storage.cache import CacheSpec, FeatureCache, KindSpec
+from storage.copies import CopyFolder
 from storage.errors import CorruptShardError
+from storage.testing import damaged
 
 
 def test_rows_follow_the_order_asked_for(sample, keys):
@@ -47,19 +51,18 @@ def test_an_empty_batch_is_empty(sample, keys):
     assert sample.cache.reader(keys(3), "tokens").take(none, none).shape == (0, 3, 8)
 
 
-@pytest.mark.parametrize("damage", ["flip", "truncate", "delete"])
+@pytest.mark.parametrize("harm", ["flip", "truncate", "delete"])
 @pytest.mark.parametrize("kind", ["global", "tokens", "tokens_scale"])
-def test_a_damaged_shard_is_named_and_repair_recomputes_just_it(sample, keys, damage, kind):
+def test_a_damaged_shard_is_named_and_repair_recomputes_just_it(sample, keys, harm, kind):
     names = keys(30)
     sample.fill(names)
     reader = sample.cache.reader(names, kind.split("_")[0])
     path = next(p for p in sample.cache.root.list(f"{sample.cache.base}/{kind}/c/0/1"))
-    data = bytearray(sample.cache.root.read(path))
-    data[40] ^= 1
-    if damage == "flip":
-        sample.cache.root.write(path, bytes(data))
-    elif damage == "truncate":
-        sample.cache.root.write(path, bytes(data[:-9]))
+    data = sample.cache.root.read(path)
+    if harm == "flip":
+        sample.cache.root.write(path, damaged(data, 40))
+    elif harm == "truncate":
+        sample.cache.root.write(path, data[:-9])
     else:
         sample.cache.root.delete(path)
     reader.take(np.zeros(8, int), np.arange(8))
@@ -82,3 +85,49 @@ def test_int8_rows_can_be_taken_as_stored(sample, keys):
     assert (values.dtype, scales.dtype) == (np.int8, np.float32)
     np.testing.assert_array_equal(values * scales[:, None, None], reader.take(*where))
     assert sample.cache.reader(names).take_stored(*where)[1] is None
+
+
+@pytest.mark.parametrize("memory_bytes", [0, 10**6])
+def test_an_archive_is_smaller_and_reads_the_same(root, keys, tmp_path, memory_bytes):
+    kinds = {"global": KindSpec(shape=(64,), dims=("feature",), dtype="float16")}
+    spec = CacheSpec(slug="archive", content={}, views=2, kinds=kinds)
+    cache = FeatureCache.create_or_open(root, spec, 64, codec="zstd")
+    names = keys(100)
+    values = np.random.default_rng(0).integers(0, 3, (2, 100, 64)).astype(np.float16)
+    for task in cache.plan(names):
+        places = [names.index(key) for key in task.keys]
+        cache.write_shard(task, {"global": values[:, places]})
+    assert cache.stats()["bytes"]["global"] < values.nbytes / 2
+    copies = CopyFolder(tmp_path / "copies")
+    reader = cache.reader(names, memory_bytes=memory_bytes, copies=copies)
+    for view in (0, 1):
+        np.testing.assert_array_equal(reader.all(view), values[view])
+    assert bool(copies.size()) == (memory_bytes == 0)
+    path = f"{cache.base}/global/c/0/1/0"
+    cache.root.write(path, damaged(cache.root.read(path), 30))
+    again = cache.reader(names, memory_bytes=10**6)
+    with pytest.raises(CorruptShardError, match="Shard 1"):
+        again.load_all()
+
+
+def test_dataloader_workers_and_forked_processes_read_the_same(sample, keys):
+    names = keys(40)
+    sample.fill(names)
+    reader = sample.cache.reader(names)
+    wanted = sample.stacked(names, "global")[1]
+    for method in ("fork", "spawn"):
+        with multiprocessing.get_context(method).Pool(2) as pool:
+            for part in pool.map(reader.all, [1, 1]):
+                np.testing.assert_array_equal(part, wanted)
+
+
+def test_reading_more_shards_than_may_be_mapped_at_once(sample, keys, monkeypatch):
+    names = keys(80)
+    sample.fill(names)
+    monkeypatch.setattr("storage._shardset._MOST_MAPPINGS", 3)
+    reader = sample.cache.reader(names)
+    order = np.random.default_rng(0).permutation(80)
+    for _ in range(2):
+        found = reader.take(np.zeros(80, int), order)
+        np.testing.assert_array_equal(found, sample.stacked(names, "global")[0][order])
+    assert reader._values._ready.sum() <= 3

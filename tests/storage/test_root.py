@@ -1,56 +1,17 @@
 """Contract of every root; runs on a folder here and on S3 in test_s3.py."""
 
-import pickle
-
 import pytest
 
 from storage._local import LocalRoot
-from storage.errors import MissingObjectError, StorageInputError
+from storage.errors import StorageInputError
 from storage.root import open_root
-
-
-def check_contract(root):
-    assert root.list() == []
-    assert root.folders() == []
-    root.write("a/b/one", b"1")
-    root.write("a/two", b"22")
-    root.write("ab", b"333")
-    assert root.read("a/b/one") == b"1"
-    assert root.read_range("ab", 1, 2) == b"33"
-    assert root.read_many(["ab", "nothing"]) == (b"333", None)
-    assert root.list() == ["a/b/one", "a/two", "ab"]
-    assert root.list("a") == ["a/b/one", "a/two"]
-    assert root.sizes("a/two") == {"a/two": 2}
-    assert root.facts("ab")["ab"].modified > 1e18
-    assert root.size("a") == 3
-    assert root.size() == 6
-    assert root.folders() == ["a"]
-    assert root.folders("a") == ["b"]
-    assert root.exists("a")
-    assert root.exists("a/two")
-    assert not root.exists("a/tw")
-    root.write("a/two", b"new")
-    assert root.read("a/two") == b"new"
-    assert root.create("c", b"first")
-    assert not root.create("c", b"second")
-    assert root.read("c") == b"first"
-    assert pickle.loads(pickle.dumps(root)).read("c") == b"first"
-    root.delete("a")
-    root.delete("never-there")
-    assert root.list() == ["ab", "c"]
-    for missing in ("a/two", "zzz"):
-        with pytest.raises(MissingObjectError, match=missing):
-            root.read(missing)
-    with pytest.raises(MissingObjectError):
-        root.read_range("zzz", 0, 1)
-    with pytest.raises(StorageInputError, match="leaves the root"):
-        root.read("../outside")
+from storage.testing import check_root
 
 
 def test_a_folder_keeps_the_contract(tmp_path):
     root = open_root(tmp_path / "new")
     assert root.path("x") == tmp_path / "new" / "x"
-    check_contract(root)
+    check_root(root)
 
 
 def test_an_interrupted_write_leaves_the_old_object_and_nothing_visible(tmp_path, monkeypatch):

@@ -1,0 +1,106 @@
+"""A folder of local copies of remote or archived shards, kept below a size."""
+
+import hashlib
+import os
+import secrets
+import shutil
+import threading
+from pathlib import Path
+
+from storage._records import crc32c
+from storage.errors import StorageInputError
+
+_CHECK_BYTES = 4
+# Two threads that make room at once would each count on the space that the other takes.
+_putting = threading.Lock()
+_SUFFIX = ".shard"
+DEFAULT_LIMIT = 50 * 2**30
+_SHARE_OF_FREE_DISK = 0.5
+
+
+class CopyFolder:
+    """Shard files by name; the least recently used go first when the limit is reached.
+
+    Several processes may share a folder. A copy ends with a CRC-32C of itself, so one that was
+    damaged or torn is noticed and fetched again.
+    """
+
+    def __init__(self, folder: str | Path | None = None, limit_bytes: int | None = None) -> None:
+        """Use a folder.
+
+        Args:
+            folder: None: ``tintem/shards`` in the user's cache folder.
+            limit_bytes: None: 50 GiB, or half of what the disk has free if that is less.
+
+        Raises:
+            StorageInputError: if the folder cannot be made.
+        """
+        cache_home = os.environ.get("XDG_CACHE_HOME", "~/.cache")
+        self.folder = Path(folder or f"{cache_home}/tintem/shards").expanduser().absolute()
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageInputError(
+                f"{self.folder} cannot hold copies of shards ({error.strerror}). Name another."
+            ) from error
+        if limit_bytes is None:
+            free = shutil.disk_usage(self.folder).free + self.size()
+            limit_bytes = min(DEFAULT_LIMIT, int(free * _SHARE_OF_FREE_DISK))
+        self.limit_bytes = limit_bytes
+
+    def path(self, name: str) -> Path:
+        """Where the copy of a shard lies, there or not."""
+        return self.folder / (hashlib.sha256(name.encode()).hexdigest()[:32] + _SUFFIX)
+
+    def has(self, name: str, size: int) -> bool:
+        """Whether an intact copy of this many bytes is there; a damaged one is removed."""
+        path = self.path(name)
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            return False
+        kept, check = data[:-_CHECK_BYTES], data[-_CHECK_BYTES:]
+        if len(kept) != size or crc32c(kept) != int.from_bytes(check, "little"):
+            path.unlink(missing_ok=True)
+            return False
+        os.utime(path)
+        return True
+
+    def put(self, name: str, data: bytes) -> None:
+        """Keep a copy, whole or not at all, and make room by dropping the oldest others."""
+        path = self.path(name)
+        part = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
+        try:
+            with _putting:
+                self._shrink(self.limit_bytes - len(data) - _CHECK_BYTES)
+                part.write_bytes(data + crc32c(data).to_bytes(_CHECK_BYTES, "little"))
+                part.replace(path)
+        except OSError as error:
+            part.unlink(missing_ok=True)
+            raise StorageInputError(
+                f"{self.folder} cannot take a copy of {len(data)} bytes ({error.strerror}). "
+                "Lower the limit of the copies folder, or use another disk."
+            ) from error
+
+    def size(self) -> int:
+        """Bytes of all copies."""
+        return sum(size for _, size, _ in self._copies())
+
+    def _shrink(self, room: int) -> None:
+        copies = sorted(self._copies())
+        total = sum(size for _, size, _ in copies)
+        for _, size, path in copies:
+            if total <= room:
+                break
+            path.unlink(missing_ok=True)
+            total -= size
+
+    def _copies(self) -> list[tuple[int, int, Path]]:
+        found = []
+        for path in self.folder.glob(f"[!.]*{_SUFFIX}"):
+            try:
+                status = path.stat()
+            except FileNotFoundError:
+                continue
+            found.append((status.st_mtime_ns, status.st_size, path))
+        return found
