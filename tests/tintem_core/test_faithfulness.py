@@ -126,6 +126,9 @@ def test_duplicates_in_a_resample_do_not_fake_similarity() -> None:
     rows = _rows(teacher.astype(np.float32), student.astype(np.float32))
     for name in ("pairwise_pearson", "pairwise_spearman"):
         assert abs(rows[name].low + rows[name].high) < 0.15
+    # Counting an image's meeting with itself once per pair of copies lifts this to about 0.5.
+    cka = rows["cka_linear"]
+    assert (cka.low + cka.high) / 2 == pytest.approx(cka.value, abs=0.03)
 
 
 def test_large_sets_are_subsampled_and_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
