@@ -28,18 +28,25 @@ class FolderReader(ImageReader):
         return self._root.read(uri)
 
     def entries(self) -> pl.DataFrame:
+        facts = self._root.facts()
         found = {
             path: fact
-            for path, fact in self._root.facts().items()
+            for path, fact in facts.items()
             if path.lower().endswith(IMAGE_SUFFIXES) and included(path, self.source)
         }
         if not found:
             chosen = f" that match {', '.join(self.source.include)}" if self.source.include else ""
             raise SourceError(
                 f"{self.source.uri} holds no images{chosen} (looked for "
-                f"{', '.join(IMAGE_SUFFIXES)}). Correct the source's uri."
+                f"{', '.join(IMAGE_SUFFIXES)}). {self._cure(list(facts))}"
             )
         return folder_entries(found, self.source)
+
+    def _cure(self, paths: list[str]) -> str:
+        for suffix in (".parquet", ".tar"):
+            if any(path.lower().endswith(suffix) for path in paths):
+                return f"For its {suffix} files write {self.source.uri.rstrip('/')}/*{suffix}."
+        return "Correct the source's uri."
 
 
 def folder_entries(found: dict[str, ObjectFacts], source: SourceConfig) -> pl.DataFrame:

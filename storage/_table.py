@@ -1,6 +1,8 @@
 """Images named by a CSV or Parquet table of paths and labels."""
 
 import io
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import PurePosixPath
 
 import polars as pl
@@ -17,14 +19,9 @@ from storage.source import (
     split_of,
 )
 
-_SUFFIXES = (".csv", ".tsv", ".parquet")
 _USUAL = ("uri", "url", "path", "image_path", "filepath", "file_path", "file", "filename",
           "file_name", "image")  # fmt: skip
-
-
-def is_table(uri: str) -> bool:
-    """Whether a uri names a table by its suffix."""
-    return uri.lower().endswith(_SUFFIXES)
+_PARALLEL_LOOKUPS = 32
 
 
 class TableReader(ImageReader):
@@ -50,7 +47,8 @@ class TableReader(ImageReader):
         uris = table[uri_column].cast(pl.String)
         if uris.null_count():
             raise SourceError(f"{where} has rows without {uri_column}. Remove or fill them.")
-        sizes = [self._facts(uri) for uri in uris]
+        with ThreadPoolExecutor(_PARALLEL_LOOKUPS) as pool:
+            sizes = list(pool.map(self._facts, uris))
         splits = table[split].cast(pl.String).to_list() if split else [None] * len(uris)
         entries = pl.DataFrame(
             {
@@ -85,9 +83,9 @@ class TableReader(ImageReader):
     def _place(self, uri: str) -> tuple[Root, str]:
         if uri.startswith("s3://"):
             folder, _, name = uri.rpartition("/")
-            return open_root(folder), name
+            return _open_folder(folder), name
         if uri.startswith("/"):
-            return open_root(str(PurePosixPath(uri).parent)), PurePosixPath(uri).name
+            return _open_folder(str(PurePosixPath(uri).parent)), PurePosixPath(uri).name
         return self._root, uri
 
     def _facts(self, uri: str) -> tuple[int, int]:
@@ -95,3 +93,8 @@ class TableReader(ImageReader):
         root, path = self._place(uri)
         facts = root.facts(path).get(path)
         return (facts.bytes, facts.modified) if facts else (0, 0)
+
+
+@lru_cache(maxsize=4096)
+def _open_folder(folder: str) -> Root:
+    return open_root(folder)

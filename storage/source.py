@@ -40,8 +40,8 @@ class SourceConfig(BaseModel, frozen=True, extra="forbid"):
     name: str = Field(min_length=1, description="dataset name, part of every id made from it")
     uri: str = Field(
         min_length=1,
-        description="image folder, CSV or Parquet of URIs, Parquet with image bytes, *.tar; "
-        "local or s3://",
+        description="image folder, CSV or Parquet of URIs, Parquet with image bytes, *.tar or "
+        "*.parquet; local or s3://",
     )
     label_column: str | None = Field(None, description="column of labels; None: `label` if there")
     uri_column: str | None = Field(None, description="column of paths; None: the usual names")
@@ -84,11 +84,25 @@ def open_source(source: SourceConfig) -> ImageReader:
     Raises:
         SourceError: if there is nothing at its uri, or it is nothing that can be read.
     """
+    from storage._embedded import EmbeddedReader, embeds_images
+    from storage._files import matching_files
     from storage._folder import FolderReader
-    from storage._table import TableReader, is_table
+    from storage._table import TableReader
+    from storage._tar import TarReader
 
-    if is_table(source.uri):
+    suffix = "." + source.uri.lower().rsplit(".", 1)[-1]
+    is_many = any(c in source.uri for c in "*?[")
+    if suffix == ".tar":
+        return TarReader(source)
+    if suffix in (".csv", ".tsv"):
         return TableReader(source)
+    if suffix == ".parquet":
+        root, files = matching_files(source, suffix)
+        if is_many or embeds_images(root, next(iter(files))):
+            return EmbeddedReader(source)
+        return TableReader(source)
+    if is_many:
+        raise SourceError(f"{source.uri} must end in .tar or .parquet. Or name its folder.")
     return FolderReader(source)
 
 

@@ -1,0 +1,135 @@
+"""Every kind of source, on real files, in a folder and on S3."""
+
+import io
+import json
+import pickle
+import tarfile
+
+import polars as pl
+import pytest
+
+from storage.errors import MissingObjectError, SourceError
+from storage.identity import content_key
+from storage.manifest import SourceConfig, build_manifest, open_reader
+from storage.root import open_root
+
+
+@pytest.fixture(params=["folder", "s3"])
+def place(request, tmp_path):
+    """Where the files of a source lie."""
+    if request.param == "s3":
+        return open_root(request.getfixturevalue("s3_url"))
+    return open_root(tmp_path / "files")
+
+
+def source(uri, **options):
+    return SourceConfig(name="demo", uri=uri, **options)
+
+
+def check_reads(manifest):
+    reader = pickle.loads(pickle.dumps(open_reader(manifest)))
+    for key, uri in manifest.table.select("key", "uri").rows():
+        assert content_key(reader.read(uri)) == key
+    assert build_manifest(manifest.source, previous=manifest).table.equals(manifest.table)
+
+
+def parquet(pictures, *, struct=True, names=None, **columns):
+    rows = [{"bytes": data, "path": f"{i}.jpg"} for i, data in enumerate(pictures)]
+    table = pl.DataFrame({"image": rows if struct else pictures, **columns})
+    feature = {"_type": "ClassLabel", "names": names} if names else {"_type": "Value"}
+    described = {"info": {"features": {"label": feature}}}
+    buffer = io.BytesIO()
+    table.write_parquet(buffer, metadata={"huggingface": json.dumps(described)})
+    return buffer.getvalue()
+
+
+def tar(members):
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+def test_image_folders(place, image):
+    for i in range(6):
+        place.write(f"{'ab'[i % 2]}/{i}.jpg", image(i))
+    manifest = build_manifest(source(place.url))
+    assert manifest.classes == ["a", "b"]
+    check_reads(manifest)
+
+
+def test_tables_of_relative_and_absolute_uris(place, image):
+    for i in range(4):
+        place.write(f"pictures/{i}.jpg", image(i))
+    lines = ["image,label", "pictures/0.jpg,x", "pictures/1.jpg,y"]
+    lines += [f"{place.url}/pictures/2.jpg,x", f"{place.url}/pictures/3.jpg,"]
+    place.write("list.csv", "\n".join(lines).encode())
+    manifest = build_manifest(source(f"{place.url}/list.csv"))
+    assert (manifest.table.height, manifest.classes) == (4, ["x", "y"])
+    assert manifest.table["label"].null_count() == 1
+    check_reads(manifest)
+
+
+def test_hugging_face_parquet_keeps_class_names_and_splits(place, image):
+    for split, first in (("train", 0), ("test", 150)):
+        pictures = [image(i) for i in range(first, first + 150)]
+        labels = [i % 2 for i in range(150)]
+        data = parquet(pictures, names=["cat", "dog"], label=labels)
+        place.write(f"data/{split}-00000-of-00001.parquet", data)
+    manifest = build_manifest(source(f"{place.url}/data/*.parquet"))
+    assert manifest.classes == ["cat", "dog"]
+    assert len(manifest.keys("test")) == 150
+    assert manifest.table["bytes"][0] == len(image(150))
+    check_reads(manifest)
+    with pytest.raises(MissingObjectError, match="no image bytes"):
+        open_reader(manifest).read("test-00000-of-00001.parquet#150")
+
+
+def test_parquet_with_plain_bytes_and_a_hole(place, image):
+    data = parquet([image(0), None, image(1)], struct=False, split=["train", "train", "val"])
+    place.write("x.parquet", data)
+    manifest = build_manifest(source(f"{place.url}/x.parquet", max_unreadable_share=0.5))
+    assert manifest.table["uri"].to_list() == ["x.parquet#0", "x.parquet#2"]
+    assert manifest.table["split"].to_list() == ["train", "test"]
+    assert manifest.quarantine["uri"].to_list() == ["x.parquet#1"]
+    assert manifest.classes == []
+
+
+def test_webdataset_shards(place, image):
+    members = {}
+    for i in range(6):
+        members[f"part/{i:03d}.jpg"] = image(i)
+        members[f"part/{i:03d}.cls"] = str(i % 3).encode()
+    place.write("shard-000.tar", tar(members))
+    more = {"a.png": image(9, form="PNG"), "a.json": b'{"label": 7, "kind": "k"}'}
+    place.write("shard-001.tar", tar(more))
+    manifest = build_manifest(source(f"{place.url}/*.tar"))
+    assert (manifest.table.height, manifest.classes) == (7, ["0", "1", "2", "7"])
+    check_reads(manifest)
+    by_kind = build_manifest(source(f"{place.url}/shard-001.tar", label_column="kind"))
+    assert by_kind.classes == ["k"]
+    assert build_manifest(source(f"{place.url}/*.tar", labels="none")).classes == []
+
+
+def test_unusable_files_say_what_and_where(place, image):
+    place.write("bad.parquet", b"no parquet")
+    with pytest.raises(SourceError, match=r"bad\.parquet is no readable Parquet"):
+        build_manifest(source(f"{place.url}/bad.parquet"))
+    place.write("bad.tar", b"no tar" * 200)
+    with pytest.raises(SourceError, match=r"bad\.tar is not a readable tar"):
+        build_manifest(source(f"{place.url}/bad.tar"))
+    place.write("empty.tar", tar({"a.txt": b"x"}))
+    with pytest.raises(SourceError, match="holds no images"):
+        build_manifest(source(f"{place.url}/empty.tar"))
+    place.write("ok.parquet", parquet([image(0)], text=["x"]))
+    with pytest.raises(SourceError, match="'text' holds no image bytes"):
+        build_manifest(source(f"{place.url}/ok.parquet", image_column="text"))
+    with pytest.raises(SourceError, match=r"names no \.tar file"):
+        build_manifest(source(f"{place.url}/none-*.tar"))
+    with pytest.raises(SourceError, match=r"write .*/\*\.parquet"):
+        build_manifest(source(place.url))
+    with pytest.raises(SourceError, match="must end in"):
+        build_manifest(source(f"{place.url}/*.jpg"))
