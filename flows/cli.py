@@ -12,7 +12,6 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import click
 import typer
 from rich.console import Console
 from rich.markup import escape
@@ -118,6 +117,13 @@ def _run_stage(name: str, path: Path) -> None:
     from flows.local_server import ensure_server, no_heartbeats
 
     started = time.monotonic()
+    if not path.is_file():
+        errors.print(
+            f"[red]Error:[/red] there is no config file {path}: `tintem init FOLDER` writes one.",
+            highlight=False,
+            soft_wrap=True,
+        )
+        raise typer.Exit(2)
     with ensure_server() as server:
         # The server starts while torch is imported and the config is checked.
         from flows.config import load_config
@@ -183,15 +189,7 @@ def main() -> None:
     """Run the command line; errors made on purpose become one sentence and an exit code."""
     _quiet_libraries()
     try:
-        app(standalone_mode=False)
-    except typer.Exit as stop:
-        sys.exit(stop.exit_code)
-    except (typer.Abort, KeyboardInterrupt):
-        errors.print("Stopped. The same command continues where this one stopped.")
-        sys.exit(1)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(2)
+        app()
     except Exception as error:
         code = _exit_code(error)
         if code is None:

@@ -1,0 +1,51 @@
+"""Who may know whom (see CONTRIBUTING.md): read from the source, not from what ran."""
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+FORBIDDEN = {
+    "tintem_core": {"prefect", "zarr", "obstore", "polars", "storage", "flows", "pathlib"},
+    "storage": {"torch", "timm", "prefect", "tintem_core", "flows"},
+    # The stages run on a machine without Prefect, and leave chunk layouts to storage.
+    "flows/stages": {"prefect", "zarr", "obstore"},
+    "flows": {"zarr", "obstore"},
+}
+# The guard finds torchvision's files; that is its job.
+ALLOWED = {("tintem_core/_torchvision_guard.py", "pathlib")}
+
+
+def imported(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module.split(".")[0]
+
+
+@pytest.mark.parametrize("package", FORBIDDEN)
+def test_a_package_imports_only_what_it_may_know(package: str) -> None:
+    files = list((ROOT / package).rglob("*.py"))
+    assert files
+    broken = [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in files
+        for name in imported(path)
+        if name in FORBIDDEN[package] and (str(path.relative_to(ROOT)), name) not in ALLOWED
+    ]
+    assert not broken
+
+
+def test_the_stages_run_without_prefect() -> None:
+    import subprocess
+
+    code = (
+        "import sys; sys.modules['prefect'] = None; "
+        "import flows.stages.pipeline; print('prefect' in repr(sys.modules['prefect']))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
