@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from tintem_core.errors import InputError, UnknownModelError, WeightsError
 
-
 _Module = TypeVar("_Module", bound=nn.Module)
 
 

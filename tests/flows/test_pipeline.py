@@ -140,7 +140,7 @@ def test_one_changed_weight_changes_every_cache(settings: dict[str, Any], tmp_pa
 
 
 def test_settings_that_only_change_speed_change_nothing(settings: dict[str, Any]) -> None:
-    first, _ = finish(configured(settings))
+    finish(configured(settings))
     second, _ = finish(
         configured(settings, runtime__memory_gb=0, runtime__decode_threads=1, teacher__batch_size=3)
     )
@@ -178,7 +178,7 @@ def test_a_moved_photo_changes_nothing(config: RunConfig) -> None:
     folder = Path(config.data.uri)
     moved = sorted((folder / "disc").iterdir())[0]
     shutil.move(moved, moved.with_name("zzz.png"))
-    second, notes = finish(config)
+    second, _ = finish(config)
     assert second.exported.reused
     assert second.exported.id == first.exported.id
 
