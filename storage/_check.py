@@ -6,12 +6,10 @@ Repair expects that nobody writes to or compacts the cache meanwhile.
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from storage import _commits, _rows, _zarr
+from storage import _commits, _description, _rows, _zarr
 from storage._commits import Commit
-from storage._readme import readme
-from storage._records import crc32c, unseal
+from storage._records import checksum
 from storage._rows import RowTable
-from storage.errors import CorruptError, CorruptRecordError
 
 if TYPE_CHECKING:
     from storage.cache import FeatureCache
@@ -31,7 +29,8 @@ def verify(cache: "FeatureCache") -> list[ShardProblem]:
     rows = _rows.load(cache.root, cache.base, tolerant=True)
     problems = _shard_problems(cache, rows)
     problems += [ShardProblem(None, path, reason) for path, reason in rows.damaged.items()]
-    return problems + _metadata_problems(cache)
+    described = _description.problems(cache.root, cache.base)
+    return problems + [ShardProblem(None, path, reason) for path, reason in described]
 
 
 def repair(cache: "FeatureCache") -> list[int]:
@@ -46,8 +45,8 @@ def repair(cache: "FeatureCache") -> list[int]:
     rows = _rows.load(cache.root, cache.base)
     for shard in _written_shards(cache) - rows.shards.keys():
         _withdraw(cache, shard)
-    cache.write_metadata(rows)
-    cache.root.write(f"{cache.base}/README.md", readme(cache.spec, cache.layout).encode())
+    _description.restore(cache.root, cache.base)
+    _description.fit_metadata(cache.root, cache.base, cache.spec, cache.layout, rows, force=True)
     cache.root.delete_unfinished(cache.base)
     return dropped
 
@@ -81,9 +80,11 @@ def _shard_problems(cache: "FeatureCache", rows: RowTable) -> list[ShardProblem]
         for shard, reason in damaged.items()
     ]
     for shard, commit in good.items():
-        if not commit.belongs_to(rows.shards[shard]):
+        if not commit.belongs_to(cache.id, rows.shards[shard]):
             path = _commits.commit_path(cache.base, shard)
-            reason = "it records other images than the row table gives to this shard"
+            reason = (
+                "it records other images, or another cache, than the row table gives to this shard"
+            )
             problems.append(ShardProblem(shard, path, reason))
             continue
         problems += _file_problems(cache, commit)
@@ -101,28 +102,8 @@ def _file_problems(cache: "FeatureCache", commit: Commit) -> list[ShardProblem]:
             reason = "it is missing"
         elif len(data) != fact.bytes:
             reason = f"it has {len(data)} bytes instead of {fact.bytes}"
-        elif crc32c(data) != fact.crc32c:
+        elif checksum(data) != fact.crc32:
             reason = "its checksum differs"
         if reason:
             problems.append(ShardProblem(commit.shard, f"{cache.base}/{path}", reason))
-    return problems
-
-
-def _metadata_problems(cache: "FeatureCache") -> list[ShardProblem]:
-    from storage.cache import METADATA
-
-    path = f"{cache.base}/{METADATA}"
-    data = cache.root.read_or_none(path)
-    try:
-        if data is None:
-            raise CorruptRecordError(f"{cache.root.url}/{path} is missing.")
-        facts = unseal(data, f"{cache.root.url}/{path}")["files"]
-    except CorruptError as error:
-        return [ShardProblem(None, path, str(error))]
-    problems = []
-    for name, fact in facts.items():
-        found = cache.root.read_or_none(f"{cache.base}/{name}")
-        if found is None or (len(found), crc32c(found)) != (fact["bytes"], fact["crc32c"]):
-            reason = "it is missing" if found is None else "its checksum differs"
-            problems.append(ShardProblem(None, f"{cache.base}/{name}", reason))
     return problems

@@ -19,21 +19,23 @@ class FileFact:
     """What a file was when it was written."""
 
     bytes: int
-    crc32c: int
+    crc32: int
 
 
 @dataclass(frozen=True)
 class Commit:
     """A shard that is done."""
 
+    cache: str
     shard: int
     rows: int
     keys: str
     files: dict[str, FileFact]
 
-    def belongs_to(self, allocation: Allocation) -> bool:
-        """Whether this record is about the rows that the row table gives to the shard."""
-        return (self.shard, self.rows, self.keys) == (
+    def belongs_to(self, cache: str, allocation: Allocation) -> bool:
+        """Whether this is about this cache and the rows that its row table gives to the shard."""
+        return (self.cache, self.shard, self.rows, self.keys) == (
+            cache,
             allocation.shard,
             allocation.rows,
             allocation.keys,
@@ -48,9 +50,15 @@ def commit_path(base: str, shard: int) -> str:
 def write_commit(root: Root, base: str, commit: Commit) -> None:
     """Record that a shard is done."""
     files = {
-        path: {"bytes": fact.bytes, "crc32c": fact.crc32c} for path, fact in commit.files.items()
+        path: {"bytes": fact.bytes, "crc32": fact.crc32} for path, fact in commit.files.items()
     }
-    payload = {"shard": commit.shard, "rows": commit.rows, "keys": commit.keys, "files": files}
+    payload = {
+        "cache": commit.cache,
+        "shard": commit.shard,
+        "rows": commit.rows,
+        "keys": commit.keys,
+        "files": files,
+    }
     root.write(commit_path(base, commit.shard), seal(payload))
 
 

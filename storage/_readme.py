@@ -35,7 +35,7 @@ tables name a key, the later one counts). Rows that are NaN hold no image. In in
 multiply by the scale beside them; a row without an image has a NaN scale.
 
 A shard file holds {layout.rows_per_shard} images. `commits/` says which shards are done, with the
-size and CRC-32C of their files. `xarray.open_zarr(".", consolidated=False)` works too.
+size and CRC-32 of their files. `xarray.open_zarr(".")` works too.
 
 What the values were made from:
 

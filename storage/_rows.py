@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import polars as pl
 
-from storage._records import crc32c, keys_digest, seal, unseal
+from storage._records import checksum, keys_digest, seal, unseal
 from storage.errors import CorruptError, CorruptRecordError
 from storage.root import Root
 
@@ -86,7 +86,7 @@ def publish(
     buffer = io.BytesIO()
     table.write_parquet(buffer, compression="zstd", compression_level=1)
     data = buffer.getvalue()
-    name = f"{number:06d}-{crc32c(data):08x}.parquet"
+    name = f"{number:06d}-{checksum(data):08x}.parquet"
     record = seal(
         {
             "generation": number,
@@ -94,7 +94,7 @@ def publish(
             "table": {
                 "file": name,
                 "bytes": len(data),
-                "crc32c": crc32c(data),
+                "crc32": checksum(data),
                 "rows": table.height,
             },
             "shards": [asdict(shard) for shard in shards],
@@ -198,7 +198,7 @@ def _read_generation(
     wanted = record["table"]
 
     def parse_table(data: bytes, where: str) -> pl.DataFrame:
-        if len(data) != wanted["bytes"] or crc32c(data) != wanted["crc32c"]:
+        if len(data) != wanted["bytes"] or checksum(data) != wanted["crc32"]:
             raise CorruptRecordError(f"{where} is damaged: its checksum differs.")
         return pl.read_parquet(io.BytesIO(data))
 

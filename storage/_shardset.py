@@ -11,7 +11,7 @@ import numpy as np
 
 from storage import _zarr
 from storage._commits import Commit, FileFact
-from storage._records import crc32c
+from storage._records import checksum
 from storage._region import Region
 from storage._zarr import ArraySpec
 from storage.copies import CopyFolder
@@ -22,7 +22,7 @@ from storage.spec import Layout
 Array = np.ndarray[Any, Any]
 # Linux allows a process 65,530 mappings; half of them leaves room for everything else.
 _MOST_MAPPINGS = 32_000
-_PARALLEL_FETCHES = 8
+_PARALLEL = 8
 
 
 class ShardSet:
@@ -155,13 +155,11 @@ class ShardSet:
         if not len(wanted):
             return
         self._make_room(slots)
-        if self._copies is None:
-            for slot in wanted.tolist():
-                self._load(slot, None)
+        if len(wanted) == 1:
+            self._open_shard(int(wanted[0]))
         else:
-            with ThreadPoolExecutor(_PARALLEL_FETCHES) as pool:
-                for slot, data in zip(wanted.tolist(), pool.map(self._fetch, wanted), strict=True):
-                    self._load(slot, data)
+            with ThreadPoolExecutor(_PARALLEL) as pool:
+                list(pool.map(self._open_shard, wanted.tolist()))
         self._all_ready = bool(self._ready.all())
 
     def _make_room(self, slots: Array) -> None:
@@ -178,14 +176,16 @@ class ShardSet:
             held -= int(self._sizes[slot])
             count -= 1
 
-    def _fetch(self, slot: int) -> bytes | None:
+    def _open_shard(self, slot: int) -> None:
+        self._load(slot, None if self._copies is None else self._fetch(self._copies, slot))
+
+    def _fetch(self, copies: CopyFolder, slot: int) -> bytes | None:
         """The plain bytes of a remote or archived shard; None when a copy of them is there."""
-        assert self._copies is not None
         name = self._copy_name(slot)
-        if self._copies.has(name, int(self._sizes[slot])):
+        if copies.has(name, int(self._sizes[slot])):
             return None
         data = self._read(slot)
-        self._copies.put(name, data)
+        copies.put(name, data)
         return data
 
     def _load(self, slot: int, data: bytes | None) -> None:
@@ -208,7 +208,7 @@ class ShardSet:
             self._region.load(slot, data)
         held = self._region.view(slot, size)
         is_plain = self._layout.codec == "none"
-        if is_plain and not self._checked[slot] and crc32c(held) != self._fact(slot).crc32c:
+        if is_plain and not self._checked[slot] and checksum(held) != self._fact(slot).crc32:
             raise CorruptShardError(f"{where}: the checksum differs. Run `tintem repair`.")
         table_VK = _zarr.chunk_table(
             self._array, self._layout, self._views, commit.rows, held, where
@@ -225,7 +225,7 @@ class ShardSet:
         except MissingObjectError as error:
             raise CorruptShardError(f"{where} is missing. Run `tintem repair`.") from error
         _refuse_size(len(data), fact.bytes, where)
-        if crc32c(data) != fact.crc32c:
+        if checksum(data) != fact.crc32:
             raise CorruptShardError(f"{where}: the checksum differs. Run `tintem repair`.")
         if self._layout.codec == "none":
             return data

@@ -28,7 +28,7 @@ class State:
         self.sound = {
             shard: commit
             for shard, commit in good.items()
-            if commit.belongs_to(self.rows.shards[shard])
+            if commit.belongs_to(cache.id, self.rows.shards[shard])
             and all(present.get(f"{cache.base}/{p}") == f.bytes for p, f in commit.files.items())
         }
 

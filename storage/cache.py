@@ -9,38 +9,28 @@ Legend: V views, N images, B batch, R rows of one shard.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 
-from storage import _commits, _rows, _zarr
+from storage import _commits, _description, _rows, _zarr
 from storage._commits import Commit, FileFact
-from storage._readme import readme
-from storage._records import crc32c, keys_digest, seal, unseal
+from storage._description import FOLDER
+from storage._records import checksum, keys_digest
 from storage._rows import RowTable
 from storage._state import State
 from storage.copies import CopyFolder
-from storage.errors import (
-    CacheFormatError,
-    CacheMismatchError,
-    MissingObjectError,
-    MissingRowsError,
-    StorageInputError,
-)
+from storage.errors import MissingRowsError, StorageInputError
 from storage.root import Root
-from storage.spec import FORMAT, CacheSpec, KindSpec, Layout, choose_layout
+from storage.spec import CacheSpec, KindSpec, Layout, choose_layout
 
 if TYPE_CHECKING:
     from storage._check import ShardProblem
     from storage.reader import FeatureReader
 
 __all__ = ["CacheSpec", "FeatureCache", "KindSpec", "ShardTask"]
-
-FOLDER = "caches"
-METADATA = "metadata.json"
 
 
 @dataclass(frozen=True)
@@ -85,22 +75,11 @@ class FeatureCache:
             CorruptRecordError: if its record is damaged.
         """
         base = f"{FOLDER}/{spec.id}"
-        if not root.exists(f"{base}/record.json"):
+        if not _description.exists(root, base):
             layout = choose_layout(spec, rows_per_shard, codec)
-            _write_metadata(root, base, spec, layout, 0)
-            root.write(f"{base}/README.md", readme(spec, layout).encode())
-            record = {
-                "kind": FOLDER,
-                "id": spec.id,
-                "created": datetime.now(UTC).isoformat(timespec="seconds"),
-                "format": FORMAT,
-                "spec": spec.model_dump(mode="json"),
-                "layout": layout.model_dump(mode="json"),
-                "provenance": provenance or {},
-            }
-            root.create(f"{base}/record.json", seal(record))
+            _description.create(root, base, spec, layout, provenance or {})
         cache = cls.open(root, spec.id)
-        _refuse_other_spec(f"{root.url}/{base}", cache.spec, spec)
+        _description.refuse_other(f"{root.url}/{base}", cache.spec, spec)
         return cache
 
     @classmethod
@@ -110,18 +89,7 @@ class FeatureCache:
         Raises:
             MissingObjectError: if there is none; CacheFormatError, CorruptRecordError as above.
         """
-        where = f"{FOLDER}/{cache_id}/record.json"
-        data = root.read_or_none(where)
-        if data is None:
-            raise MissingObjectError(f"{root.url} holds no cache {cache_id}. Run `tintem extract`.")
-        record = unseal(data, f"{root.url}/{where}")
-        if record["format"] != FORMAT:
-            raise CacheFormatError(
-                f"{root.url}/{where} has format {record['format']}, this version reads {FORMAT}. "
-                "Extract into another root, or use the version that wrote it."
-            )
-        spec = CacheSpec.model_validate(record["spec"])
-        return cls(root, cache_id, spec, Layout.model_validate(record["layout"]))
+        return cls(root, cache_id, *_description.read(root, f"{FOLDER}/{cache_id}"))
 
     def plan(self, keys: Sequence[str] | pl.Series) -> list[ShardTask]:
         """The shards still to be computed so that every key is in the cache.
@@ -138,7 +106,7 @@ class FeatureCache:
             new = wanted.filter(~wanted.is_in(placed["key"].implode()))
             if new.is_empty() or self._append(state.rows, new):
                 break
-        self._fit_metadata(state.rows)
+        _description.fit_metadata(self.root, self.base, self.spec, self.layout, state.rows)
         tasks = [ShardTask(shard, tuple(names)) for shard, names in resumable.items()]
         size = self.layout.rows_per_shard
         for i, start in enumerate(range(0, len(new), size)):
@@ -166,8 +134,8 @@ class FeatureCache:
             data = _zarr.encode_shard(array, self.layout, values)
             path = array.shard_path(task.shard)
             self.root.write(f"{self.base}/{path}", data)
-            files[path] = FileFact(len(data), crc32c(data))
-        commit = Commit(task.shard, len(task.keys), keys_digest(task.keys), files)
+            files[path] = FileFact(len(data), checksum(data))
+        commit = Commit(self.id, task.shard, len(task.keys), keys_digest(task.keys), files)
         _commits.write_commit(self.root, self.base, commit)
 
     def missing(self, keys: Sequence[str] | pl.Series) -> list[str]:
@@ -246,10 +214,6 @@ class FeatureCache:
             "bytes": sizes,
         }
 
-    def write_metadata(self, rows: RowTable) -> None:
-        """Make the Zarr arrays as long as the rows that were given out."""
-        _write_metadata(self.root, self.base, self.spec, self.layout, self._room(rows))
-
     def _is_written(self, task: ShardTask) -> bool:
         good, _ = _commits.read_commits(self.root, self.base, [task.shard])
         commit = good.get(task.shard)
@@ -272,16 +236,6 @@ class FeatureCache:
         rows.shards.update({shard.shard: shard for shard in shards})
         return True
 
-    def _fit_metadata(self, rows: RowTable) -> None:
-        """Lengthen the Zarr arrays where an earlier planner did not come to it."""
-        path = f"{self.base}/{METADATA}"
-        data = self.root.read_or_none(path)
-        if data is None or unseal(data, f"{self.root.url}/{path}")["rows"] < self._room(rows):
-            self.write_metadata(rows)
-
-    def _room(self, rows: RowTable) -> int:
-        return (max(rows.shards, default=-1) + 1) * self.layout.rows_per_shard
-
     def _stored_arrays(
         self, task: ShardTask, arrays: dict[str, np.ndarray[Any, Any]]
     ) -> list[tuple[_zarr.ArraySpec, np.ndarray[Any, Any]]]:
@@ -296,23 +250,3 @@ class FeatureCache:
                 )
             stored |= _zarr.stored_values(name, kind, arrays[name], f"shard {task.shard}")
         return [(array, stored[array.name]) for array in _zarr.arrays_of(self.spec)]
-
-
-def _write_metadata(root: Root, base: str, spec: CacheSpec, layout: Layout, rows: int) -> None:
-    files = _zarr.metadata_files(spec, layout, rows)
-    for path, data in files.items():
-        root.write(f"{base}/{path}", data)
-    facts = {path: asdict(FileFact(len(data), crc32c(data))) for path, data in files.items()}
-    root.write(f"{base}/{METADATA}", seal({"rows": rows, "files": facts}))
-
-
-def _refuse_other_spec(where: str, found: CacheSpec, wanted: CacheSpec) -> None:
-    have, want = found.model_dump(mode="json"), wanted.model_dump(mode="json")
-    have = {**have.pop("content"), **have}
-    want = {**want.pop("content"), **want}
-    for name in [*want, *have]:
-        if have.get(name) != want.get(name):
-            raise CacheMismatchError(
-                f"{where} was made with {name} = {have.get(name)!r}, but this run asks for "
-                f"{want.get(name)!r}. Use another root, or delete this cache to rebuild it."
-            )

@@ -7,7 +7,7 @@ import shutil
 import threading
 from pathlib import Path
 
-from storage._records import crc32c
+from storage._records import checksum
 from storage.errors import StorageInputError
 
 _CHECK_BYTES = 4
@@ -21,7 +21,7 @@ _SHARE_OF_FREE_DISK = 0.5
 class CopyFolder:
     """Shard files by name; the least recently used go first when the limit is reached.
 
-    Several processes may share a folder. A copy ends with a CRC-32C of itself, so one that was
+    Several processes may share a folder. A copy ends with a CRC-32 of itself, so one that was
     damaged or torn is noticed and fetched again.
     """
 
@@ -60,7 +60,7 @@ class CopyFolder:
         except FileNotFoundError:
             return False
         kept, check = data[:-_CHECK_BYTES], data[-_CHECK_BYTES:]
-        if len(kept) != size or crc32c(kept) != int.from_bytes(check, "little"):
+        if len(kept) != size or checksum(kept) != int.from_bytes(check, "little"):
             path.unlink(missing_ok=True)
             return False
         os.utime(path)
@@ -73,7 +73,7 @@ class CopyFolder:
         try:
             with _putting:
                 self._shrink(self.limit_bytes - len(data) - _CHECK_BYTES)
-                part.write_bytes(data + crc32c(data).to_bytes(_CHECK_BYTES, "little"))
+                part.write_bytes(data + checksum(data).to_bytes(_CHECK_BYTES, "little"))
                 part.replace(path)
         except OSError as error:
             part.unlink(missing_ok=True)

@@ -24,7 +24,7 @@ _CACHED_BYTES = 2**18
 class FeatureReader:
     """The rows of some images, in the order they were asked for.
 
-    Local shards are memory-mapped; each is checked against its recorded CRC-32C when it is first
+    Local shards are memory-mapped; each is checked against its recorded checksum when it is first
     touched. A reader can be pickled, or inherited by a forked worker, without copying embeddings.
     """
 

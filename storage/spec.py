@@ -34,6 +34,8 @@ class KindSpec(BaseModel, frozen=True, extra="forbid"):
     def _one_name_per_axis(self) -> "KindSpec":
         if len(self.dims) != len(self.shape) or min(self.shape) < 1:
             raise ValueError(f"shape {self.shape} needs {len(self.shape)} dims and sizes above 0")
+        if len({"view", "image", *self.dims}) < len(self.dims) + 2:
+            raise ValueError(f"dims {self.dims} must differ, also from 'view' and 'image'")
         return self
 
     @property

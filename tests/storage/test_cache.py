@@ -1,9 +1,12 @@
 import dataclasses
 import json
 import multiprocessing
+import warnings
 
 import numpy as np
 import pytest
+import xarray
+import zarr
 
 from storage._records import seal, unseal
 from storage.cache import FeatureCache, ShardTask
@@ -153,7 +156,8 @@ def test_a_cache_of_something_else_is_refused_by_name(root, spec):
     root.write(path, seal({**record, "format": 99}))
     with pytest.raises(CacheFormatError, match="format 99"):
         FeatureCache.create_or_open(root, spec)
-    root.write(path, seal(record).replace(b"tiny", b"Tiny", 1))
+    for name in (path, f"{cache.base}/record-copy.json"):
+        root.write(name, seal(record).replace(b"tiny", b"Tiny", 1))
     with pytest.raises(CorruptRecordError, match="damaged"):
         FeatureCache.open(root, cache.id)
 
@@ -195,3 +199,35 @@ def test_kind_names_that_would_collide_are_refused(name):
 
 def test_tasks_of_an_unknown_shard_are_plain_data():
     assert dataclasses.asdict(ShardTask(3, ("k",))) == {"shard": 3, "keys": ("k",)}
+
+
+def test_plain_zarr_and_xarray_read_a_cache(sample, keys):
+    names = keys(20)
+    sample.fill(names)
+    place = sample.cache.root.path(sample.cache.base)
+    group = zarr.open_group(place, mode="r")
+    np.testing.assert_array_equal(group["global"][:, :20], sample.stacked(names, "global"))
+    assert np.isnan(group["global"][:, 20:]).all()
+    assert np.isnan(group["tokens_scale"][:, 20:]).all()
+    assert "Feature cache" in group.attrs["title"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        data = xarray.open_zarr(place)
+    assert data["global"].dims == ("view", "image", "global_feature")
+    assert data["tokens"].dims == ("view", "image", "token", "tokens_feature")
+    scaled = data["tokens"] * data["tokens_scale"]
+    found = scaled.transpose("view", "image", "token", "tokens_feature").isel(image=slice(20))
+    wanted = np.stack([sample.cache.reader(names, "tokens").all(view) for view in (0, 1)])
+    np.testing.assert_allclose(found, wanted, rtol=1e-6)
+
+
+def test_the_three_lines_of_the_readme_work(sample, keys, monkeypatch):
+    names = keys(20)
+    sample.fill(names)
+    place = sample.cache.root.path(sample.cache.base)
+    monkeypatch.chdir(place)
+    code = (place / "README.md").read_text().split("```python")[1].split("```")[0]
+    found = {}
+    exec(code, found)
+    assert found["key"] == names[0]
+    np.testing.assert_array_equal(found["embedding"], sample.values(names[0])["global"][0, 0])
