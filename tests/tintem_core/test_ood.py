@@ -85,4 +85,4 @@ def test_what_is_undefined_is_refused() -> None:
     with pytest.raises(DegenerateError):
         bootstrap_interval(auroc, np.array([]), good, seed=0)
     with pytest.raises(DegenerateError, match="undefined"):
-        bootstrap_interval(lambda v: float("nan"), good, seed=0)  # noqa: ARG005
+        bootstrap_interval(lambda v: float("nan"), good, seed=0)
