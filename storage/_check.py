@@ -40,21 +40,15 @@ def repair(cache: "FeatureCache") -> list[int]:
         {problem.shard for problem in _shard_problems(cache, rows) if problem.shard is not None}
     )
     for shard in dropped:
-        _withdraw(cache, shard)
+        cache.withdraw(shard)
     _rows.restore(cache.root, cache.base)
     rows = _rows.load(cache.root, cache.base)
     for shard in _written_shards(cache) - rows.shards.keys():
-        _withdraw(cache, shard)
+        cache.withdraw(shard)
     _description.restore(cache.root, cache.base)
     _description.fit_metadata(cache.root, cache.base, cache.spec, cache.layout, rows, force=True)
     cache.root.delete_unfinished(cache.base)
     return dropped
-
-
-def _withdraw(cache: "FeatureCache", shard: int) -> None:
-    cache.root.delete(_commits.commit_path(cache.base, shard))
-    for array in _zarr.arrays_of(cache.spec):
-        cache.root.delete(f"{cache.base}/{array.name}/c/0/{shard}")
 
 
 def _written_shards(cache: "FeatureCache") -> set[int]:

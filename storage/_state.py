@@ -62,4 +62,6 @@ class State:
             .agg(pl.col("key"), pl.col("wanted").all())
             .filter("wanted")
         )
-        return dict(zip(groups["shard"].to_list(), groups["key"].to_list(), strict=True))
+        found = dict(zip(groups["shard"].to_list(), groups["key"].to_list(), strict=True))
+        # A compaction leaves rows behind; a shard without all of its rows cannot be made again.
+        return {s: keys for s, keys in found.items() if len(keys) == self.rows.shards[s].rows}

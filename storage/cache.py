@@ -28,6 +28,7 @@ from storage.spec import CacheSpec, KindSpec, Layout, choose_layout
 
 if TYPE_CHECKING:
     from storage._check import ShardProblem
+    from storage.compaction import Compaction
     from storage.reader import FeatureReader
 
 __all__ = ["CacheSpec", "FeatureCache", "KindSpec", "ShardTask"]
@@ -129,14 +130,29 @@ class FeatureCache:
         """
         if self._is_written(task):
             return
+        self.commit_shard(task.shard, task.keys, self._stored_arrays(task, arrays))
+
+    def commit_shard(
+        self,
+        shard: int,
+        keys: Sequence[str],
+        arrays: Sequence[tuple[_zarr.ArraySpec, np.ndarray[Any, Any]]],
+    ) -> None:
+        """Write the files of a shard from values as they are stored, then its record."""
         files: dict[str, FileFact] = {}
-        for array, values in self._stored_arrays(task, arrays):
+        for array, values in arrays:
             data = _zarr.encode_shard(array, self.layout, values)
-            path = array.shard_path(task.shard)
+            path = array.shard_path(shard)
             self.root.write(f"{self.base}/{path}", data)
             files[path] = FileFact(len(data), checksum(data))
-        commit = Commit(self.id, task.shard, len(task.keys), keys_digest(task.keys), files)
+        commit = Commit(self.id, shard, len(keys), keys_digest(keys), files)
         _commits.write_commit(self.root, self.base, commit)
+
+    def withdraw(self, shard: int) -> None:
+        """Delete the record of a shard, then its files."""
+        self.root.delete(_commits.commit_path(self.base, shard))
+        for array in _zarr.arrays_of(self.spec):
+            self.root.delete(f"{self.base}/{array.name}/c/0/{shard}")
 
     def missing(self, keys: Sequence[str] | pl.Series) -> list[str]:
         """The keys without a finished row, in the order given."""
@@ -198,6 +214,15 @@ class FeatureCache:
         from storage import _check
 
         return _check.repair(self)
+
+    def compact(
+        self, *, fullness: float = 0.5, keep: Sequence[str] | pl.Series | None = None
+    ) -> "Compaction":
+        """Merge part-filled shards after many small appends; see `storage.compaction`."""
+        from storage import compaction
+
+        wanted = None if keep is None else pl.Series("key", keep, dtype=pl.String)
+        return compaction.compact(self, fullness=fullness, keep=wanted)
 
     def stats(self) -> dict[str, Any]:
         """Rows and shards done and pending, and bytes per stored array."""

@@ -1,0 +1,137 @@
+"""Many part-filled shards become few full ones, after many small appends.
+
+New shards are written and recorded first; one new generation of the row table then switches every
+reader that opens the cache to them; the old shards go last. A crash at any moment leaves either
+the old state or the new one, and at worst files of nobody, which `repair` removes.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+
+from storage import _description, _rows, _zarr
+from storage._rows import Allocation
+from storage._state import State
+from storage.reader import FeatureReader
+from storage.spec import SCALE_SUFFIX
+
+if TYPE_CHECKING:
+    from storage.cache import FeatureCache
+
+
+@dataclass(frozen=True)
+class Compaction:
+    """What a compaction did."""
+
+    moved_rows: int
+    shards_before: int
+    shards_after: int
+
+
+def compact(
+    cache: "FeatureCache", *, fullness: float = 0.5, keep: pl.Series | None = None
+) -> Compaction:
+    """Rewrite the shards of which less than a share of rows is in use.
+
+    Readers opened before keep what they have already touched; open them again afterwards.
+
+    Args:
+        fullness: rewrite shards in which fewer rows than this share of a full shard are used.
+        keep: images still wanted; others are left behind in the shards that are rewritten.
+    """
+    state = State(cache)
+    before = len(state.rows.shards)
+    moving = _rows_to_move(cache, state, fullness, keep)
+    size = cache.layout.rows_per_shard
+    old = set((moving["row"] // size).unique().to_list()) | _unused(cache, state, keep)
+    if len(old) <= -(-moving.height // size):
+        return Compaction(0, before, before)
+    new = _reserve(cache, moving["key"])
+    _copy_rows(cache, state, moving, new)
+    _switch(cache, moving["key"], new, old)
+    for shard in old:
+        cache.withdraw(shard)
+    return Compaction(moving.height, before, before - len(old) + len(new))
+
+
+def _used_rows(cache: "FeatureCache", state: State, keep: pl.Series | None) -> pl.DataFrame:
+    """(key, row, shard) of the rows in finished shards that are current and wanted."""
+    rows = state.done_rows()
+    if keep is not None:
+        rows = rows.join(pl.DataFrame({"key": keep}).unique(), on="key", how="semi")
+    return rows.with_columns(shard=pl.col("row") // cache.layout.rows_per_shard)
+
+
+def _rows_to_move(
+    cache: "FeatureCache", state: State, fullness: float, keep: pl.Series | None
+) -> pl.DataFrame:
+    limit = fullness * cache.layout.rows_per_shard
+    rows = _used_rows(cache, state, keep)
+    return rows.filter(pl.len().over("shard") < limit).sort("row").select("key", "row")
+
+
+def _unused(cache: "FeatureCache", state: State, keep: pl.Series | None) -> set[int]:
+    """Finished shards of which no row is used."""
+    used = _used_rows(cache, state, keep)["shard"].unique().to_list()
+    return state.sound.keys() - set(used)
+
+
+def _reserve(cache: "FeatureCache", keys: pl.Series) -> list[Allocation]:
+    """Take shard numbers that no planner will give out."""
+    while True:
+        rows = _rows.load(cache.root, cache.base)
+        shards = _rows.allocate(keys, rows.next_shard, cache.layout.rows_per_shard)
+        empty, number = _rows.empty_table(), rows.next_generation
+        if _rows.publish(cache.root, cache.base, number, "reserve", empty, shards):
+            return shards
+
+
+def _copy_rows(
+    cache: "FeatureCache", state: State, moving: pl.DataFrame, new: list[Allocation]
+) -> None:
+    """Write the new shards from the stored values of the old ones, unchanged."""
+    if not new:
+        return
+    rows, start = moving["row"].to_numpy(), 0
+    readers = {kind: FeatureReader(cache, kind, rows, state.sound) for kind in cache.spec.kinds}
+    for shard in new:
+        stored: dict[str, np.ndarray[Any, Any]] = {}
+        for kind, reader in readers.items():
+            stored |= _stored(reader, kind, np.arange(start, start + shard.rows))
+        keys = moving["key"].slice(start, shard.rows).to_list()
+        arrays = [(array, stored[array.name]) for array in _zarr.arrays_of(cache.spec)]
+        cache.commit_shard(shard.shard, keys, arrays)
+        start += shard.rows
+
+
+def _stored(
+    reader: FeatureReader, kind: str, places: np.ndarray[Any, Any]
+) -> dict[str, np.ndarray[Any, Any]]:
+    """All views of some rows as they are stored, (V, rows, ...), per array name."""
+    taken = [reader.take_stored(np.full(len(places), v), places) for v in range(reader.views)]
+    values = {kind: np.stack([part for part, _ in taken])}
+    scales = [scale for _, scale in taken if scale is not None]
+    return values | ({kind + SCALE_SUFFIX: np.stack(scales)} if scales else {})
+
+
+def _switch(cache: "FeatureCache", keys: pl.Series, new: list[Allocation], old: set[int]) -> None:
+    """Make the new shards count instead of the old ones, whatever was appended meanwhile."""
+    size = cache.layout.rows_per_shard
+    while True:
+        rows = _rows.load(cache.root, cache.base)
+        stay = rows.assigned.filter(~(pl.col("row") // size).is_in(list(old)))
+        # Where an append has given a moved image another row since, the later row counts.
+        is_moved = pl.col("key").is_in(keys.implode())
+        current = rows.current.filter(is_moved & ~(pl.col("row") // size).is_in(list(old)))
+        moved = _rows.table_of(keys, new[0].shard, size) if new else _rows.empty_table()
+        late = current.join(moved, on="key", how="semi")
+        table = pl.concat([stay.join(late, on=["key", "row"], how="anti"), moved, late])
+        shards = [a for shard, a in rows.shards.items() if shard not in old] + new
+        number = rows.next_generation
+        if _rows.publish(cache.root, cache.base, number, "switch", table, shards):
+            break
+    rows = _rows.load(cache.root, cache.base)
+    _description.fit_metadata(cache.root, cache.base, cache.spec, cache.layout, rows)
+    _rows.forget_before(cache.root, cache.base, number)
