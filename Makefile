@@ -25,7 +25,7 @@ quickstart: $(VENV)/.demo  ## distil a real teacher on real photos, in a few min
 	$(BIN)/tintem quickstart
 
 test: $(VENV)/.test  ## the tests that take seconds
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 test-slow: $(VENV)/.test  ## the tests that take minutes: real processes, kills, the quickstart
 	$(BIN)/python -m pytest -m slow

@@ -93,6 +93,7 @@ def _training_figure(history: pl.DataFrame) -> Figure:
     axes = figure.subplots()
     axes.plot(history["epoch"], history["loss"], color=_STUDENT)
     axes.set(xlabel="epoch", ylabel="1 − cosine to the mapped teacher", yscale="log")
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.3)
     return figure
 

@@ -1,8 +1,13 @@
 """Fixtures that more than one room of the house needs."""
 
 import io
+import os
 from collections.abc import Callable
 from pathlib import Path
+
+# Tests run two at a time on two cores: more threads than that only wait for each other. Before
+# torch and NumPy are imported, and inherited by the processes that tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
