@@ -114,6 +114,7 @@ def summary(pipeline: Pipeline) -> list[Row]:
     """Return the summary of a finished run."""
     return summary_rows(
         pipeline.config,
+        pipeline.indexed.photos(),
         pipeline.mapped.record,
         pipeline.trained.record,
         pipeline.evaluated.record,

@@ -13,6 +13,7 @@ from flows.summary import Row
 
 matplotlib.use("Agg")
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 _TEACHER, _STUDENT = "#9aa5b1", "#0b7285"
 
@@ -93,7 +94,7 @@ def _training_figure(history: pl.DataFrame) -> Figure:
     axes = figure.subplots()
     axes.plot(history["epoch"], history["loss"], color=_STUDENT)
     axes.set(xlabel="epoch", ylabel="1 − cosine to the mapped teacher", yscale="log")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     return figure
 

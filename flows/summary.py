@@ -16,8 +16,18 @@ class Row:
     student: str
 
 
+@dataclass(frozen=True)
+class Photos:
+    """How many photos were learnt from, kept for testing, and left out as unreadable."""
+
+    train: int
+    test: int
+    unreadable: int
+
+
 def summary_rows(
     config: RunConfig,
+    photos: Photos,
     mapping: dict[str, Any],
     student: dict[str, Any],
     evaluation: dict[str, Any],
@@ -27,12 +37,16 @@ def summary_rows(
 
     Args:
         config: the run.
+        photos: how many there are.
         mapping, student, evaluation, export: the stages' records.
     """
     latency = export["latency_ms"]
     onnx_mb = export["model"]["bytes"] / 1e6
     width = mapping["spec"]["width"]
     rows = [
+        Row("Photos", "learnt from", "", f"{photos.train:,}"),
+        Row("Photos", "kept apart for testing", "", f"{photos.test:,}"),
+        Row("Photos", "unreadable, left out", "", f"{photos.unreadable:,}"),
         Row("Model", "name", config.teacher.model, config.student.model),
         Row("Model", "input", *(f"{c.image_size} px" for c in (config.teacher, config.student))),
         Row("Model", "embedding width", str(mapping["teacher_width"]), str(width)),

@@ -82,7 +82,8 @@ def export(
         "metrics": evaluated.record["metrics"],
         "provenance": provenance(),
     }
-    rows = summary_rows(config, mapped.record, trained.record, evaluated.record, record)
+    records = (mapped.record, trained.record, evaluated.record, record)
+    rows = summary_rows(config, indexed.photos(), *records)
     scores = read_file(root, "evaluations", evaluated.id, "ood_scores.parquet")
     page = report_page(config, rows, record, load_history(root, trained), scores)
     files = {

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flows.stages.datasets import Dataset
+from flows.summary import Photos
 
 
 @dataclass(frozen=True)
@@ -13,8 +14,19 @@ class Indexed:
     data: Dataset
     ood: dict[str, Dataset]
 
+    def photos(self) -> Photos:
+        """Count the photos of the main dataset."""
+        return Photos(
+            train=len(self.data.keys("train")),
+            test=len(self.data.keys("test")),
+            unreadable=self.data.manifest.quarantine.height,
+        )
+
     def datasets(self) -> list[Dataset]:
         return [self.data, *self.ood.values()]
+
+    def dataset(self, name: str) -> Dataset:
+        return self.data if name == self.data.name else self.ood[name]
 
 
 @dataclass(frozen=True)
