@@ -31,6 +31,8 @@ console = Console()
 errors = Console(stderr=True)
 
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="the run's config")]
+Target = Annotated[str, typer.Argument(metavar="CONFIG-or-ROOT", help="a run's config, or a root")]
+CacheId = Annotated[str | None, typer.Argument(metavar="CACHE", help="this cache only")]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON instead of a table")]
 
 
@@ -111,6 +113,39 @@ def status(
         return
     for table in tables(things):
         console.print(table)
+
+
+@app.command()
+def verify(
+    target: Target,
+    cache: CacheId = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check every byte of the caches; with a config, run the teacher again on some views."""
+    from flows import verify as checks
+
+    verdicts = checks.verify(target, cache)
+    if as_json:
+        _print_json([verdict.as_json() for verdict in verdicts])
+    else:
+        console.print(checks.verdict_table(verdicts))
+        for finding in checks.findings(verdicts, target):
+            errors.print(escape(finding), highlight=False, soft_wrap=True)
+    if not all(verdict.sound for verdict in verdicts):
+        raise typer.Exit(1)
+
+
+@app.command()
+def repair(target: Target, cache: CacheId = None) -> None:
+    """Withdraw damaged shards; with a config, compute exactly them again."""
+    from flows import verify as checks
+    from flows.reporting import reporting_to
+    from flows.terminal import TerminalReporter
+
+    with reporting_to(TerminalReporter(console)):
+        repaired = checks.repair(target, cache)
+    for sentence in checks.told(repaired):
+        console.print(escape(sentence), highlight=False, soft_wrap=True)
 
 
 def _run_stage(name: str, path: Path) -> None:

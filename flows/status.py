@@ -38,13 +38,7 @@ def collect(root_or_config: str) -> dict[str, list[Thing]]:
     Raises:
         InputError: if there is no such root, or the config cannot be read.
     """
-    if root_or_config.endswith((".yaml", ".yml")):
-        from flows.config import load_config
-
-        root_or_config = load_config(root_or_config).root
-    if "://" not in root_or_config and not Path(root_or_config).is_dir():
-        raise InputError(f"there is no folder {root_or_config}: give a run's config or its root.")
-    root = open_root(root_or_config)
+    root = open_existing(root_or_config)
     things: dict[str, list[Thing]] = {"caches": [_cache(root, i) for i in root.folders("caches")]}
     for kind in _SHOWN:
         things[kind] = [
@@ -62,6 +56,21 @@ def collect(root_or_config: str) -> dict[str, list[Thing]]:
         if student_id not in finished:
             things["students"].append(_unfinished_student(root, student_id))
     return things
+
+
+def open_existing(root_or_config: str) -> Root:
+    """Open a root that is there, or that of a run's YAML file.
+
+    Raises:
+        InputError: if there is no such root, or the config cannot be read.
+    """
+    if root_or_config.endswith((".yaml", ".yml")):
+        from flows.config import load_config
+
+        root_or_config = load_config(root_or_config).root
+    if "://" not in root_or_config and not Path(root_or_config).is_dir():
+        raise InputError(f"there is no folder {root_or_config}: give a run's config or its root.")
+    return open_root(root_or_config)
 
 
 def _cache(root: Root, cache_id: str) -> Thing:

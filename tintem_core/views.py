@@ -115,6 +115,16 @@ def render_view(
     return _resize(Image.fromarray(augmented), size, (0, 0, base_size, base_size))
 
 
+def is_mirrored(key: str, view: int, recipe: ViewRecipe) -> bool:
+    """Whether :func:`render_view` flips this view of this image."""
+    if recipe.name == "eval":
+        return False
+    rng = generator(key, view, recipe)
+    # The flip is drawn after the box, whose draws are the same for an image of any size.
+    _crop_box(rng, 1, 1, recipe)
+    return bool(rng.random() < recipe.flip)
+
+
 def _resize(image: Image.Image, size: int, box: tuple[float, float, float, float]) -> Pixels:
     return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC, box=box))
 

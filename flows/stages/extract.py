@@ -1,6 +1,8 @@
 """Stage 2: teacher embeddings, once, into the feature cache."""
 
 import math
+from collections.abc import Collection
+from dataclasses import dataclass
 
 from flows.config import RunConfig
 from flows.provenance import provenance
@@ -11,23 +13,53 @@ from flows.stages.embed import embed_shards
 from flows.stages.results import Extracted, Indexed
 from flows.stages.teacher import load_teacher
 from storage.cache import FeatureCache
+from storage.manifest import SourceConfig
 from storage.root import Root
 from storage.spec import CacheSpec, KindSpec, choose_layout
 from tintem_core.teachers import Teacher
 from tintem_core.views import EVAL, ViewRecipe
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """A cache that a run needs: of which images, and what it holds."""
+
+    source: SourceConfig
+    split: str | None
+    recipe: ViewRecipe
+    spec: CacheSpec
+
+
+def wanted_caches(config: RunConfig, teacher: Teacher) -> list[Wanted]:
+    """Return the training views first, then the evaluation view of every dataset."""
+    recipe = config.views.recipe
+    views = cache_spec(config, teacher, config.data.name, recipe, config.views.count)
+    return [
+        Wanted(config.data, "train", recipe, views),
+        *(
+            Wanted(source, None, EVAL, cache_spec(config, teacher, source.name, EVAL, 1))
+            for source in (config.data, *config.evaluation.ood)
+        ),
+    ]
+
+
 def extract(config: RunConfig, root: Root, indexed: Indexed) -> Extracted:
     """Make sure that every view of every image is in a cache; compute only what is missing."""
-    teacher = load_teacher(config.teacher, config.runtime.device)
-    views = cache_spec(config, teacher, config.data.name, config.views.recipe, config.views.count)
-    computed = _ensure(config, root, teacher, views, indexed.data, "train")
-    evaluation = {}
-    for dataset in indexed.datasets():
-        spec = cache_spec(config, teacher, dataset.name, EVAL, 1)
-        computed += _ensure(config, root, teacher, spec, dataset, None)
-        evaluation[dataset.name] = spec.id
-    return Extracted(views.id, evaluation, reused=computed == 0)
+    views, *evaluation = wanted_caches(config, load_teacher(config.teacher, config.runtime.device))
+    computed = [_ensure(config, root, want, indexed) for want in (views, *evaluation)]
+    ids = {want.source.name: want.spec.id for want in evaluation}
+    return Extracted(views.spec.id, ids, reused=not any(computed))
+
+
+def recompute(
+    config: RunConfig, root: Root, indexed: Indexed, want: Wanted, shards: Collection[int]
+) -> int:
+    """Compute some shards of a cache again, and no others; returns how many could be.
+
+    A shard of which an image is no longer among the run's cannot: its other images get a new
+    shard when the extraction runs the next time.
+    """
+    return _ensure(config, root, want, indexed, shards)
 
 
 def cache_spec(
@@ -65,6 +97,11 @@ def eval_source(config: RunConfig, dataset: Dataset, split: str | None) -> ViewS
     return _source(config, dataset, split, EVAL)
 
 
+def source_of(config: RunConfig, dataset: Dataset, want: Wanted) -> ViewSource:
+    """Return a renderer of the views that a cache holds."""
+    return _source(config, dataset, want.split, want.recipe)
+
+
 def _source(
     config: RunConfig, dataset: Dataset, split: str | None, recipe: ViewRecipe
 ) -> ViewSource:
@@ -80,34 +117,36 @@ def _source(
 def _ensure(
     config: RunConfig,
     root: Root,
-    teacher: Teacher,
-    spec: CacheSpec,
-    dataset: Dataset,
-    split: str | None,
+    want: Wanted,
+    indexed: Indexed,
+    only: Collection[int] | None = None,
 ) -> int:
     """Compute the missing shards of one cache; return how many there were."""
-    keys = dataset.keys(split)
+    dataset = indexed.dataset(want.source.name)
+    keys = dataset.keys(want.split)
+    spec = want.spec
     cache = FeatureCache.create_or_open(
         root,
         spec,
-        rows_per_shard=config.cache.rows_per_shard or _rows_per_shard(spec, len(keys)),
+        rows_per_shard=config.cache.rows_per_shard or rows_per_shard(spec, len(keys)),
         provenance=provenance(),
     )
-    tasks = cache.plan(keys)
+    tasks = [task for task in cache.plan(keys) if only is None or task.shard in only]
     total = len(keys) * spec.views
     missing = sum(len(task.keys) for task in tasks) * spec.views
-    recipe = EVAL if spec.content["views"]["name"] == "eval" else config.views.recipe
     if missing < total:
         which = f"{total:,}" if not missing else f"{total - missing:,} of {total:,}"
-        reporter().note(f"{dataset.name} ({recipe.name}): {which} views reused")
+        reporter().note(f"{dataset.name} ({want.recipe.name}): {which} views reused")
     if not tasks:
         return 0
-    source = _source(config, dataset, split, recipe)
-    with reporter().track(f"Extract {dataset.name} ({recipe.name})", missing, "views") as advance:
+    source = source_of(config, dataset, want)
+    title = f"Extract {dataset.name} ({want.recipe.name})"
+    with reporter().track(title, missing, "views") as advance:
+        teacher = load_teacher(config.teacher, config.runtime.device)
         embed_shards(cache, tasks, teacher, source, config.runtime.decode_threads, advance)
     return len(tasks)
 
 
-def _rows_per_shard(spec: CacheSpec, images: int) -> int:
+def rows_per_shard(spec: CacheSpec, images: int) -> int:
     """Cut a small dataset into about 16 shards, so that a kill loses little."""
     return min(choose_layout(spec, None).rows_per_shard, max(64, math.ceil(images / 16)))

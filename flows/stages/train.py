@@ -5,7 +5,6 @@ import json
 import os
 import time
 
-import numpy as np
 import polars as pl
 from safetensors.torch import load, save
 
@@ -16,14 +15,14 @@ from flows.stages.batches import StepDataset, batches_from
 from flows.stages.extract import view_source
 from flows.stages.fit import load_mapping
 from flows.stages.results import Extracted, Indexed, Mapped, Trained
-from flows.stages.teacher import choose_device, load_teacher
+from flows.stages.teacher import choose_device
+from flows.stages.truth import truth_test
 from storage.artifact import read_file, read_record, write_artifact
 from storage.cache import FeatureCache
 from storage.identity import make_id
-from storage.reader import FeatureReader
 from storage.root import Root
 from tintem_core.backbones import place
-from tintem_core.errors import InputError, TintemError, VerificationError
+from tintem_core.errors import InputError, TintemError
 from tintem_core.students import Student, build_student
 from tintem_core.training import Run, start_run
 from tintem_core.training import train as run_training
@@ -63,14 +62,16 @@ def train(
         return Trained(student_id, record, reused=True)
 
     keys = indexed.data.keys("train")
-    latents = FeatureCache.open(root, extracted.views).reader(keys)
-    _truth_test(config, indexed, latents)
+    source = view_source(config, indexed.data, "train")
+    cache = FeatureCache.open(root, extracted.views)
+    latents = cache.reader(keys)
+    truth_test(config, cache, source, config.training.seed)
     mapping = load_mapping(config, root, mapped)
     device = choose_device(config.runtime.device)
     student = build_student(config.student, mapped.record["spec"]["width"], config.training.seed)
     place(student, device)
     dataset = StepDataset(
-        view_source(config, indexed.data, "train"),
+        source,
         latents,
         config.student.image_size,
         config.training.batch_size,
@@ -133,37 +134,6 @@ def load_history(root: Root, trained: Trained) -> pl.DataFrame:
     """Return the training curve: epoch, loss, learning_rate."""
     data = read_file(root, "students", trained.id, "history.parquet")
     return pl.read_parquet(io.BytesIO(data))
-
-
-def _truth_test(config: RunConfig, indexed: Indexed, latents: FeatureReader) -> None:
-    """Run the teacher again on a few cached views: does the cache still tell the truth?"""
-    keys = indexed.data.keys("train")
-    rng = np.random.default_rng(config.training.seed)
-    rows = rng.choice(len(keys), min(config.cache.truth_images, len(keys)), replace=False)
-    views = rng.integers(0, latents.views, len(rows))
-    teacher = load_teacher(config.teacher, config.runtime.device)
-    source = view_source(config, indexed.data, "train")
-    size = config.teacher.image_size
-    pixels = np.concatenate(
-        [
-            source.views(row, range(view, view + 1), size)
-            for row, view in zip(rows, views, strict=True)
-        ]
-    )
-    fresh = teacher.embed(pixels).embedding.astype(np.float64)
-    cached = latents.take(views, rows).astype(np.float64)
-    norms = np.linalg.norm(fresh, axis=1) * np.linalg.norm(cached, axis=1)
-    cosine = (fresh * cached).sum(axis=1) / norms
-    worst = int(cosine.argmin())
-    if not cosine[worst] >= config.cache.truth_cosine:
-        raise VerificationError(
-            f"the cache does not tell the truth: view {views[worst]} of {source.uris[rows[worst]]} "
-            f"has cosine {cosine[worst]:.4f} to the teacher's embedding now, wanted "
-            f"{config.cache.truth_cosine}. Delete the cache to rebuild it."
-        )
-    reporter().note(
-        f"truth test: {len(rows)} cached views embedded again, smallest cosine {cosine[worst]:.6f}"
-    )
 
 
 def _start(

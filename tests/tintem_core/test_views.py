@@ -6,7 +6,7 @@ from PIL import Image
 
 from tests.conftest import encoded, photo
 from tintem_core.errors import InputError
-from tintem_core.views import EVAL, ViewRecipe, decode_image, render_view
+from tintem_core.views import EVAL, ViewRecipe, decode_image, is_mirrored, render_view
 
 LIGHT = ViewRecipe(name="light")
 TIMM = ViewRecipe(name="timm")
@@ -107,3 +107,16 @@ def test_sixteen_bit_photos_keep_their_contrast() -> None:
 def test_unreadable_bytes_are_an_input_error(data: bytes) -> None:
     with pytest.raises(InputError, match="not a readable image"):
         decode_image(data)
+
+
+def test_whether_a_view_is_mirrored_is_known_without_rendering_it() -> None:
+    brighter_to_the_right = np.tile(np.arange(200, dtype=np.uint8)[None, :, None], (150, 1, 3))
+    image = Image.fromarray(brighter_to_the_right)
+    plain_timm = ViewRecipe(name="timm", augment="rand-m0-n0", erase=0)
+    for recipe in (EVAL, LIGHT, plain_timm):
+        seen = []
+        for view in range(24):
+            pixels = render_view(image, "key", view, recipe, 32, 32)
+            seen.append(bool(pixels[16, 0, 0] > pixels[16, -1, 0]))
+            assert is_mirrored("key", view, recipe) == seen[-1]
+        assert set(seen) == ({False} if recipe is EVAL else {True, False})

@@ -1,0 +1,226 @@
+"""Are the caches sound, and do they still tell the truth? And: bring damaged shards back."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from rich.table import Table
+
+from flows.config import RunConfig, load_config
+from flows.stages.datasets import Dataset
+from flows.stages.extract import Wanted, recompute, source_of, wanted_caches
+from flows.stages.index import index
+from flows.stages.teacher import load_teacher
+from flows.stages.truth import Truth, measure_truth
+from flows.status import open_existing
+from storage.cache import FeatureCache
+from storage.errors import CacheFormatError, CorruptError, MissingObjectError
+from storage.manifest import Manifest
+from storage.root import Root
+from tintem_core.errors import InputError
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One damaged file; ``shard`` is None when no embeddings are lost by it."""
+
+    shard: int | None
+    file: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was found out about one cache."""
+
+    id: str
+    photos: int = 0
+    shards: int = 0
+    pending: int = 0
+    problems: tuple[Problem, ...] = ()
+    truth: Truth | None = None
+    note: str = ""
+
+    @property
+    def sound(self) -> bool:
+        return not self.problems and (self.truth is None or self.truth.holds)
+
+    def as_json(self) -> dict[str, Any]:
+        return {**asdict(self), "sound": self.sound}
+
+
+@dataclass(frozen=True)
+class Repaired:
+    """What a repair did to one cache."""
+
+    id: str
+    withdrawn: tuple[int, ...]
+    recomputed: int | None
+    """Shards computed again; None where no config says how."""
+    missing: int = 0
+    """Photos of the run that the cache lacks afterwards."""
+
+
+def verify(target: str, cache_id: str | None = None) -> list[Verdict]:
+    """Read every byte of the caches; with a config, run the teacher again on some views too.
+
+    Args:
+        target: a root (all of its caches), or a run's YAML file (the caches of the run).
+        cache_id: this one only.
+
+    Raises:
+        InputError: if there is no such root, config or cache.
+    """
+    root, config, wanted = _targets(target, cache_id)
+    return [_verdict(root, config, cache, want) for cache, want in wanted.items()]
+
+
+def repair(target: str, cache_id: str | None = None) -> list[Repaired]:
+    """Withdraw damaged shards; with a config, compute exactly them again.
+
+    Raises:
+        InputError: if there is no such root, config or cache.
+    """
+    root, config, wanted = _targets(target, cache_id)
+    indexed = None
+    done = []
+    for cache_id, want in wanted.items():
+        if not root.folders(f"caches/{cache_id}"):
+            continue
+        cache = FeatureCache.open(root, cache_id)
+        dropped = tuple(cache.repair())
+        if config is None or want is None:
+            done.append(Repaired(cache_id, dropped, None))
+            continue
+        indexed = indexed or index(config, root)
+        recomputed = recompute(config, root, indexed, want, dropped) if dropped else 0
+        missing = cache.missing(indexed.dataset(want.source.name).keys(want.split))
+        done.append(Repaired(cache_id, dropped, recomputed, len(missing)))
+    return done
+
+
+def _targets(
+    target: str, cache_id: str | None
+) -> tuple[Root, RunConfig | None, dict[str, Wanted | None]]:
+    """Return the root, the config where there is one, and the caches meant, by id."""
+    root = open_existing(target)
+    config = None
+    wanted: dict[str, Wanted | None] = {}
+    if target.endswith((".yaml", ".yml")):
+        config = load_config(target)
+        teacher = load_teacher(config.teacher, config.runtime.device)
+        wanted = {want.spec.id: want for want in wanted_caches(config, teacher)}
+    else:
+        wanted = dict.fromkeys(root.folders("caches"))
+    if cache_id is None:
+        return root, config, wanted
+    if cache_id not in root.folders("caches"):
+        raise InputError(f"{root.url} holds no cache {cache_id}: `tintem status` lists them.")
+    return root, config, {cache_id: wanted.get(cache_id)}
+
+
+def _verdict(root: Root, config: RunConfig | None, cache_id: str, want: Wanted | None) -> Verdict:
+    try:
+        cache = FeatureCache.open(root, cache_id)
+    except MissingObjectError:
+        return Verdict(cache_id, note="not extracted yet")
+    except (CorruptError, CacheFormatError) as error:
+        file = f"caches/{cache_id}/record.json"
+        return Verdict(cache_id, problems=(Problem(None, file, str(error)),))
+    problems = tuple(Problem(p.shard, p.file, p.reason) for p in cache.verify())
+    try:
+        stats = cache.stats()
+    except CorruptError:
+        return Verdict(cache_id, problems=problems)
+    verdict = Verdict(cache_id, stats["rows"], stats["shards"], stats["pending"], problems)
+    if problems:
+        return replace(verdict, note="no truth test before the repair" if want else "")
+    if config is None or want is None:
+        return verdict
+    return _with_truth(root, config, cache, want, verdict)
+
+
+def _with_truth(
+    root: Root, config: RunConfig, cache: FeatureCache, want: Wanted, verdict: Verdict
+) -> Verdict:
+    manifest = Manifest.latest(root, want.source.name)
+    if manifest is None:
+        return replace(verdict, note="no truth test: the photos are not indexed")
+    source = source_of(config, Dataset(manifest), want)
+    absent = set(cache.missing(source.keys))
+    there = [i for i, key in enumerate(source.keys) if key not in absent]
+    if not there:
+        return replace(verdict, note="no truth test: the cache is empty")
+    source = replace(
+        source,
+        keys=tuple(source.keys[i] for i in there),
+        uris=tuple(source.uris[i] for i in there),
+    )
+    return replace(verdict, truth=measure_truth(config, cache, source))
+
+
+def verdict_table(verdicts: Sequence[Verdict]) -> Table:
+    """Lay the verdicts out for a terminal."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("cache", style="cyan", overflow="fold")
+    for title in ("photos", "shards", "smallest cosine", "mean"):
+        table.add_column(title, justify="right")
+    table.add_column("")
+    for verdict in verdicts:
+        truth = verdict.truth
+        table.add_row(
+            verdict.id,
+            f"{verdict.photos:,}",
+            f"{verdict.shards:,}",
+            *(("–", "–") if truth is None else (f"{truth.smallest:.6f}", f"{truth.mean:.6f}")),
+            _state(verdict),
+        )
+    return table
+
+
+def told(repaired: Sequence[Repaired]) -> list[str]:
+    """Return a sentence per cache that was repaired."""
+    said = []
+    for done in repaired:
+        if not done.withdrawn:
+            said.append(f"{done.id}: no shard is damaged; metadata and row tables are in order")
+            continue
+        shards = ", ".join(map(str, done.withdrawn))
+        text = f"{done.id}: withdrew {len(done.withdrawn)} damaged shards ({shards})"
+        if done.recomputed is None:
+            text += "; `tintem repair CONFIG.yaml` or `tintem extract CONFIG.yaml`, with the "
+            text += "config that made this cache, computes exactly them again"
+        else:
+            text += f", computed {done.recomputed} of them again"
+        if done.missing:
+            text += f"; {done.missing} photos are missing still: `tintem extract` adds them"
+        said.append(text)
+    return said
+
+
+def _state(verdict: Verdict) -> str:
+    if verdict.problems:
+        return "[red]damaged"
+    if not verdict.sound:
+        return "[red]not what the teacher gives"
+    if verdict.pending:
+        return f"[yellow]sound, {verdict.pending:,} shards to come"
+    return f"[dim]{verdict.note}" if verdict.note else "[green]sound"
+
+
+def findings(verdicts: Sequence[Verdict], target: str) -> list[str]:
+    """Return a sentence per problem, and the cure."""
+    said = []
+    for verdict in verdicts:
+        for problem in verdict.problems:
+            what = "metadata" if problem.shard is None else f"shard {problem.shard}"
+            said.append(f"{what} of {verdict.id} is damaged: {problem.file}: {problem.reason}")
+        if verdict.truth and not verdict.truth.holds:
+            said.append(
+                f"{verdict.truth.worst} has cosine {verdict.truth.smallest:.4f} to what the "
+                f"teacher gives now, wanted {verdict.truth.wanted}: delete {verdict.id} to rebuild "
+                "it."
+            )
+    if any(verdict.problems for verdict in verdicts):
+        said.append(f"`tintem repair {target}` brings back what is damaged.")
+    return said
