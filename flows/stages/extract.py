@@ -11,6 +11,7 @@ from flows.stages.batches import ViewSource
 from flows.stages.datasets import Dataset
 from flows.stages.embed import embed_shards
 from flows.stages.results import Extracted, Indexed
+from flows.stages.stored import check_stored
 from flows.stages.teacher import load_teacher
 from storage.cache import FeatureCache
 from storage.manifest import SourceConfig
@@ -140,10 +141,18 @@ def _ensure(
     if not tasks:
         return 0
     source = source_of(config, dataset, want)
-    title = f"Extract {dataset.name} ({want.recipe.name})"
-    with reporter().track(title, missing, "views") as advance:
+    title = f"{dataset.name} ({want.recipe.name})"
+    with reporter().track(f"Extract {title}", missing, "views") as advance:
         teacher = load_teacher(config.teacher, config.runtime.device)
-        embed_shards(cache, tasks, teacher, source, config.runtime.decode_threads, advance)
+        embed_shards(
+            cache,
+            tasks,
+            teacher,
+            source,
+            config.runtime.decode_threads,
+            advance,
+            lambda arrays: check_stored(spec, arrays, config.cache.stored_cosine, title),
+        )
     return len(tasks)
 
 
