@@ -198,6 +198,8 @@ def _inspect(reader: ImageReader, uris: pl.Series, check: str) -> Iterator[pl.Da
             return uri, content_key(data), *_image_size(data, check), None
         except MissingObjectError:
             reason = "the file is missing"
+        except UnidentifiedImageError:
+            reason = "it is no image that Pillow can read"
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             reason = str(error) or type(error).__name__
         return uri, None, None, None, reason
