@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 
 import polars as pl
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from storage._records import seal, unseal
 from storage.errors import MissingObjectError, SourceError
