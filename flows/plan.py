@@ -12,6 +12,7 @@ from flows.scale import Dtype, footprint, slowest
 from flows.stages.batches import ViewSource
 from flows.stages.datasets import Dataset
 from flows.stages.extract import Wanted, wanted_caches
+from flows.stages.preflight import preflight
 from flows.stages.teacher import choose_device, load_teacher
 from storage.cache import FeatureCache
 from storage.catalogue import list_things
@@ -85,6 +86,7 @@ def plan(config: RunConfig) -> Plan:
     Raises:
         InputError, SourceError: as the run itself would.
     """
+    preflight(config)
     root = open_root(config.root)
     device = choose_device(config.runtime.device)
     teacher = load_teacher(config.teacher, device)

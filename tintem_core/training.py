@@ -11,11 +11,11 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from pydantic import BaseModel, Field
-from timm.optim import create_optimizer_v2
+from timm.optim import create_optimizer_v2, get_optimizer_class
 from timm.scheduler.cosine_lr import CosineLRScheduler
 from torch import Tensor, nn
 
-from tintem_core.errors import TintemError
+from tintem_core.errors import InputError, TintemError
 from tintem_core.losses import cosine_student_loss
 from tintem_core.students import Student
 from tintem_core.teachers import autocast, to_float
@@ -98,6 +98,17 @@ class Run:
         torch.set_rng_state(state["rng"])
         if state["cuda_rng"]:
             torch.cuda.set_rng_state_all(state["cuda_rng"])
+
+
+def check_optimizer(name: str) -> None:
+    """Raise InputError if timm knows no optimiser of this name."""
+    try:
+        get_optimizer_class(name)
+    except ValueError as error:
+        raise InputError(
+            f"training.optimizer: timm knows no optimiser '{name}'; 'adamw' and 'sgd' are two "
+            "that it knows."
+        ) from error
 
 
 def start_run(student: Student, config: TrainingConfig, steps_per_epoch: int) -> Run:

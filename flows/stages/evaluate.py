@@ -133,7 +133,7 @@ def _measure(
             neighbours = min(settings.knn, len(bank))
             _, predictions[subject] = knn_predict(bank, bank_labels, queries, neighbours)
             right = (predictions[subject] == labels).astype(np.float64)
-            add(subject, "test", _mean_row(f"knn_{neighbours}", right, config))
+            add(subject, "test", _mean_row("knn", right, config))
         add("student", "test", prediction_agreement(
             predictions["teacher"], predictions["student"], seed=seed, resamples=settings.resamples
         ))  # fmt: skip
