@@ -30,12 +30,27 @@ class Indexed:
 
 
 @dataclass(frozen=True)
+class TeacherCaches:
+    """What one of the other teachers of a run left: see :class:`Extracted`."""
+
+    model: str
+    weight: float
+    views: str
+    evaluation: dict[str, str]
+
+
+@dataclass(frozen=True)
 class Extracted:
     """Feature caches: training views, and the evaluation view of every dataset by name."""
 
     views: str
     evaluation: dict[str, str]
     reused: bool
+    others: tuple[TeacherCaches, ...] = ()
+
+    def identity(self) -> dict[str, Any]:
+        """Return which training latents these are."""
+        return {"cache": self.views, "others": [[o.views, o.weight] for o in self.others]}
 
 
 @dataclass(frozen=True)
