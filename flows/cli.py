@@ -64,6 +64,23 @@ def init(
 
 
 @app.command()
+def plan(config: ConfigPath, as_json: AsJson = False) -> None:
+    """Say what a run will do and take, before anything starts."""
+    from flows import plan as plans
+    from flows.config import load_config
+    from flows.plan_table import plan_tables
+
+    found = plans.plan(load_config(config))
+    if as_json:
+        _print_json(found.as_json())
+    else:
+        for table in plan_tables(found):
+            console.print(table)
+            console.print()
+    plans.refuse_what_cannot_fit(found)
+
+
+@app.command()
 def run(config: ConfigPath) -> None:
     """Run all stages: index, extract, map, train, evaluate, export."""
     _run_stage("distill", config)
@@ -185,7 +202,7 @@ def _run_stage(name: str, path: Path) -> None:
             _print_summary(flows.summary(pipeline), pipeline.exported, path)
         if isinstance(result, dict):
             stages = ", ".join(f"{stage} {seconds} s" for stage, seconds in result.items())
-            console.print(f"[dim]{stages}[/dim]")
+            console.print(f"[dim]{stages}[/dim]", soft_wrap=True)
         else:
             console.print(f"{name}: {result}", highlight=False)
     console.print(f"Done in {time.monotonic() - started:.0f} s.")
@@ -202,6 +219,7 @@ def _print_summary(rows: list["Row"], exported: "Exported", config: Path) -> Non
         f"(smallest cosine {checked['smallest_cosine']:.7f}).\n"
         "Square brackets: bootstrap 95% intervals over photos.\n",
         highlight=False,
+        soft_wrap=True,
     )
     for label, name in (("model", "student.onnx"), ("card", "card.md"), ("report", "report.html")):
         console.print(f"  {label:<7} {exported.location}/{name}", highlight=False, soft_wrap=True)

@@ -50,6 +50,12 @@ class CacheConfig(BaseModel, frozen=True, extra="forbid"):
     rows_per_shard: int | None = Field(
         None, ge=1, description="images per shard; null: about 32 MiB per shard"
     )
+    stored_cosine: float = Field(
+        0.999,
+        gt=0,
+        le=1,
+        description="smallest cosine of the stored form to the teacher's float32, measured first",
+    )
     truth_images: int = Field(
         8, ge=1, description="cached views embedded again before a training, to test the cache"
     )
@@ -104,6 +110,11 @@ class RunConfig(BaseModel, frozen=True, extra="forbid"):
     evaluation: EvaluationConfig = EvaluationConfig()
     export: ExportConfig = ExportConfig()
     runtime: RuntimeConfig = RuntimeConfig()
+
+    @property
+    def teachers(self) -> tuple[TeacherConfig, ...]:
+        """All teachers, the first one first."""
+        return (self.teacher, *(other.teacher() for other in self.other_teachers))
 
     @field_validator("evaluation")
     @classmethod

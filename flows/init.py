@@ -1,10 +1,10 @@
 """Write a commented config for a folder of photos."""
 
-import re
 from pathlib import Path
 
 import yaml
 
+from storage.identity import slugify
 from tintem_core.errors import InputError
 
 
@@ -18,8 +18,8 @@ def write_config(images: Path, target: Path) -> None:
         raise InputError(f"there is no folder {images}: give the folder that holds your photos.")
     if target.exists():
         raise InputError(f"{target} exists already: remove it, or choose another with --config.")
-    name = re.sub(r"[^a-z0-9]+", "-", images.resolve().name.lower()).strip("-") or "photos"
-    uri = yaml.safe_dump(str(images.resolve())).splitlines()[0]
+    name = slugify(images.resolve().name)
+    uri = yaml.safe_dump(str(images.resolve()), allow_unicode=True).splitlines()[0]
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(TEMPLATE.format(name=name, uri=uri), encoding="utf-8")
 

@@ -1,17 +1,22 @@
 """Images as files in a folder, local or on S3, with or without class folders."""
 
+import itertools
+from collections.abc import Iterator
+
 import polars as pl
 
 from storage.errors import SourceError
-from storage.root import ObjectFacts, open_root
+from storage.root import open_root
 from storage.source import (
     ENTRY_SCHEMA,
     IMAGE_SUFFIXES,
+    SPLIT_NAMES,
     ImageReader,
     SourceConfig,
     included,
-    split_of,
 )
+
+_BATCH = 100_000
 
 
 class FolderReader(ImageReader):
@@ -28,51 +33,50 @@ class FolderReader(ImageReader):
         return self._root.read(uri)
 
     def entries(self) -> pl.DataFrame:
-        facts = self._root.facts()
-        found = {
-            path: fact
-            for path, fact in facts.items()
-            if path.lower().endswith(IMAGE_SUFFIXES) and included(path, self.source)
-        }
-        if not found:
+        images = self._images()
+        files = pl.DataFrame(schema={name: ENTRY_SCHEMA[name] for name in _FILE_COLUMNS})
+        # In batches: ten million Python tuples would not fit in memory, their columns do.
+        while batch := list(itertools.islice(images, _BATCH)):
+            files.extend(pl.DataFrame(batch, schema=files.schema, orient="row"))
+        if files.is_empty():
             chosen = f" that match {', '.join(self.source.include)}" if self.source.include else ""
             raise SourceError(
                 f"{self.source.uri} holds no images{chosen} (looked for "
-                f"{', '.join(IMAGE_SUFFIXES)}). {self._cure(list(facts))}"
+                f"{', '.join(IMAGE_SUFFIXES)}). {self._cure()}"
             )
-        return folder_entries(found, self.source)
+        return _with_labels(files.sort("uri"), self.source)
 
-    def _cure(self, paths: list[str]) -> str:
+    def _images(self) -> Iterator[tuple[str, int, int]]:
+        for path, fact in self._root.walk():
+            if path.lower().endswith(IMAGE_SUFFIXES) and included(path, self.source):
+                yield path, fact.bytes, fact.modified
+
+    def _cure(self) -> str:
         for suffix in (".parquet", ".tar"):
-            if any(path.lower().endswith(suffix) for path in paths):
+            if any(path.lower().endswith(suffix) for path, _ in self._root.walk()):
                 return f"For its {suffix} files write {self.source.uri.rstrip('/')}/*{suffix}."
         return "Correct the source's uri."
 
 
-def folder_entries(found: dict[str, ObjectFacts], source: SourceConfig) -> pl.DataFrame:
+_FILE_COLUMNS = ("uri", "bytes", "modified")
+
+
+def _with_labels(files: pl.DataFrame, source: SourceConfig) -> pl.DataFrame:
     """Entries with labels and splits as the folders tell them."""
-    parts = [path.split("/") for path in found]
-    splits = [split_of(part[0]) if len(part) > 1 else None for part in parts]
-    has_splits = all(splits)
-    below = [part[1:] if has_splits else part for part in parts]
-    labels = [part[0] if len(part) > 1 else None for part in below]
-    if source.labels == "folders" and not all(labels):
-        loose = next(path for path, label in zip(found, labels, strict=True) if label is None)
+    first, second = (files["uri"].str.extract(f"^{'[^/]+/' * i}([^/]+)/") for i in (0, 1))
+    splits = first.str.to_lowercase().replace_strict(SPLIT_NAMES, default=None)
+    has_splits = splits.null_count() == 0
+    labels = second if has_splits else first
+    if source.labels == "folders" and labels.null_count():
+        loose = files["uri"].filter(labels.is_null())[0]
         raise SourceError(
             f"{source.uri} has images outside class folders, {loose} first. "
             "Move them into one folder per class, or set labels: none."
         )
     # One folder, or some images beside the folders, is how people sort files, not classes.
-    is_labelled = all(labels) and (len(set(labels)) > 1 or source.labels == "folders")
-    if source.labels == "none" or not is_labelled:
-        labels = [None] * len(parts)
-    return pl.DataFrame(
-        {
-            "uri": list(found),
-            "bytes": [fact.bytes for fact in found.values()],
-            "modified": [fact.modified for fact in found.values()],
-            "label": labels,
-            "split": splits if has_splits else [None] * len(parts),
-        },
-        schema=ENTRY_SCHEMA,
+    is_labelled = labels.null_count() == 0 and (labels.n_unique() > 1 or source.labels == "folders")
+    nothing = pl.lit(None, pl.String)
+    return files.with_columns(
+        label=labels if is_labelled and source.labels != "none" else nothing,
+        split=splits if has_splits else nothing,
     )

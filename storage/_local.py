@@ -45,8 +45,11 @@ class LocalRoot(Root):
             os.link(part, target)
         except FileExistsError:
             return False
+        except OSError:
+            # Some network folders have no hard links.
+            return _create_without_links(part, target)
         finally:
-            part.unlink()
+            part.unlink(missing_ok=True)
         _flush_folder(target.parent)
         return True
 
@@ -65,13 +68,13 @@ class LocalRoot(Root):
             raise MissingObjectError(f"{self.url}/{path} ends before byte {start + length}.")
         return data
 
-    def facts(self, prefix: str = "") -> dict[str, ObjectFacts]:
+    def walk(self, prefix: str = "") -> Iterator[tuple[str, ObjectFacts]]:
         base = self.path(prefix)
         if base.is_file():
-            return {clean(prefix): _facts(base.stat())}
+            yield clean(prefix), _facts(base.stat())
         skip = len(str(self._folder).rstrip("/")) + 1
-        found = {entry.path[skip:]: _facts(entry.stat()) for entry in _files(base)}
-        return dict(sorted(found.items()))
+        for entry in _files(base):
+            yield entry.path[skip:], _facts(entry.stat())
 
     def folders(self, prefix: str = "") -> list[str]:
         base = self.path(prefix)
@@ -109,6 +112,16 @@ def _write_aside(target: Path, data: bytes) -> Path:
     return part
 
 
+def _create_without_links(part: Path, target: Path) -> bool:
+    """As a link, but others may see an empty object for a moment."""
+    try:
+        target.touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    part.replace(target)
+    return True
+
+
 def _flush_folder(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY)
     try:
@@ -120,11 +133,12 @@ def _flush_folder(folder: Path) -> None:
 def _files(folder: Path) -> Iterator[os.DirEntry[str]]:
     """Every published file below a folder; half-written ones are invisible."""
     try:
-        entries = list(os.scandir(folder))
+        entries = os.scandir(folder)
     except (FileNotFoundError, NotADirectoryError):
         return
-    for entry in entries:
-        if entry.is_dir():
-            yield from _files(Path(entry.path))
-        elif not (entry.name.startswith(".") and entry.name.endswith(PART_SUFFIX)):
-            yield entry
+    with entries:
+        for entry in entries:
+            if entry.is_dir():
+                yield from _files(Path(entry.path))
+            elif not (entry.name.startswith(".") and entry.name.endswith(PART_SUFFIX)):
+                yield entry

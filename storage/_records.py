@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import polars as pl
 
 from storage.artifact import parse_record
 from storage.errors import CorruptRecordError
@@ -42,6 +43,7 @@ def checksum(data: bytes | np.ndarray[Any, np.dtype[np.uint8]]) -> int:
     return zlib.crc32(data)  # type: ignore[arg-type]  # arrays are buffers since Python 3.12
 
 
-def keys_digest(keys: Sequence[str]) -> str:
+def keys_digest(keys: Sequence[str] | pl.Series) -> str:
     """Which images, in which order: what binds a shard's file to its rows."""
-    return hashlib.blake2b("\n".join(keys).encode(), digest_size=8).hexdigest()
+    text = keys.str.join("\n")[0] if isinstance(keys, pl.Series) else "\n".join(keys)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

@@ -47,7 +47,7 @@ class RowTable:
     @property
     def current(self) -> pl.DataFrame:
         """(key, row) with one row per key: where two generations name a key, the later one."""
-        if self.assigned["key"].n_unique() == self.assigned.height:
+        if self.assigned["key"].hash().n_unique() == self.assigned.height:
             return self.assigned
         return self.assigned.unique("key", keep="last", maintain_order=True)
 
@@ -61,7 +61,7 @@ def allocate(keys: pl.Series, first_shard: int, rows_per_shard: int) -> list[All
     """Shards for keys in their order, each full but the last."""
     found = []
     for start in range(0, len(keys), rows_per_shard):
-        part = keys.slice(start, rows_per_shard).to_list()
+        part = keys.slice(start, rows_per_shard)
         shard = first_shard + start // rows_per_shard
         found.append(Allocation(shard, len(part), keys_digest(part)))
     return found

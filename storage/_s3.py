@@ -1,6 +1,7 @@
 """A root on an S3 object store, through obstore."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -83,19 +84,17 @@ class S3Root(Root):
             raise MissingObjectError(f"{self.url}/{path} ends before byte {start + length}.")
         return data
 
-    def facts(self, prefix: str = "") -> dict[str, ObjectFacts]:
-        base = clean(prefix)
-        found = {
-            str(meta["path"]): _facts(meta)
-            for batch in obstore.list(self._store, prefix=base or None, chunk_size=1000)
-            for meta in batch
-        }
-        if base and not found:
+    def walk(self, prefix: str = "") -> Iterator[tuple[str, ObjectFacts]]:
+        base, is_empty = clean(prefix), True
+        for batch in obstore.list(self._store, prefix=base or None, chunk_size=1000):
+            for meta in batch:
+                is_empty = False
+                yield str(meta["path"]), _facts(meta)
+        if base and is_empty:
             try:
-                found = {base: _facts(obstore.head(self._store, base))}
+                yield base, _facts(obstore.head(self._store, base))
             except FileNotFoundError:
-                return {}
-        return dict(sorted(found.items()))
+                return
 
     def folders(self, prefix: str = "") -> list[str]:
         listing = obstore.list_with_delimiter(self._store, prefix=clean(prefix) or None)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from storage import _commits, _rows, _zarr
+from storage._keys import present
 
 if TYPE_CHECKING:
     from storage.cache import FeatureCache
@@ -53,10 +54,10 @@ class State:
         if not pending:
             return {}
         shard = pl.col("row") // self._size
+        waiting = self.rows.assigned.with_columns(shard=shard)
+        waiting = waiting.filter(pl.col("shard").is_in(pending))
         groups = (
-            self.rows.assigned.with_columns(shard=shard)
-            .filter(pl.col("shard").is_in(pending))
-            .with_columns(wanted=pl.col("key").is_in(wanted.implode()))
+            waiting.with_columns(wanted=present(waiting["key"], wanted))
             .sort("row")
             .group_by("shard", maintain_order=True)
             .agg(pl.col("key"), pl.col("wanted").all())

@@ -18,6 +18,7 @@ import polars as pl
 from storage import _commits, _description, _rows, _zarr
 from storage._commits import Commit, FileFact
 from storage._description import FOLDER
+from storage._keys import as_series, distinct, rows_of
 from storage._records import checksum, keys_digest
 from storage._rows import RowTable
 from storage._state import State
@@ -99,17 +100,17 @@ class FeatureCache:
         exactly the shards without a valid commit record. Shards with a missing or truncated file
         are planned again. Calling it from several processes is safe.
         """
-        wanted = pl.Series("key", keys, dtype=pl.String).unique(maintain_order=True)
+        wanted = distinct(as_series(keys))
+        size = self.layout.rows_per_shard
         while True:
             state = State(self)
             resumable = state.resumable(wanted)
-            placed = state.rows_in([*state.sound, *resumable])
-            new = wanted.filter(~wanted.is_in(placed["key"].implode()))
+            shards = rows_of(wanted, state.current) // size
+            new = wanted.filter(~shards.is_in([*state.sound, *resumable]).fill_null(False))
             if new.is_empty() or self._append(state.rows, new):
                 break
         _description.fit_metadata(self.root, self.base, self.spec, self.layout, state.rows)
         tasks = [ShardTask(shard, tuple(names)) for shard, names in resumable.items()]
-        size = self.layout.rows_per_shard
         for i, start in enumerate(range(0, len(new), size)):
             names = new.slice(start, size).to_list()
             tasks.append(ShardTask(state.rows.next_shard + i, tuple(names)))
@@ -156,9 +157,8 @@ class FeatureCache:
 
     def missing(self, keys: Sequence[str] | pl.Series) -> list[str]:
         """The keys without a finished row, in the order given."""
-        wanted = pl.Series("key", keys, dtype=pl.String)
-        done = State(self).done_rows()
-        return wanted.filter(~wanted.is_in(done["key"].implode())).to_list()
+        wanted = as_series(keys)
+        return wanted.filter(rows_of(wanted, State(self).done_rows()).is_null()).to_list()
 
     def reader(
         self,
@@ -187,17 +187,16 @@ class FeatureCache:
                 f"Extract with {kind!r} among the kinds."
             )
         state = State(self)
-        wanted = pl.DataFrame({"key": pl.Series("key", keys, dtype=pl.String)})
-        found = wanted.join(state.done_rows(), on="key", how="left", maintain_order="left")
-        absent = found.filter(pl.col("row").is_null())["key"]
+        wanted = as_series(keys)
+        rows = rows_of(wanted, state.done_rows())
+        absent = wanted.filter(rows.is_null())
         if len(absent):
             raise MissingRowsError(
                 f"{self.root.url}/{self.base} lacks {len(absent)} of {len(wanted)} images "
                 f"({', '.join(absent.head(3))}). Run `tintem extract` to add them."
             )
-        rows = found["row"].to_numpy()
         return FeatureReader(
-            self, kind, rows, state.sound, memory_bytes=memory_bytes, copies=copies
+            self, kind, rows.to_numpy(), state.sound, memory_bytes=memory_bytes, copies=copies
         )
 
     def verify(self) -> "list[ShardProblem]":
@@ -221,7 +220,7 @@ class FeatureCache:
         """Merge part-filled shards after many small appends; see `storage.compaction`."""
         from storage import compaction
 
-        wanted = None if keep is None else pl.Series("key", keep, dtype=pl.String)
+        wanted = None if keep is None else as_series(keep)
         return compaction.compact(self, fullness=fullness, keep=wanted)
 
     def stats(self) -> dict[str, Any]:

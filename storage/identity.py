@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,9 @@ def digest(spec: Any) -> str:
 
 
 def slugify(text: str) -> str:
-    """Lower-case letters, digits and single hyphens; never empty."""
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "x"
+    """Lower-case letters without accents, digits and single hyphens; never empty."""
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+    return re.sub(r"[^a-z0-9]+", "-", plain.lower()).strip("-") or "x"
 
 
 def make_id(slug: str, spec: Any) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from functools import cached_property
 
 import polars as pl
 from PIL import Image, UnidentifiedImageError
@@ -32,8 +32,15 @@ SCHEMA = {
     "bytes": pl.Int64,
     "modified": pl.Int64,
 }
-_QUARANTINE_SCHEMA = {"uri": pl.String, "reason": pl.String}
+_LOOK_SCHEMA = {
+    "uri": pl.String,
+    "key": pl.String,
+    "width": pl.Int32,
+    "height": pl.Int32,
+    "reason": pl.String,
+}
 _BATCH = 1024
+_SLICE = 100_000
 _PARTS = ("", ".quarantine", ".duplicates")
 
 
@@ -52,12 +59,13 @@ class Manifest:
     quarantine: pl.DataFrame
     duplicates: pl.DataFrame
 
-    @property
+    @cached_property
     def id(self) -> str:
         """Dataset name plus digest of which images, where, with which label and split."""
-        content = self.table.select("key", "uri", "label", "split")
-        text = content.write_csv(include_header=False).encode()
-        return make_id(self.source.name, hashlib.sha256(text).hexdigest())
+        content = hashlib.sha256()
+        for part in self.table.select("key", "uri", "label", "split").iter_slices(_SLICE):
+            content.update(part.write_csv(include_header=False).encode())
+        return make_id(self.source.name, content.hexdigest())
 
     @property
     def classes(self) -> list[str]:
@@ -143,25 +151,17 @@ def build_manifest(
     entries = entries.join(seen, on=["uri", "bytes", "modified"], how="left", maintain_order="left")
     fresh = entries.filter(pl.col("key").is_null())
     done = entries.height - fresh.height
-    found: list[dict[str, Any]] = []
-    bad: list[dict[str, str]] = []
+    read = pl.DataFrame(schema=_LOOK_SCHEMA)
     for batch in _inspect(reader, fresh["uri"], source.check):
-        for uri, result in batch:
-            if isinstance(result, str):
-                bad.append({"uri": uri, "reason": result})
-            else:
-                key, width, height = result
-                found.append({"uri": uri, "key": key, "width": width, "height": height})
-        done += len(batch)
+        read.extend(batch)
+        done += batch.height
         if progress:
             progress(done, entries.height)
-    quarantine = pl.DataFrame(bad, schema=_QUARANTINE_SCHEMA)
+    quarantine = read.filter(pl.col("reason").is_not_null()).select("uri", "reason")
     _refuse_too_many(source, quarantine, entries.height)
-    names = ("uri", "key", "width", "height")
-    read = pl.DataFrame(found, schema={name: SCHEMA[name] for name in names})
     entries = (
         entries.join(read, on="uri", how="left", maintain_order="left", suffix="_read")
-        .with_columns(pl.coalesce(name, f"{name}_read") for name in names[1:])
+        .with_columns(pl.coalesce(name, f"{name}_read") for name in ("key", "width", "height"))
         .filter(pl.col("key").is_not_null())
     )
     return _assemble(source, entries, quarantine)
@@ -189,25 +189,25 @@ def _seen(previous: Manifest | None) -> pl.DataFrame:
     return pl.concat([previous.table.select(names), previous.duplicates.select(names)])
 
 
-def _inspect(
-    reader: ImageReader, uris: pl.Series, check: str
-) -> Iterator[list[tuple[str, tuple[str, int, int] | str]]]:
-    """Key, width and height of every image, or why it cannot be read, a batch at a time."""
+def _inspect(reader: ImageReader, uris: pl.Series, check: str) -> Iterator[pl.DataFrame]:
+    """Key and size of every image, or why it cannot be read, a batch at a time."""
 
-    def look(uri: str) -> tuple[str, tuple[str, int, int] | str]:
+    def look(uri: str) -> tuple[str, str | None, int | None, int | None, str | None]:
         try:
             data = reader.read(uri)
-            return uri, (content_key(data), *_image_size(data, check))
+            return uri, content_key(data), *_image_size(data, check), None
         except MissingObjectError:
-            return uri, "the file is missing"
-        except (OSError, ValueError, SyntaxError, UnidentifiedImageError) as error:
-            return uri, str(error) or type(error).__name__
-        except Image.DecompressionBombError as error:
-            return uri, str(error)
+            reason = "the file is missing"
+        except UnidentifiedImageError:
+            reason = "it is no image that Pillow can read"
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            reason = str(error) or type(error).__name__
+        return uri, None, None, None, reason
 
     with ThreadPoolExecutor(min(32, 4 * (os.cpu_count() or 1))) as pool:
-        for start in range(0, len(uris), _BATCH):
-            yield list(pool.map(look, uris.slice(start, _BATCH)))
+        for part in uris.to_frame().iter_slices(_BATCH):
+            found = list(pool.map(look, part["uri"]))
+            yield pl.DataFrame(found, schema=_LOOK_SCHEMA, orient="row")
 
 
 def _image_size(data: bytes, check: str) -> tuple[int, int]:

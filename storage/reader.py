@@ -39,7 +39,7 @@ class FeatureReader:
         copies: CopyFolder | None = None,
     ) -> None:
         layout = cache.layout
-        shards, slots = np.unique(rows // layout.rows_per_shard, return_inverse=True)
+        shards, slots = _numbered(rows // layout.rows_per_shard)
         self._kind = cache.spec.kinds[kind]
         self.views = cache.spec.views
         arrays = [array for array in _zarr.arrays_of(cache.spec) if array.kind == kind]
@@ -151,3 +151,11 @@ class FeatureReader:
         """Open and check every shard now instead of at first touch, e.g. before forking."""
         for shards in self._sets.values():
             shards.load_all()
+
+
+def _numbered(values: Array) -> tuple[Array, Array]:
+    """As `np.unique` with ``return_inverse``, in linear time: the values are shard numbers."""
+    is_used = np.zeros(int(values.max(initial=-1)) + 1, bool)
+    is_used[values] = True
+    found = np.flatnonzero(is_used)
+    return found, (np.cumsum(is_used) - 1)[values]

@@ -1,7 +1,7 @@
 """One interface over a folder and an object store: things appear whole or not at all."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,7 @@ from storage.errors import MissingObjectError, StorageInputError
 _PARALLEL_READS = 16
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, order=True)
 class ObjectFacts:
     """What a listing tells about an object."""
 
@@ -50,8 +50,12 @@ class Root(ABC):
         """Some bytes of one object. Raises MissingObjectError, also when it is shorter."""
 
     @abstractmethod
+    def walk(self, prefix: str = "") -> Iterator[tuple[str, ObjectFacts]]:
+        """Path, size and date of every object below a prefix, in any order, none of them kept."""
+
     def facts(self, prefix: str = "") -> dict[str, ObjectFacts]:
         """Size and date of every object below a prefix, by path, in path order."""
+        return dict(sorted(self.walk(prefix)))
 
     @abstractmethod
     def folders(self, prefix: str = "") -> list[str]:

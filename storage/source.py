@@ -28,7 +28,7 @@ ENTRY_SCHEMA = {
     "label": pl.String,
     "split": pl.String,
 }
-_SPLITS = {
+SPLIT_NAMES = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("test", "testing", "val", "valid", "validation", "eval", "dev"), "test"),
 }
@@ -119,7 +119,7 @@ def matches(path: str, source: SourceConfig) -> bool:
 
 def split_of(name: str | None) -> str | None:
     """ "train" or "test" for the usual names of splits, None for anything else."""
-    return _SPLITS.get(name.strip().lower()) if name else None
+    return SPLIT_NAMES.get(name.strip().lower()) if name else None
 
 
 def pick_column(columns: list[str], wanted: str | None, usual: tuple[str, ...], what: str) -> str:

@@ -4,8 +4,9 @@ Legend: ``B`` batch, ``T`` tokens, ``D`` teacher width, ``S`` side in pixels.
 """
 
 import logging
+import threading
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -58,6 +59,23 @@ class Teacher:
         self.digest = weights_digest(backbone)
         self._backbone = place(backbone.eval().requires_grad_(False), self.device)
         self._batch_size = config.batch_size
+        self._streams = threading.local()
+
+    @property
+    def threads(self) -> int:
+        """How many threads should call :meth:`embed` at once to keep the device busy.
+
+        On a GPU, while one waits for its copies the others' forward passes run.
+        """
+        return 3 if self.device.type == "cuda" else 1
+
+    def pixel_buffer(self, images: int) -> Pixels:
+        """Return room for pixels (B, S, S, 3) that the device can copy from without waiting."""
+        shape = (images, self.config.image_size, self.config.image_size, 3)
+        buffer: Pixels = torch.empty(
+            shape, dtype=torch.uint8, pin_memory=self.device.type == "cuda"
+        ).numpy()
+        return buffer
 
     @property
     def parameters(self) -> int:
@@ -116,12 +134,23 @@ class Teacher:
 
     @torch.inference_mode()
     def _forward(self, pixels: Pixels, tokens: bool) -> Embeddings:
-        batch = to_float(torch.from_numpy(pixels), self.device)
-        with autocast(self.device, self.config.precision):
-            if not tokens:
-                return Embeddings(_numpy(self._backbone(batch)), None)
-            embedding, patch_tokens = self._backbone.forward_with_tokens(batch)
-        return Embeddings(_numpy(embedding), _numpy(patch_tokens))
+        with self._own_stream():
+            batch = to_float(torch.from_numpy(pixels), self.device)
+            with autocast(self.device, self.config.precision):
+                if not tokens:
+                    return Embeddings(_numpy(self._backbone(batch)), None)
+                embedding, patch_tokens = self._backbone.forward_with_tokens(batch)
+            return Embeddings(_numpy(embedding), _numpy(patch_tokens))
+
+    def _own_stream(self) -> AbstractContextManager[Any]:
+        """A CUDA stream per thread: its copies then overlap the forward passes of the others."""
+        if self.device.type != "cuda":
+            return nullcontext()
+        if not hasattr(self._streams, "own"):
+            self._streams.own = torch.cuda.Stream(self.device)
+            # The weights came on the default stream.
+            self._streams.own.wait_stream(torch.cuda.default_stream(self.device))
+        return torch.cuda.stream(self._streams.own)
 
 
 def build_teacher(
@@ -151,5 +180,12 @@ def autocast(device: torch.device, precision: Precision) -> Any:
 
 
 def _numpy(tensor: Tensor) -> NDArray[np.float32]:
-    array: NDArray[np.float32] = tensor.float().cpu().numpy()
+    """Copy to the host; on a GPU into pinned memory, waiting for this thread's stream only."""
+    if tensor.is_cuda:
+        host = torch.empty(tensor.shape, dtype=torch.float32, pin_memory=True)
+        host.copy_(tensor.float(), non_blocking=True)
+        torch.cuda.current_stream(tensor.device).synchronize()
+    else:
+        host = tensor.float()
+    array: NDArray[np.float32] = host.numpy()
     return array

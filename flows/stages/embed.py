@@ -1,4 +1,4 @@
-"""Stream images through the teacher into shards; decode, forward and write overlap.
+"""Stream images through the teacher into shards; decode, copy, forward and write overlap.
 
 Legend: ``N`` images, ``S`` side in pixels, ``V`` views.
 """
@@ -17,6 +17,10 @@ from storage.cache import FeatureCache, ShardTask
 from tintem_core.teachers import Teacher
 from tintem_core.views import Pixels
 
+Arrays = dict[str, NDArray[np.float32]]
+# Shards kept in memory while they wait to be written.
+_UNWRITTEN = 2
+
 
 def embed_shards(
     cache: FeatureCache,
@@ -25,6 +29,7 @@ def embed_shards(
     source: ViewSource,
     decode_threads: int | None,
     advance: Callable[[int], None],
+    check_first: Callable[[Arrays], None] = lambda _: None,
 ) -> None:
     """Compute and store whole shards.
 
@@ -35,34 +40,74 @@ def embed_shards(
         source: renders the views of the images that the tasks name.
         decode_threads: threads that decode and cut; None for one per core.
         advance: called with the number of views embedded.
+        check_first: called with the first batch, (V, N, ...) by kind, before anything is stored.
     """
     views = cache.spec.views
-    images_per_forward = max(1, teacher.config.batch_size // views)
+    batch = max(1, teacher.config.batch_size // views)
+    # One more batch than there are threads that embed, so that none of them waits for pixels.
+    ahead = teacher.threads + 1
     keys = itertools.chain.from_iterable(task.keys for task in tasks)
     with (
         ThreadPoolExecutor(decode_threads or os.cpu_count() or 1) as decoders,
+        ThreadPoolExecutor(teacher.threads) as embedders,
         ThreadPoolExecutor(1) as writer,
     ):
-        decoded = _decode_ahead(
-            keys, views, teacher.config.image_size, source, decoders, 2 * images_per_forward
-        )
-        writing: Future[None] | None = None
-        for task in tasks:
-            parts: dict[str, list[NDArray[np.float32]]] = {kind: [] for kind in cache.spec.kinds}
-            for start in range(0, len(task.keys), images_per_forward):
-                images = min(images_per_forward, len(task.keys) - start)
-                pixels = np.concatenate(list(itertools.islice(decoded, images)))
-                found = teacher.embed(pixels, tokens="tokens" in parts)
-                parts["global"].append(found.embedding)
-                if found.tokens is not None:
-                    parts["tokens"].append(found.tokens)
-                advance(len(pixels))
-            if writing is not None:
-                writing.result()
-            arrays = {kind: _views_first(rows, views) for kind, rows in parts.items()}
-            writing = writer.submit(cache.write_shard, task, arrays)
-        if writing is not None:
-            writing.result()
+        size = teacher.config.image_size
+        decoded = _decode_ahead(keys, views, size, source, decoders, ahead * batch)
+        embedding: deque[Future[int]] = deque()
+        writing: deque[Future[None]] = deque()
+        try:
+            for task in tasks:
+                arrays = _empty(cache, len(task.keys))
+                pieces = []
+                for start in range(0, len(task.keys), batch):
+                    images = min(batch, len(task.keys) - start)
+                    pixels = teacher.pixel_buffer(images * views)
+                    np.concatenate(list(itertools.islice(decoded, images)), out=pixels)
+                    piece = embedders.submit(_embed_into, arrays, start, teacher, pixels, views)
+                    pieces.append(piece)
+                    embedding.append(piece)
+                    if len(embedding) == ahead:
+                        advance(embedding.popleft().result())
+                if task is tasks[0]:
+                    first = pieces[0].result() // views
+                    check_first({kind: rows[:, :first] for kind, rows in arrays.items()})
+                writing.append(writer.submit(_write, cache, task, arrays, pieces))
+                if len(writing) > _UNWRITTEN:
+                    writing.popleft().result()
+            for piece in embedding:
+                advance(piece.result())
+            for written in writing:
+                written.result()
+        finally:
+            for pool in (decoders, embedders, writer):
+                pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _empty(cache: FeatureCache, images: int) -> Arrays:
+    spec = cache.spec
+    return {
+        name: np.empty((spec.views, images, *kind.shape), np.float32)
+        for name, kind in spec.kinds.items()
+    }
+
+
+def _embed_into(arrays: Arrays, start: int, teacher: Teacher, pixels: Pixels, views: int) -> int:
+    """Embed image-major views (N·V, S, S, 3) into (V, N, ...) arrays; returns how many."""
+    found = teacher.embed(pixels, tokens="tokens" in arrays)
+    stop = start + len(pixels) // views
+    for kind, rows in (("global", found.embedding), ("tokens", found.tokens)):
+        if rows is not None:
+            arrays[kind][:, start:stop] = rows.reshape(-1, views, *rows.shape[1:]).swapaxes(0, 1)
+    return len(pixels)
+
+
+def _write(
+    cache: FeatureCache, task: ShardTask, arrays: Arrays, pieces: Sequence[Future[int]]
+) -> None:
+    for piece in pieces:
+        piece.result()
+    cache.write_shard(task, dict(arrays))
 
 
 def _decode_ahead(
@@ -82,9 +127,3 @@ def _decode_ahead(
             yield waiting.popleft().result()
     while waiting:
         yield waiting.popleft().result()
-
-
-def _views_first(parts: list[NDArray[np.float32]], views: int) -> NDArray[np.float32]:
-    """Turn image-major rows (N·V, …) into (V, N, …)."""
-    rows = np.concatenate(parts)
-    return np.ascontiguousarray(rows.reshape(-1, views, *rows.shape[1:]).swapaxes(0, 1))

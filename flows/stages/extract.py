@@ -1,21 +1,23 @@
 """Stage 2: teacher embeddings, once, into the feature cache."""
 
-import math
 from collections.abc import Collection
 from dataclasses import dataclass
 
 from flows.config import RunConfig
+from flows.disk import require_space
 from flows.provenance import provenance
 from flows.reporting import reporter
+from flows.scale import footprint, rows_per_shard
 from flows.stages.batches import ViewSource
 from flows.stages.datasets import Dataset
 from flows.stages.embed import embed_shards
 from flows.stages.results import Extracted, Indexed, TeacherCaches
+from flows.stages.stored import check_stored
 from flows.stages.teacher import load_teacher
 from storage.cache import FeatureCache
 from storage.manifest import SourceConfig
 from storage.root import Root
-from storage.spec import CacheSpec, KindSpec, choose_layout
+from storage.spec import CacheSpec, KindSpec
 from tintem_core.teachers import Teacher, TeacherConfig
 from tintem_core.views import EVAL, ViewRecipe
 
@@ -152,16 +154,21 @@ def _ensure(
         reporter().note(f"{dataset.name} ({want.recipe.name}): {which} views reused")
     if not tasks:
         return 0
+    needed = footprint(spec.kinds, missing // spec.views, spec.views, cache.layout.rows_per_shard)
+    require_space(root, needed.bytes, f"the feature cache of {dataset.name}")
     source = source_of(config, dataset, want)
-    title = f"Extract {dataset.name} ({want.recipe.name})"
+    title = f"{dataset.name} ({want.recipe.name})"
     if want.teacher != config.teacher:
         title += f" for {want.teacher.model}"
-    with reporter().track(title, missing, "views") as advance:
+    with reporter().track(f"Extract {title}", missing, "views") as advance:
         teacher = load_teacher(want.teacher, config.runtime.device)
-        embed_shards(cache, tasks, teacher, source, config.runtime.decode_threads, advance)
+        embed_shards(
+            cache,
+            tasks,
+            teacher,
+            source,
+            config.runtime.decode_threads,
+            advance,
+            lambda arrays: check_stored(spec, arrays, config.cache.stored_cosine, title),
+        )
     return len(tasks)
-
-
-def rows_per_shard(spec: CacheSpec, images: int) -> int:
-    """Cut a small dataset into about 16 shards, so that a kill loses little."""
-    return min(choose_layout(spec, None).rows_per_shard, max(64, math.ceil(images / 16)))

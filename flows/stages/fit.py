@@ -10,6 +10,7 @@ from safetensors.torch import load, save
 from flows.config import RunConfig
 from flows.provenance import provenance
 from flows.reporting import reporter
+from flows.stages.datasets import Dataset
 from flows.stages.latents import (
     Latents,
     evaluation_latents,
@@ -36,12 +37,7 @@ _TENSORS = "mapping.safetensors"
 def fit(config: RunConfig, root: Root, indexed: Indexed, extracted: Extracted) -> Mapped:
     """Make sure that the mapping exists; held-out photos tell how well it keeps angles."""
     width = config.mapping.width or natural_width(config.student)
-    spec = {
-        **extracted.identity(),
-        "images": indexed.data.digest("train"),
-        "mapping": config.mapping.model_dump(exclude={"width"}),
-        "width": width,
-    }
+    spec = mapping_spec(config, extracted.identity(), indexed.data, width)
     mapping_id = make_id(f"{config.mapping.objective}-{width}-{config.data.name}", spec)
     record = read_record(root, "mappings", mapping_id)
     if record is not None:
@@ -81,6 +77,24 @@ def fit(config: RunConfig, root: Root, indexed: Indexed, extracted: Extracted) -
     files = {_TENSORS: save({k: v.contiguous() for k, v in fitted.mapping.state_dict().items()})}
     write_artifact(root, "mappings", mapping_id, files, record)
     return Mapped(mapping_id, record, reused=False)
+
+
+def mapping_spec(
+    config: RunConfig, latents: dict[str, object], data: Dataset, width: int
+) -> dict[str, object]:
+    """Return everything that determines a mapping.
+
+    Args:
+        latents: see :meth:`Extracted.identity`.
+        data: the images it is fitted on.
+        width: K.
+    """
+    return {
+        **latents,
+        "images": data.digest("train"),
+        "mapping": config.mapping.model_dump(mode="json", exclude={"width"}),
+        "width": width,
+    }
 
 
 def load_mapping(config: RunConfig, root: Root, mapped: Mapped) -> Mapping:

@@ -16,9 +16,8 @@ def preflight(config: RunConfig) -> None:
     natural = natural_width(config.student)
     if config.student.weights is not None:
         initial_weights(config)
-    configs = [config.teacher, *(other.teacher() for other in config.other_teachers)]
-    teachers = [load_teacher(each, config.runtime.device) for each in configs]
-    names = " and ".join(each.model for each in configs)
+    teachers = [load_teacher(each, config.runtime.device) for each in config.teachers]
+    names = " and ".join(each.model for each in config.teachers)
     width, available = config.mapping.width or natural, sum(t.backbone.width for t in teachers)
     if width > available:
         raise InputError(

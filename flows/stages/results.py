@@ -1,5 +1,6 @@
 """What each stage hands to the next: ids, and whether the work was already there."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +30,11 @@ class Indexed:
         return self.data if name == self.data.name else self.ood[name]
 
 
+def latents_identity(views: str, others: Sequence[tuple[str, float]]) -> dict[str, object]:
+    """Return which training latents these are: the first teacher's cache, others with weights."""
+    return {"cache": views, "others": [list(other) for other in others]}
+
+
 @dataclass(frozen=True)
 class TeacherCaches:
     """What one of the other teachers of a run left: see :class:`Extracted`."""
@@ -48,9 +54,9 @@ class Extracted:
     reused: bool
     others: tuple[TeacherCaches, ...] = ()
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, object]:
         """Return which training latents these are."""
-        return {"cache": self.views, "others": [[o.views, o.weight] for o in self.others]}
+        return latents_identity(self.views, [(o.views, o.weight) for o in self.others])
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from flows.provenance import provenance
 from flows.reporting import reporter
 from flows.stages.batches import PixelStore, StepDataset, batches_from
 from flows.stages.checkpoints import continue_from_newest, drop_checkpoints, save_checkpoint
+from flows.stages.datasets import Dataset
 from flows.stages.extract import view_source
 from flows.stages.fit import joint_start, load_mapping
 from flows.stages.latents import training_latents, training_tokens
@@ -39,9 +40,14 @@ _TENSORS, _OBJECTIVE, _HISTORY = "student.safetensors", "objective.safetensors",
 
 
 def student_spec(
-    config: RunConfig, indexed: Indexed, extracted: Extracted, mapped: Mapped
+    config: RunConfig, latents: dict[str, object], data: Dataset, mapping_id: str
 ) -> dict[str, object]:
     """Return everything that determines a student's weights.
+
+    Args:
+        latents: see :meth:`Extracted.identity`.
+        data: the images to learn from.
+        mapping_id: the mapping.
 
     Raises:
         InputError: if the file of initial weights is missing.
@@ -51,9 +57,9 @@ def student_spec(
         # The bytes count, not the place.
         student["weights"] = file_digest(initial_weights(config))
     return {
-        **extracted.identity(),
-        "images": indexed.data.digest("train", labels=config.training.objective == "supervised"),
-        "mapping": mapped.id,
+        **latents,
+        "images": data.digest("train", labels=config.training.objective == "supervised"),
+        "mapping": mapping_id,
         "student": student,
         "training": config.training.identity(),
     }
@@ -84,7 +90,7 @@ def train(
         VerificationError: if a teacher no longer gives what its cache holds.
         InputError: if the student cannot be built, or its objective lacks labels or tokens.
     """
-    spec = student_spec(config, indexed, extracted, mapped)
+    spec = student_spec(config, extracted.identity(), indexed.data, mapped.id)
     student_id = make_id(f"{config.student.model}-{config.data.name}", spec)
     record = from_main(read_record(root, "students", student_id))
     if record is not None:
@@ -193,11 +199,10 @@ def class_numbers(indexed: Indexed) -> tuple[NDArray[np.int64], tuple[str, ...]]
 
 def _truth_test(config: RunConfig, root: Root, indexed: Indexed, extracted: Extracted) -> None:
     source = view_source(config, indexed.data, "train")
-    teachers = [config.teacher, *(other.teacher() for other in config.other_teachers)]
     caches = [extracted.views, *(other.views for other in extracted.others)]
-    for teacher, cache in zip(teachers, caches, strict=True):
+    for teacher, cache in zip(config.teachers, caches, strict=True):
         opened = FeatureCache.open(root, cache)
-        truth_test(config, teacher, opened, source, config.training.seed)
+        truth_test(config, opened, source, config.training.seed, teacher)
 
 
 def _dataset(config: RunConfig, root: Root, indexed: Indexed, extracted: Extracted) -> StepDataset:
@@ -255,9 +260,10 @@ def _start(
             first_epoch=config.training.extends or 0,
         )
     except (ValueError, AssertionError, TypeError) as error:
+        options = config.training.optimizer_options
         raise InputError(
-            f"training.optimizer '{config.training.optimizer}' with the options "
-            f"{config.training.optimizer_options} is not known to timm ({error})."
+            f"training.optimizer: timm knows no optimiser '{config.training.optimizer}'"
+            + (f" with the options {options} ({error})." if options else ".")
         ) from error
     if parent is not None:
         run.history = load_history(root, parent).to_dicts()

@@ -84,7 +84,11 @@ def measure_truth(
 
 
 def truth_test(
-    config: RunConfig, teacher: TeacherConfig, cache: FeatureCache, source: ViewSource, seed: int
+    config: RunConfig,
+    cache: FeatureCache,
+    source: ViewSource,
+    seed: int,
+    teacher: TeacherConfig | None = None,
 ) -> None:
     """Stop what would learn from a cache that no longer tells the truth.
 

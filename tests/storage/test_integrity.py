@@ -27,9 +27,8 @@ def read_everything(root, cache_id, names):
 
 
 def positions(data, path):
-    middle = len(data) // 2
-    found = {0, 1, middle - 1, middle, len(data) - 2, len(data) - 1}
-    return sorted(found | set(np.random.default_rng(len(path)).integers(0, len(data), 3).tolist()))
+    chosen = np.random.default_rng(len(path)).integers(0, len(data), 2).tolist()
+    return sorted({0, len(data) // 2, len(data) - 1, *chosen})
 
 
 def test_every_file_of_a_cache_may_be_damaged_without_one_wrong_row(grown):
@@ -57,21 +56,19 @@ def test_every_file_of_a_cache_may_be_damaged_without_one_wrong_row(grown):
 def test_repair_brings_every_damaged_file_back(grown):
     names, root = some_keys(20), grown.cache.root
     truth = read_everything(root, grown.cache.id, names)
-    for path in root.list(grown.cache.base):
+    for i, path in enumerate(root.list(grown.cache.base)):
         data = root.read(path)
-        for changed in (damaged(data, len(data) // 2), data[: len(data) // 2], None):
-            if changed is None:
-                root.delete(path)
-            else:
-                root.write(path, changed)
-            cache = FeatureCache.open(root, grown.cache.id)
-            dropped = cache.repair()
-            assert len(dropped) <= 1, path
-            assert cache.verify() == [], path
-            again = Sample(cache).fill(names)
-            assert set(dropped) <= set(again), path
-            assert len(again) <= 1, path
-            assert cache.verify() == [], path
+        if i % 2:
+            root.delete(path)
+        else:
+            root.write(path, damaged(data, len(data) // 2))
+        cache = FeatureCache.open(root, grown.cache.id)
+        dropped = cache.repair()
+        assert len(dropped) <= 1, path
+        assert cache.verify() == [], path
+        again = Sample(cache).fill(names)
+        assert set(dropped) <= set(again), path
+        assert len(again) <= 1, path
         for kind, views in truth.items():
             np.testing.assert_array_equal(
                 read_everything(root, cache.id, names)[kind], views, err_msg=path

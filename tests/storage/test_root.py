@@ -47,3 +47,11 @@ def test_unusable_places_are_refused_with_the_cure(tmp_path):
         open_root("gs://bucket/x")
     with pytest.raises(StorageInputError, match="no bucket"):
         open_root("s3://")
+
+
+def test_a_folder_without_hard_links_still_lets_the_first_writer_win(tmp_path, monkeypatch):
+    def refuse(_source, _target):
+        raise PermissionError
+
+    monkeypatch.setattr("storage._local.os.link", refuse)
+    check_root(open_root(tmp_path / "new"))

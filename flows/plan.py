@@ -1,0 +1,223 @@
+"""What a run will do, before it does anything: images, bytes, objects, hours, and what is there."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from flows.config import RunConfig
+from flows.disk import free_bytes, measure_disk, require_space
+from flows.listing import Photos, list_photos
+from flows.rates import decoded_images, embedded_views, trained_images
+from flows.scale import Dtype, footprint, slowest
+from flows.stages.batches import ViewSource
+from flows.stages.datasets import Dataset
+from flows.stages.extract import Wanted, wanted_caches
+from flows.stages.fit import mapping_spec
+from flows.stages.results import latents_identity
+from flows.stages.teacher import choose_device, load_teacher
+from flows.stages.train import student_spec
+from storage.cache import FeatureCache
+from storage.catalogue import list_things
+from storage.errors import MissingObjectError
+from storage.root import Root, open_root
+from storage.source import open_source
+from storage.spec import KindSpec
+from tintem_core.students import natural_width
+
+
+@dataclass(frozen=True)
+class Work:
+    """A cache of the run: how many photos it is to hold, and how many it holds already."""
+
+    want: Wanted
+    photos: int
+    done: int
+
+    @property
+    def views(self) -> int:
+        return self.photos * self.want.spec.views
+
+    @property
+    def missing(self) -> int:
+        return self.photos - self.done
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One way to store the features of the run."""
+
+    stored: str
+    dtype: str
+    shards: int
+    bytes: int
+    objects: int
+    chosen: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will do. Rates are per second, measured here and now; times are in seconds."""
+
+    root: str
+    device: str
+    photos: dict[str, int]
+    photos_exact: bool
+    views: int
+    views_reused: int
+    choices: tuple[Choice, ...]
+    bytes_needed: int
+    bytes_free: int | None
+    write_bytes_rate: float
+    read_bytes_rate: float
+    teacher_views_rate: float
+    decoded_photos_rate: float | None
+    extraction_seconds: float
+    extraction_limit: str
+    training_steps: int
+    trained_images_rate: float
+    training_seconds: float
+    reused: tuple[str, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def plan(config: RunConfig) -> Plan:
+    """List the photos, measure disk, teacher and student for a few seconds, and count.
+
+    Raises:
+        InputError, SourceError: as the run itself would.
+    """
+    root = open_root(config.root)
+    device = choose_device(config.runtime.device)
+    teachers = [load_teacher(each, device) for each in config.teachers]
+    width = config.mapping.width or natural_width(config.student)
+    photos = {s.name: list_photos(root, s) for s in (config.data, *config.evaluation.ood)}
+    data = photos[config.data.name]
+    wanted = [want for teacher in teachers for want in wanted_caches(config, teacher)]
+    work = [_work(root, want, photos[want.source.name]) for want in wanted]
+    needed = sum(
+        footprint(
+            w.want.spec.kinds, w.missing, w.want.spec.views, config.cache.rows_per_shard
+        ).bytes
+        for w in work
+        if w.missing
+    )
+    disk = measure_disk(root)
+    views_rates = {teacher.config: embedded_views(teacher) for teacher in teachers}
+    decoded_rate = _decoded(config, data)
+    seconds = {
+        "the teacher": sum(
+            w.missing * w.want.spec.views / views_rates[w.want.teacher] for w in work
+        ),
+        "writing": needed / disk.write,
+        "decoding": sum(w.missing for w in work) / (decoded_rate or float("inf")),
+    }
+    limit, extraction_seconds = slowest(seconds)
+    trained_rate = trained_images(
+        config, device, sum(teacher.backbone.width for teacher in teachers), width
+    )
+    batch = max(1, min(config.training.batch_size, data.train))
+    steps = config.training.epochs * (data.train // batch)
+    reused = _reused(root, config, data, _latents(config, wanted), width)
+    return Plan(
+        root=root.url,
+        device=device,
+        photos={name: found.photos for name, found in photos.items()},
+        photos_exact=all(found.exact for found in photos.values()),
+        views=sum(w.views for w in work),
+        views_reused=sum(w.done * w.want.spec.views for w in work),
+        choices=_choices(config, work, teachers[0].describe()),
+        bytes_needed=needed,
+        bytes_free=free_bytes(root),
+        write_bytes_rate=disk.write,
+        read_bytes_rate=disk.read,
+        teacher_views_rate=views_rates[config.teacher],
+        decoded_photos_rate=decoded_rate,
+        extraction_seconds=extraction_seconds,
+        extraction_limit=limit if needed else "",
+        training_steps=steps,
+        trained_images_rate=trained_rate,
+        training_seconds=0.0 if "student" in reused else steps * batch / trained_rate,
+        reused=reused,
+    )
+
+
+def refuse_what_cannot_fit(found: Plan) -> None:
+    """Raises InputError where the disk cannot hold what the run will store."""
+    require_space(open_root(found.root), found.bytes_needed, "the feature cache")
+
+
+def _work(root: Root, want: Wanted, photos: Photos) -> Work:
+    count = photos.count(want.split)
+    if photos.previous is None:
+        return Work(want, count, 0)
+    try:
+        cache = FeatureCache.open(root, want.spec.id)
+    except MissingObjectError:
+        return Work(want, count, 0)
+    keys = photos.previous.keys(want.split)
+    return Work(want, count, min(count, len(keys) - len(cache.missing(keys))))
+
+
+def _decoded(config: RunConfig, data: Photos) -> float | None:
+    images, size = open_source(config.data), config.teacher.image_size
+    source = ViewSource(images, data.sample, data.sample, config.views.recipe, size)
+    return decoded_images(source, config.views.count, size, config.runtime.decode_threads)
+
+
+def _choices(
+    config: RunConfig, work: list[Work], shapes: Mapping[str, tuple[int, ...]]
+) -> tuple[Choice, ...]:
+    dtypes: list[Dtype] = ["float16", "int8"]
+    if config.cache.dtype not in dtypes:
+        dtypes.append(config.cache.dtype)
+    found = []
+    for tokens in (False, True):
+        for dtype in dtypes:
+            sizes = []
+            for w in work:
+                kinds = {"global": KindSpec(shape=shapes["global"], dims=("feature",), dtype=dtype)}
+                if tokens and w.want.recipe.name != "eval":
+                    dims = ("token", "feature")
+                    kinds["tokens"] = KindSpec(shape=shapes["tokens"], dims=dims, dtype=dtype)
+                rows = config.cache.rows_per_shard
+                sizes.append(footprint(kinds, w.photos, w.want.spec.views, rows))
+            found.append(
+                Choice(
+                    stored="global + tokens" if tokens else "global",
+                    dtype=dtype,
+                    shards=sum(size.shards for size in sizes),
+                    bytes=sum(size.bytes for size in sizes),
+                    objects=sum(size.objects for size in sizes),
+                    chosen=(tokens, dtype) == (config.cache.tokens, config.cache.dtype),
+                )
+            )
+    return tuple(found)
+
+
+def _latents(config: RunConfig, wanted: list[Wanted]) -> dict[str, object]:
+    # Each teacher's training views come first among its caches.
+    first, *others = [want.spec.id for want in wanted if want.split is not None]
+    weights = [other.weight for other in config.other_teachers]
+    return latents_identity(first, list(zip(others, weights, strict=True)))
+
+
+def _reused(
+    root: Root, config: RunConfig, data: Photos, latents: dict[str, object], width: int
+) -> tuple[str, ...]:
+    """Name the stages whose results are there; only known where no photo has changed."""
+    if not data.exact or data.previous is None:
+        return ()
+    known = Dataset(data.previous)
+    mapped = _ids(root, "mappings", mapping_spec(config, latents, known, width))
+    trained = [
+        student
+        for mapping_id in mapped
+        for student in _ids(root, "students", student_spec(config, latents, known, mapping_id))
+    ]
+    return (*(["mapping"] if mapped else []), *(["student"] if trained else []))
+
+
+def _ids(root: Root, kind: str, spec: Mapping[str, Any]) -> list[str]:
+    return [thing.id for thing in list_things(root, kind) if thing.record.get("spec") == spec]

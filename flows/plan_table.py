@@ -1,0 +1,64 @@
+"""A plan, laid out for a terminal."""
+
+from rich.filesize import decimal
+from rich.table import Table
+
+from flows.plan import Plan
+from flows.scale import duration
+
+
+def plan_tables(plan: Plan) -> list[Table]:
+    """Return what will be done, and what other ways of storing would take."""
+    return [_facts(plan), _choices(plan)]
+
+
+def _facts(plan: Plan) -> Table:
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(style="bold")
+    table.add_column(justify="right", style="cyan")
+    table.add_column(overflow="fold")
+    for name, count in plan.photos.items():
+        text = "" if plan.photos_exact else "listed, not opened: copies count twice"
+        table.add_row(f"photos of {name}", f"{count:,}", text)
+    reused = f"{plan.views_reused:,} of them are there already" if plan.views_reused else ""
+    table.add_row("views to embed", f"{plan.views:,}", reused)
+    free = "" if plan.bytes_free is None else f"{decimal(plan.bytes_free)} free at {plan.root}"
+    table.add_row("bytes to write", decimal(plan.bytes_needed), free)
+    speeds = (decimal(round(plan.write_bytes_rate)), decimal(round(plan.read_bytes_rate)))
+    table.add_row("disk", f"{speeds[0]}/s", f"written and flushed; {speeds[1]}/s read")
+    rate = f"{plan.teacher_views_rate:,.0f} views/s"
+    table.add_row("teacher", rate, f"on {plan.device}, pixels in memory")
+    if plan.decoded_photos_rate is not None:
+        rate = f"{plan.decoded_photos_rate:,.0f} photos/s"
+        table.add_row("decoding", rate, "read, decoded and cut into all views")
+    limited = f"limited by {plan.extraction_limit}" if plan.extraction_limit else "nothing to do"
+    table.add_row("extraction", f"≈ {duration(plan.extraction_seconds)}", limited)
+    steps = f"{plan.training_steps:,} steps, {plan.trained_images_rate:,.0f} images/s"
+    done = "student" in plan.reused
+    time = "done" if done else f"≈ {duration(plan.training_seconds)}"
+    table.add_row("training", time, "reused" if done else f"{steps}, pixels in memory")
+    if plan.reused:
+        table.add_row("reused", "", ", ".join(plan.reused))
+    return table
+
+
+def _choices(plan: Plan) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("stored")
+    table.add_column("type")
+    for title in ("size", "objects", "shards"):
+        table.add_column(title, justify="right")
+    table.add_column("")
+    for choice in plan.choices:
+        too_large = plan.bytes_free is not None and choice.bytes > plan.bytes_free
+        mark = "← this run" if choice.chosen else "does not fit" if too_large else ""
+        table.add_row(
+            choice.stored,
+            choice.dtype,
+            decimal(choice.bytes),
+            f"{choice.objects:,}",
+            f"{choice.shards:,}",
+            mark,
+            style="bold" if choice.chosen else "dim" if too_large else "",
+        )
+    return table

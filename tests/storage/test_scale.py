@@ -1,0 +1,64 @@
+"""Ten million images on paper: no embeddings, but every record that a real cache would have."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+_SCRIPT = """
+import json, resource, sys, time
+import polars as pl
+from storage import _commits, _zarr
+from storage._commits import Commit, FileFact
+from storage._records import keys_digest
+from storage.cache import CacheSpec, FeatureCache, KindSpec
+from storage.order import EpochOrder
+from storage.root import open_root
+
+rows, seconds = 10_000_000, {}
+def timed(name, call):
+    start = time.perf_counter()
+    result = call()
+    seconds[name] = round(time.perf_counter() - start, 1)
+    return result
+
+numbers = pl.int_range(rows, dtype=pl.UInt64, eager=True)
+low, high = (numbers.hash(seed).cast(pl.String).str.zfill(20).str.slice(4) for seed in (1, 2))
+keys = pl.DataFrame({"a": low, "b": high}).select(key=pl.concat_str("a", "b"))["key"]
+assert keys.str.len_bytes().unique().to_list() == [32]
+del numbers, low, high
+root = open_root(sys.argv[1])
+kinds = {"global": KindSpec(shape=(1280,), dims=("feature",))}
+cache = FeatureCache.create_or_open(root, CacheSpec(slug="x", content={}, views=2, kinds=kinds))
+tasks = timed("first plan", lambda: cache.plan(keys))
+(array,) = _zarr.arrays_of(cache.spec)
+for task in tasks:
+    path = array.shard_path(task.shard)
+    size = _zarr.plain_size(array, cache.layout, 2, len(task.keys))
+    file = root.path(f"{cache.base}/{path}")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("wb") as stream:
+        stream.truncate(size)
+    files = {path: FileFact(size, 0)}
+    commit = Commit(cache.id, task.shard, len(task.keys), keys_digest(task.keys), files)
+    _commits.write_commit(root, cache.base, commit)
+del tasks
+assert timed("plan of a finished cache", lambda: cache.plan(keys)) == []
+assert len(timed("open a reader", lambda: cache.reader(keys))) == rows
+order = EpochOrder(rows=rows, seed=1)
+timed("shuffle an epoch", lambda: sum(len(b) for b in order.batches(0, 1024)))
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+print(json.dumps({"seconds": seconds, "peak": peak}))
+"""
+
+
+@pytest.mark.slow
+def test_ten_million_images_are_planned_opened_and_shuffled_within_four_gigabytes(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", _SCRIPT, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    found = json.loads(done.stdout)
+    assert found["peak"] < 4 * 2**30, found
+    assert max(found["seconds"].values()) < 30, found
+    print(found)
