@@ -225,3 +225,20 @@ def test_ood_sets_are_measured_for_teacher_and_student(
         for metric in ("auroc", "fpr95", "fpr95_openood"):
             row = found[subject, metric]
             assert 0 <= row["low"] <= row["value"] <= row["high"] <= 1
+
+
+@pytest.mark.slow
+def test_batches_prepared_by_other_processes_train_the_same_student(
+    settings: dict[str, Any],
+) -> None:
+    students = []
+    for name, workers, memory in (("none", 0, 2.0), ("kept", 2, 2.0), ("anew", 2, 0.0)):
+        config = configured(
+            settings,
+            root=f"{settings['root']}-{name}",
+            runtime__loader_workers=workers,
+            runtime__memory_gb=memory,
+        )
+        path = Path(config.root) / "students" / Pipeline(config).trained.id / "student.safetensors"
+        students.append(path.read_bytes())
+    assert students[0] == students[1] == students[2]
