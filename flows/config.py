@@ -1,7 +1,7 @@
 """One YAML file = one RunConfig: everything that a run depends on."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
@@ -13,6 +13,18 @@ from tintem_core.students import StudentConfig
 from tintem_core.teachers import TeacherConfig
 from tintem_core.training import TrainingConfig
 from tintem_core.views import ViewRecipe
+
+
+class OtherTeacherConfig(TeacherConfig, frozen=True, extra="forbid"):
+    """One more teacher, beside the first."""
+
+    weight: float = Field(
+        1.0, gt=0, description="share of its cosines in the joint ones; the first teacher has 1"
+    )
+
+    def teacher(self) -> TeacherConfig:
+        """Return what is true of it wherever it teaches."""
+        return TeacherConfig.model_validate(self.model_dump(exclude={"weight"}))
 
 
 class ViewsConfig(BaseModel, frozen=True, extra="forbid"):
@@ -80,6 +92,7 @@ class RuntimeConfig(BaseModel, frozen=True, extra="forbid"):
     )
     memory_gb: float = Field(2.0, ge=0, description="training views kept in memory up to this size")
     checkpoint_seconds: float = Field(30.0, ge=0, description="time between two checkpoints")
+    compile: bool = Field(False, description="torch.compile the training step (rounding differs)")
 
 
 class RunConfig(BaseModel, frozen=True, extra="forbid"):
@@ -88,6 +101,9 @@ class RunConfig(BaseModel, frozen=True, extra="forbid"):
     root: str = Field("tintem-data", description="folder or s3://bucket/prefix of all results")
     data: SourceConfig = Field(description="the images to learn from")
     teacher: TeacherConfig = Field(description="the frozen model")
+    other_teachers: tuple[OtherTeacherConfig, ...] = Field(
+        (), description="further frozen models; the student learns all of their angles at once"
+    )
     views: ViewsConfig = ViewsConfig()
     cache: CacheConfig = CacheConfig()
     mapping: MappingConfig = MappingConfig()
@@ -97,6 +113,11 @@ class RunConfig(BaseModel, frozen=True, extra="forbid"):
     export: ExportConfig = ExportConfig()
     runtime: RuntimeConfig = RuntimeConfig()
 
+    @property
+    def teachers(self) -> tuple[TeacherConfig, ...]:
+        """All teachers, the first one first."""
+        return (self.teacher, *(other.teacher() for other in self.other_teachers))
+
     @model_validator(mode="after")
     def _dataset_names_differ(self) -> "RunConfig":
         names = [self.data.name, *(source.name for source in self.evaluation.ood)]
@@ -105,6 +126,25 @@ class RunConfig(BaseModel, frozen=True, extra="forbid"):
             raise ValueError(f"two datasets are named '{twice[0]}': give each its own name")
         if {"train", "test"} & set(names[1:]):
             raise ValueError("an OOD set cannot be named 'train' or 'test': these are splits")
+        return self
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> "RunConfig":
+        if self.training.needs_tokens and not self.cache.tokens:
+            raise ValueError(
+                "training.local_weight compares patch tokens, which are not cached: "
+                "set cache.tokens to true"
+            )
+        if self.training.views is not None and self.training.views > self.views.count:
+            raise ValueError(
+                f"training.views ({self.training.views}) is more than the {self.views.count} "
+                "cached views: raise views.count"
+            )
+        if self.mapping.fit == "joint" and self.training.objective != "tintem":
+            raise ValueError(
+                f"training.objective '{self.training.objective}' trains no mapping: "
+                "set mapping.fit to once"
+            )
         return self
 
 
@@ -159,8 +199,14 @@ def _known_keys(location: tuple[Any, ...]) -> list[str]:
     for part in location:
         if isinstance(part, str):
             annotation = model.model_fields[part].annotation
-            model = annotation if hasattr(annotation, "model_fields") else SourceConfig
+            # A list of settings is annotated tuple[Settings, ...].
+            candidates = (annotation, *get_args(annotation))
+            model = next((c for c in candidates if hasattr(c, "model_fields")), RunConfig)
     return list(model.model_fields)
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _anchored(content: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -178,9 +224,12 @@ def _anchored(content: dict[str, Any], folder: Path) -> dict[str, Any]:
     teacher = content.get("teacher")
     if isinstance(teacher, dict) and teacher.get("weights") != "pretrained":
         anchor(teacher, "weights")
+    for other in _list(content.get("other_teachers")):
+        if isinstance(other, dict) and other.get("weights") != "pretrained":
+            anchor(other, "weights")
+    anchor(content.get("student"), "weights")
     evaluation = content.get("evaluation")
     if isinstance(evaluation, dict):
-        sources = evaluation.get("ood")
-        for source in sources if isinstance(sources, list) else ():
+        for source in _list(evaluation.get("ood")):
             anchor(source, "uri")
     return content

@@ -12,8 +12,11 @@ from flows.scale import Dtype, footprint, slowest
 from flows.stages.batches import ViewSource
 from flows.stages.datasets import Dataset
 from flows.stages.extract import Wanted, wanted_caches
+from flows.stages.fit import mapping_spec
 from flows.stages.preflight import preflight
+from flows.stages.results import latents_identity
 from flows.stages.teacher import choose_device, load_teacher
+from flows.stages.train import student_spec
 from storage.cache import FeatureCache
 from storage.catalogue import list_things
 from storage.errors import MissingObjectError
@@ -89,11 +92,12 @@ def plan(config: RunConfig) -> Plan:
     preflight(config)
     root = open_root(config.root)
     device = choose_device(config.runtime.device)
-    teacher = load_teacher(config.teacher, device)
+    teachers = [load_teacher(each, device) for each in config.teachers]
     width = config.mapping.width or natural_width(config.student)
     photos = {s.name: list_photos(root, s) for s in (config.data, *config.evaluation.ood)}
     data = photos[config.data.name]
-    work = [_work(root, want, photos[want.source.name]) for want in wanted_caches(config, teacher)]
+    wanted = [want for teacher in teachers for want in wanted_caches(config, teacher)]
+    work = [_work(root, want, photos[want.source.name]) for want in wanted]
     needed = sum(
         footprint(
             w.want.spec.kinds, w.missing, w.want.spec.views, config.cache.rows_per_shard
@@ -102,18 +106,22 @@ def plan(config: RunConfig) -> Plan:
         if w.missing
     )
     disk = measure_disk(root)
-    views_rate = embedded_views(teacher)
+    views_rates = {teacher.config: embedded_views(teacher) for teacher in teachers}
     decoded_rate = _decoded(config, data)
     seconds = {
-        "the teacher": sum(w.missing * w.want.spec.views for w in work) / views_rate,
+        "the teacher": sum(
+            w.missing * w.want.spec.views / views_rates[w.want.teacher] for w in work
+        ),
         "writing": needed / disk.write,
         "decoding": sum(w.missing for w in work) / (decoded_rate or float("inf")),
     }
     limit, extraction_seconds = slowest(seconds)
-    trained_rate = trained_images(config, device, teacher.backbone.width, width)
+    trained_rate = trained_images(
+        config, device, sum(teacher.backbone.width for teacher in teachers), width
+    )
     batch = max(1, min(config.training.batch_size, data.train))
     steps = config.training.epochs * (data.train // batch)
-    reused = _reused(root, config, data, work[0].want.spec.id, width)
+    reused = _reused(root, config, data, _latents(config, wanted), width)
     return Plan(
         root=root.url,
         device=device,
@@ -121,12 +129,12 @@ def plan(config: RunConfig) -> Plan:
         photos_exact=all(found.exact for found in photos.values()),
         views=sum(w.views for w in work),
         views_reused=sum(w.done * w.want.spec.views for w in work),
-        choices=_choices(config, work, teacher.describe()),
+        choices=_choices(config, work, teachers[0].describe()),
         bytes_needed=needed,
         bytes_free=free_bytes(root),
         write_bytes_rate=disk.write,
         read_bytes_rate=disk.read,
-        teacher_views_rate=views_rate,
+        teacher_views_rate=views_rates[config.teacher],
         decoded_photos_rate=decoded_rate,
         extraction_seconds=extraction_seconds,
         extraction_limit=limit if needed else "",
@@ -190,28 +198,25 @@ def _choices(
     return tuple(found)
 
 
+def _latents(config: RunConfig, wanted: list[Wanted]) -> dict[str, object]:
+    # Each teacher's training views come first among its caches.
+    first, *others = [want.spec.id for want in wanted if want.split is not None]
+    weights = [other.weight for other in config.other_teachers]
+    return latents_identity(first, list(zip(others, weights, strict=True)))
+
+
 def _reused(
-    root: Root, config: RunConfig, data: Photos, cache_id: str, width: int
+    root: Root, config: RunConfig, data: Photos, latents: dict[str, object], width: int
 ) -> tuple[str, ...]:
     """Name the stages whose results are there; only known where no photo has changed."""
     if not data.exact or data.previous is None:
         return ()
-    learnt_from = {"cache": cache_id, "images": Dataset(data.previous).digest("train")}
-    mapping = config.mapping.model_dump(mode="json", exclude={"width"})
-    mapped = _ids(root, "mappings", {**learnt_from, "mapping": mapping, "width": width})
+    known = Dataset(data.previous)
+    mapped = _ids(root, "mappings", mapping_spec(config, latents, known, width))
     trained = [
         student
         for mapping_id in mapped
-        for student in _ids(
-            root,
-            "students",
-            {
-                **learnt_from,
-                "mapping": mapping_id,
-                "student": config.student.model_dump(mode="json"),
-                "training": config.training.identity(),
-            },
-        )
+        for student in _ids(root, "students", student_spec(config, latents, known, mapping_id))
     ]
     return (*(["mapping"] if mapped else []), *(["student"] if trained else []))
 

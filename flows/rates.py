@@ -6,14 +6,18 @@ import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import torch
 
 from flows.config import RunConfig
 from flows.stages.batches import ViewSource
 from storage.errors import StorageError
+from storage.identity import content_key
 from tintem_core.backbones import place
 from tintem_core.errors import InputError
+from tintem_core.mapping import Mapping
+from tintem_core.objectives import build_objective
 from tintem_core.students import build_student
 from tintem_core.teachers import Teacher
 from tintem_core.training import Batch, start_run, train
@@ -55,16 +59,27 @@ def embedded_views(teacher: Teacher) -> float:
 
 
 def decoded_images(source: ViewSource, views: int, size: int, threads: int | None) -> float | None:
-    """Images per second read, decoded and cut into their views; None if none can be read."""
+    """Images per second read, decoded and cut into their views; None if none can be read.
+
+    Args:
+        source: a few images; their keys need not be known yet.
+        views, size: what is cut from each image.
+        threads: None for one per core.
+    """
+    keys: dict[str, str] = {}
+    for uri in source.uris:
+        with contextlib.suppress(StorageError):
+            keys[uri] = content_key(source.images.read(uri))
+    source = replace(source, uris=tuple(keys), keys=tuple(keys.values()))
 
     def load(row: int) -> bool:
         try:
-            source.views(row % len(source.keys), range(views), size)
+            source.views(row % len(keys), range(views), size)
         except (InputError, StorageError):
             return False
         return True
 
-    if not any(load(row) for row in range(min(3, len(source.keys)))):
+    if not any(load(row) for row in range(min(3, len(keys)))):
         return None
     threads = threads or os.cpu_count() or 1
     with ThreadPoolExecutor(threads) as pool:
@@ -73,31 +88,36 @@ def decoded_images(source: ViewSource, views: int, size: int, threads: int | Non
 
 def trained_images(config: RunConfig, device: str, teacher_width: int, width: int) -> float:
     """Images per second of optimiser steps on pixels in memory."""
-    student = place(build_student(config.student, width, config.training.seed), device)
-    mapping = place(torch.nn.Linear(teacher_width, width).requires_grad_(False), device)
+    # Tokens are left out: how many there are depends on the teacher, what they cost is little.
+    training = config.training.model_copy(update={"local_weight": 0.0})
+    student = place(build_student(config.student, width, training.seed), device)
+    dim = max(teacher_width, width)
+    objective = build_objective(training, Mapping(dim, width), classes=2, seed=training.seed)
     size = config.student.image_size
 
     def work(count: int) -> None:
         # Batch normalisation needs two images.
         images = max(2, count)
         pixels = torch.randint(256, (images, size, size, 3), dtype=torch.uint8)
-        batch = Batch(pixels, torch.randn(images, teacher_width))
+        labels = torch.zeros(images, dtype=torch.int64)
+        batch = Batch(pixels, torch.randn(images, dim), labels=labels)
         # The only batch there is: the training then ends where it asks for the next.
         with contextlib.suppress(StopIteration):
             train(
                 run,
-                mapping,
                 iter([batch]),
-                config.training,
+                training,
                 steps,
                 save=lambda _step, _data: None,
                 save_every_s=math.inf,
             )
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
 
     steps = 2**40
     with torch.random.fork_rng(devices=[]):
         try:
-            run = start_run(student, config.training, steps)
+            run = start_run(student, objective, training, steps)
         except (ValueError, AssertionError) as error:
             raise InputError(
                 f"training.optimizer: timm knows no optimiser '{config.training.optimizer}'."

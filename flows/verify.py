@@ -108,8 +108,10 @@ def _targets(
     wanted: dict[str, Wanted | None] = {}
     if target.endswith((".yaml", ".yml")):
         config = load_config(target)
-        teacher = load_teacher(config.teacher, config.runtime.device)
-        wanted = {want.spec.id: want for want in wanted_caches(config, teacher)}
+        teachers = [load_teacher(each, config.runtime.device) for each in config.teachers]
+        wanted = {
+            want.spec.id: want for teacher in teachers for want in wanted_caches(config, teacher)
+        }
     else:
         wanted = dict.fromkeys(root.folders("caches"))
     if cache_id is None:
@@ -156,7 +158,7 @@ def _with_truth(
         keys=tuple(source.keys[i] for i in there),
         uris=tuple(source.uris[i] for i in there),
     )
-    return replace(verdict, truth=measure_truth(config, cache, source))
+    return replace(verdict, truth=measure_truth(config, cache, source, teacher=want.teacher))
 
 
 def verdict_table(verdicts: Sequence[Verdict]) -> Table:

@@ -41,6 +41,9 @@ class MappingConfig(BaseModel, frozen=True, extra="forbid"):
     )
     steps: int = Field(300, ge=1, description="optimiser steps of sne and cosine")
     batch_size: int = Field(512, ge=3, description="rows compared with each other in a step")
+    token_images: int = Field(
+        64, ge=1, description="images of a step whose tokens are compared, where tokens are cached"
+    )
     learning_rate: float = Field(3e-4, gt=0, description="Adam's peak; decays to 0 on a cosine")
     moment_rows: int = Field(
         100_000, ge=1, description="most rows, drawn with the seed, that the closed form reads"
@@ -130,7 +133,8 @@ class Mapping(nn.Module):
         """Start from W; an orthogonal head needs W with orthonormal rows."""
         if parametrize.is_parametrized(self.linear):
             with _fixed_random_state():
-                self.linear.weight = weight_KD.to(self.linear.weight)
+                # Detached: torch would register a Parameter instead of taking its values.
+                self.linear.weight = weight_KD.detach().to(self.linear.weight)
         else:
             self.linear.weight.copy_(weight_KD)
 

@@ -5,6 +5,7 @@ Legend: ``B`` batch, ``T`` tokens, ``D`` width, ``S`` side in pixels.
 
 import difflib
 import hashlib
+import math
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -56,6 +57,11 @@ class Backbone(nn.Module):
         return int(getattr(self.model, "head_hidden_size", None) or self.model.num_features)
 
     @property
+    def token_width(self) -> int:
+        """C, the width of a patch token."""
+        return int(self.model.num_features)
+
+    @property
     def normalisation(self) -> dict[str, list[float]]:
         return {
             name: [round(float(v), 6) for v in getattr(self, name).flatten()]
@@ -93,8 +99,42 @@ class Backbone(nn.Module):
         return (pixels - self.mean) / self.std
 
 
-def build_backbone(config: BackboneConfig, *, pretrained: bool = False) -> Backbone:
-    """Build a timm model without classifier.
+def resample_tokens(tokens_BTC: Tensor, count: int) -> Tensor:
+    """Resample patch tokens from one square grid to another, bilinear with antialiasing.
+
+    Args:
+        tokens_BTC: tokens of a square grid, row by row, shape (B, T, C).
+        count: number of tokens wanted, a square.
+
+    Returns:
+        Float32, shape (B, count, C).
+
+    Raises:
+        InputError: if one of the grids is not square.
+    """
+    sides = [math.isqrt(number) for number in (tokens_BTC.shape[1], count)]
+    if [side * side for side in sides] != [tokens_BTC.shape[1], count]:
+        raise InputError(
+            f"{tokens_BTC.shape[1]} tokens cannot be brought to {count}: only square grids can be "
+            "compared; choose a student and a teacher whose tokens form one."
+        )
+    tokens = tokens_BTC.float()
+    if sides[0] == sides[1]:
+        return tokens
+    grid = tokens.mT.unflatten(2, (sides[0], sides[0]))
+    resized = nn.functional.interpolate(
+        grid, size=(sides[1], sides[1]), mode="bilinear", antialias=True
+    )
+    return resized.flatten(2).mT
+
+
+def build_backbone(
+    config: BackboneConfig,
+    *,
+    pretrained: bool = False,
+    options: Mapping[str, bool | int | float | str] | None = None,
+) -> Backbone:
+    """Build a timm model without classifier; ``options`` go to `timm.create_model`.
 
     Raises:
         UnknownModelError: if timm does not know the name.
@@ -109,7 +149,9 @@ def build_backbone(config: BackboneConfig, *, pretrained: bool = False) -> Backb
             "`python -c 'import timm; print(timm.list_models())'` lists them all."
         )
     try:
-        model = _create(name, config.image_size, pretrained)
+        model = _create(name, config.image_size, pretrained, dict(options or {}))
+    except TypeError as error:
+        raise InputError(f"{name} does not take these options: {error}.") from error
     except (RuntimeError, ValueError, AssertionError) as error:
         raise InputError(
             f"{name} cannot be built for {config.image_size} px images: {error}"
@@ -129,14 +171,15 @@ def build_backbone(config: BackboneConfig, *, pretrained: bool = False) -> Backb
     return Backbone(model, tuple(cfg["mean"]), tuple(cfg["std"]))
 
 
-def _create(name: str, image_size: int, pretrained: bool) -> Any:
+def _create(name: str, image_size: int, pretrained: bool, options: dict[str, Any]) -> Any:
+    wanted = {"pretrained": pretrained, "num_classes": 0, **options}
     try:
-        return timm.create_model(name, pretrained=pretrained, num_classes=0, img_size=image_size)
+        return timm.create_model(name, img_size=image_size, **wanted)
     except TypeError as error:
         # Only models with a fixed grid take img_size; a CNN says so like this.
         if "img_size" not in str(error):
             raise
-        return timm.create_model(name, pretrained=pretrained, num_classes=0)
+        return timm.create_model(name, **wanted)
 
 
 def load_weights(backbone: Backbone, tensors: Mapping[str, Tensor], source: str) -> None:
@@ -166,6 +209,14 @@ def load_weights(backbone: Backbone, tensors: Mapping[str, Tensor], source: str)
             "Give the weight file of this very model, with timm's tensor names."
         )
     model.load_state_dict(kept)
+
+
+def load_matching(module: nn.Module, tensors: Mapping[str, Tensor]) -> int:
+    """Load the tensors that a module has under the same name and shape; return how many."""
+    own = module.state_dict()
+    fitting = {k: v for k, v in tensors.items() if k in own and own[k].shape == v.shape}
+    module.load_state_dict(fitting, strict=False)
+    return len(fitting)
 
 
 def weights_digest(module: nn.Module) -> str:

@@ -194,7 +194,8 @@ def _descend(
         picked = np.sort(rng.choice(rows, min(config.batch_size, rows), replace=False))
         loss = mapping_loss(config, mapping, _tensor(sample(picked), dim).to(device))
         if sample_tokens is not None:
-            tokens = _tensor(sample_tokens(picked), dim).to(device)
+            some = np.sort(rng.choice(picked, min(config.token_images, len(picked)), replace=False))
+            tokens = _tensor(sample_tokens(some), dim).to(device)
             loss = loss + mapping_loss(config, mapping, tokens)
         value = float(loss.detach())
         exact = value < _EXACT_LOSS

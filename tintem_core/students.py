@@ -2,20 +2,39 @@
 
 The student's own embedding is the answer; there is no head to throw away at export.
 
-Legend: ``B`` batch, ``K`` student width, ``S`` side in pixels.
+Legend: ``B`` batch, ``T`` teacher's patch tokens, ``K`` student width, ``S`` side in pixels.
 """
+
+from collections.abc import Mapping
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from tintem_core.backbones import Backbone, BackboneConfig, build_backbone
+from tintem_core.backbones import (
+    Backbone,
+    BackboneConfig,
+    build_backbone,
+    load_matching,
+    load_weights,
+    resample_tokens,
+)
+from tintem_core.errors import WeightsError
 
 
 class StudentConfig(BackboneConfig, frozen=True, extra="forbid"):
     """The small model that is trained."""
 
     pretrained: bool = Field(False, description="start from timm's weights instead of from scratch")
+    weights: str | None = Field(
+        None, description="start from this .safetensors or .pth file (timm's names, or a student's)"
+    )
+    partial_weights: bool = Field(
+        False, description="take what fits of `weights` by name and shape; false: all must fit"
+    )
+    options: dict[str, bool | int | float | str] = Field(
+        {}, description="further arguments of timm.create_model, such as patch_size or depth"
+    )
 
 
 class Student(nn.Module):
@@ -24,14 +43,19 @@ class Student(nn.Module):
     Args:
         backbone: the timm model.
         width: K, width of the mapped teacher space.
+        tokens: whether patch tokens are wanted in that space too. They share the projection,
+            unless the backbone's tokens are not as wide as its embedding.
     """
 
-    def __init__(self, backbone: Backbone, width: int) -> None:
+    def __init__(self, backbone: Backbone, width: int, *, tokens: bool = False) -> None:
         super().__init__()
         self.backbone = backbone
         self.projection = (
             nn.Identity() if backbone.width == width else nn.Linear(backbone.width, width)
         )
+        self.token_projection: nn.Linear | None = None
+        if tokens and backbone.token_width != backbone.width:
+            self.token_projection = nn.Linear(backbone.token_width, width)
 
     @property
     def has_projection(self) -> bool:
@@ -43,19 +67,68 @@ class Student(nn.Module):
         embedding: Tensor = self.projection(self.backbone(pixels))
         return embedding
 
+    def with_tokens(self, pixels: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """Embed images and their patches.
+
+        Args:
+            pixels: as for :meth:`forward`.
+            count: T; the student's tokens are resampled to the teacher's grid.
+
+        Returns:
+            Embeddings (B, K) and float32 tokens (B, T, K), row by row.
+        """
+        embedding, tokens = self.backbone.forward_with_tokens(pixels)
+        project = self.token_projection or self.projection
+        return self.projection(embedding), resample_tokens(project(tokens), count)
+
 
 def natural_width(config: StudentConfig) -> int:
     """Return the width of a student's embedding before any projection."""
     with torch.random.fork_rng(devices=[]):
-        return build_backbone(config).width
+        return build_backbone(config, options=config.options).width
 
 
-def build_student(config: StudentConfig, width: int, seed: int) -> Student:
-    """Build a student with reproducible initial weights.
+def build_student(config: StudentConfig, width: int, seed: int, *, tokens: bool = False) -> Student:
+    """Build a student with reproducible initial weights, as in :class:`Student`.
 
     Raises:
         InputError: if timm cannot build the model.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Student(build_backbone(config, pretrained=config.pretrained), width)
+        backbone = build_backbone(config, pretrained=config.pretrained, options=config.options)
+        return Student(backbone, width, tokens=tokens)
+
+
+def warm_start(
+    student: Student, tensors: Mapping[str, Tensor], source: str, *, partial: bool = False
+) -> int:
+    """Load a file's weights into a student that has not been trained; return how many tensors.
+
+    Args:
+        student: changed in place.
+        tensors: a timm model's weights (the backbone is loaded), or those of a TinTeM student (its
+            projections are loaded too, where they have the same shape).
+        source: where the tensors come from, for messages.
+        partial: take what fits by name and shape.
+
+    Raises:
+        WeightsError: if something does not fit, or nothing does.
+    """
+    prefix = "backbone.model."
+    if any(name.startswith(prefix) for name in tensors):
+        rest = {k: v for k, v in tensors.items() if not k.startswith(prefix)}
+        taken = load_matching(student, rest)
+        tensors = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+    else:
+        taken = 0
+    if not partial:
+        load_weights(student.backbone, tensors, source)
+        return taken + len(tensors)
+    taken += load_matching(student.backbone.model, tensors)
+    if not taken:
+        raise WeightsError(
+            f"no tensor of {source} fits {student.backbone.model.pretrained_cfg['architecture']} "
+            "by name and shape: give the weights of a related model."
+        )
+    return taken

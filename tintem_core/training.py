@@ -1,211 +1,158 @@
-"""Train a student against cached teacher latents; killed and resumed, the weights are the same.
+"""Train a student against cached teacher latents; killed and resumed, the weights are the same."""
 
-Legend: ``B`` batch, ``D`` teacher width, ``K`` student width, ``S`` side in pixels.
-"""
-
-import io
+import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
 
 import torch
-from pydantic import BaseModel, Field
-from timm.optim import create_optimizer_v2, get_optimizer_class
-from timm.scheduler.cosine_lr import CosineLRScheduler
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
-from tintem_core.errors import InputError, TintemError
-from tintem_core.losses import cosine_student_loss
-from tintem_core.students import Student
-from tintem_core.teachers import autocast, to_float
+from tintem_core.distributed import is_main, total, world_size
+from tintem_core.errors import TintemError
+from tintem_core.training_config import TrainingConfig
+from tintem_core.training_run import Batch, Learner, Run, start_run
 
+__all__ = ["Batch", "Learner", "Run", "TrainingConfig", "start_run", "train"]
 
-class TrainingConfig(BaseModel, frozen=True, extra="forbid"):
-    """How a student is trained."""
-
-    epochs: int = Field(60, ge=1, description="passes over the training images, one view each")
-    batch_size: int = Field(64, ge=2, description="images per optimiser step")
-    optimizer: str = Field("adamw", description="any timm optimiser")
-    learning_rate: float = Field(3e-3, gt=0, description="peak learning rate, after the warm-up")
-    final_learning_rate: float = Field(1e-5, ge=0, description="learning rate at the end")
-    weight_decay: float = Field(0.05, ge=0, description="decoupled weight decay")
-    warmup_epochs: float = Field(2, ge=0, description="epochs of linear warm-up")
-    clip_norm: float | None = Field(None, gt=0, description="gradient norm limit; null for none")
-    precision: Literal["float32", "bfloat16", "float16"] = Field(
-        "float32", description="autocast type of the student's forward pass"
-    )
-    seed: int = Field(0, ge=0, description="initial weights and data order")
-
-    def identity(self) -> dict[str, Any]:
-        """Return everything that determines the trained weights."""
-        return self.model_dump()
-
-
-class Batch(NamedTuple):
-    """One optimiser step's data: pixels uint8 (B, S, S, 3) and teacher latents float (B, D)."""
-
-    pixels: Tensor
-    latents: Tensor
-
-
-@dataclass
-class Run:
-    """A training in progress: everything that a checkpoint must hold."""
-
-    student: Student
-    optimizer: torch.optim.Optimizer
-    scheduler: CosineLRScheduler
-    scaler: torch.amp.GradScaler
-    step: int
-    epoch_loss: float
-    history: list[dict[str, float]]
-
-    def to_bytes(self) -> bytes:
-        """Serialise for :func:`torch.load` with ``weights_only=True``."""
-        buffer = io.BytesIO()
-        torch.save(
-            {
-                "student": self.student.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "scaler": self.scaler.state_dict(),
-                "step": self.step,
-                "epoch_loss": self.epoch_loss,
-                "history": self.history,
-                "rng": torch.get_rng_state(),
-                "cuda_rng": torch.cuda.get_rng_state_all(),
-            },
-            buffer,
-        )
-        return buffer.getvalue()
-
-    def restore(self, checkpoint: bytes) -> None:
-        """Continue from a checkpoint.
-
-        Raises:
-            TintemError: if the bytes are not a checkpoint of this training.
-        """
-        try:
-            state = torch.load(io.BytesIO(checkpoint), weights_only=True, map_location="cpu")
-            self.student.load_state_dict(state["student"])
-            self.optimizer.load_state_dict(state["optimizer"])
-        except (RuntimeError, ValueError, KeyError, EOFError) as error:
-            raise TintemError(f"the checkpoint does not fit this training: {error}") from error
-        self.scaler.load_state_dict(state["scaler"])
-        self.step = state["step"]
-        self.epoch_loss = state["epoch_loss"]
-        self.history = state["history"]
-        torch.set_rng_state(state["rng"])
-        if state["cuda_rng"]:
-            torch.cuda.set_rng_state_all(state["cuda_rng"])
-
-
-def check_optimizer(name: str) -> None:
-    """Raise InputError if timm knows no optimiser of this name."""
-    try:
-        get_optimizer_class(name)
-    except ValueError as error:
-        raise InputError(
-            f"training.optimizer: timm knows no optimiser '{name}'; 'adamw' and 'sgd' are two "
-            "that it knows."
-        ) from error
-
-
-def start_run(student: Student, config: TrainingConfig, steps_per_epoch: int) -> Run:
-    """Prepare a training at step 0.
-
-    Raises:
-        ValueError: if timm does not know the optimiser.
-    """
-    torch.manual_seed(config.seed)
-    optimizer = create_optimizer_v2(
-        student, opt=config.optimizer, lr=config.learning_rate, weight_decay=config.weight_decay
-    )
-    total = config.epochs * steps_per_epoch
-    scheduler = CosineLRScheduler(
-        optimizer,
-        t_initial=total,
-        lr_min=config.final_learning_rate,
-        warmup_t=min(round(config.warmup_epochs * steps_per_epoch), total // 2),
-        warmup_lr_init=config.learning_rate / 500,
-        t_in_epochs=False,
-    )
-    device = next(student.parameters()).device.type
-    scaler = torch.amp.GradScaler(device, enabled=config.precision == "float16")
-    return Run(student, optimizer, scheduler, scaler, step=0, epoch_loss=0.0, history=[])
+# A GPU must not wait for Python after every step: its loss is looked at this often.
+_GPU_STEPS_BETWEEN_LOOKS = 10
 
 
 def train(
     run: Run,
-    mapping: nn.Module,
     batches: Iterator[Batch],
     config: TrainingConfig,
     steps_per_epoch: int,
     *,
     save: Callable[[int, bytes], None],
     save_every_s: float = 30.0,
-    on_step: Callable[[int, float], None] = lambda _step, _loss: None,
+    compiled: bool = False,
+    on_step: Callable[[int, Tensor], None] = lambda _step, _loss: None,
 ) -> None:
     """Train until ``config.epochs`` are done, from wherever ``run`` stands.
 
-    The objective is ``1 − cos(student(x), h(teacher(x)))``, method §2 (arXiv 2411.15239).
+    Under ``torch.distributed`` every process calls this with its part of each batch.
 
     Args:
         run: a fresh or restored training; updated in place.
-        mapping: frozen h, latents (B, D) to targets (B, K).
         batches: the batches from step ``run.step`` on, in the order that the seed determines.
         config: the recipe.
         steps_per_epoch: optimiser steps per epoch.
-        save: called with (step, checkpoint bytes) from time to time and at the end.
+        save: called on the main process with (step, checkpoint bytes) from time to time and at
+            the end.
         save_every_s: seconds between two checkpoints. Does not change the result.
-        on_step: called after each step with its number and loss.
+        compiled: whether `torch.compile` makes the steps faster.
+        on_step: called after each step with its number and its loss over all processes, a float64
+            scalar on the device.
+
+    Raises:
+        TintemError: if the loss is not finite.
     """
-    student = run.student.train()
-    device = next(student.parameters()).device
-    total = config.epochs * steps_per_epoch
+    learner = run.learner.train()
+    device = run.epoch_loss.device
+    step_module = _parallel(learner, device, compiled)
+    end = config.epochs * steps_per_epoch
+    look_every = _GPU_STEPS_BETWEEN_LOOKS if device.type == "cuda" else 1
     saved_at = time.monotonic()
-    while run.step < total:
-        batch = next(batches)
-        run.scheduler.step_update(run.step)
-        with torch.no_grad():
-            target_BK = mapping(batch.latents.to(device, non_blocking=True).float())
-        with autocast(device, config.precision):
-            embedding_BK = student(to_float(batch.pixels, device))
-        loss = cosine_student_loss(embedding_BK.float(), target_BK)
-        _optimise(run, loss, config.clip_norm)
+    while run.step < end:
+        run.scheduler.step_update(run.step - run.first_step)
+        batch = _to_device(next(batches), device)
+        loss = _backward(run, step_module, batch, config.accumulation)
+        _optimise(run, config.clip_norm)
         run.step += 1
-        value = loss.item()
-        if value != value:
+        if run.ema is not None:
+            run.ema.update(learner, step=run.step - run.first_step)
+
+        loss, is_due = _agreed(loss, time.monotonic() - saved_at > save_every_s)
+        run.epoch_loss += loss / steps_per_epoch
+        on_step(run.step, loss)
+        is_epoch_over = run.step % steps_per_epoch == 0
+        if not (is_epoch_over or run.step % look_every == 0):
+            continue
+        if not math.isfinite(run.epoch_loss.item()):
             raise TintemError(
-                f"the loss became NaN at step {run.step}: lower training.learning_rate, "
-                "or set training.precision to float32."
+                f"the loss is {run.epoch_loss.item()} at step {run.step}: lower "
+                "training.learning_rate, or set training.precision to float32."
             )
-        _record(run, value, steps_per_epoch)
-        on_step(run.step, value)
-        if run.step == total or time.monotonic() - saved_at > save_every_s:
-            save(run.step, run.to_bytes())
+        if is_epoch_over:
+            _record(run, steps_per_epoch)
+        if run.step == end or is_due:
+            checkpoint = run.to_bytes()
+            if is_main():
+                save(run.step, checkpoint)
             saved_at = time.monotonic()
-    student.eval()
+    run.result.eval()
 
 
-def _optimise(run: Run, loss: Tensor, clip_norm: float | None) -> None:
+def _parallel(learner: Learner, device: torch.device, compiled: bool) -> nn.Module:
+    if compiled:
+        learner.compile()
+    if world_size() == 1:
+        return learner
+    return DistributedDataParallel(
+        learner, device_ids=[device.index] if device.type == "cuda" else None
+    )
+
+
+def _to_device(batch: Batch, device: torch.device) -> Batch:
+    moved = {
+        name: value.to(device, non_blocking=True)
+        for name, value in batch._asdict().items()
+        if value is not None
+    }
+    return Batch(**moved)
+
+
+def _backward(run: Run, module: nn.Module, batch: Batch, pieces: int) -> Tensor:
+    """Add up the gradients of a batch's pieces; return the mean loss, float64, detached."""
     run.optimizer.zero_grad(set_to_none=True)
-    run.scaler.scale(loss).backward()
+    images = len(batch.pixels)
+    count = min(pieces, images)
+    split = [[None] * count if t is None else t.tensor_split(count) for t in batch]
+    mean = torch.zeros_like(run.epoch_loss)
+    for number, piece in enumerate(zip(*split, strict=True)):
+        is_last = number == count - 1
+        waiting = contextlib.nullcontext() if is_last else _without_sync(module)
+        with waiting:
+            share = len(piece[0]) / images
+            loss = module(*piece) * share
+            run.scaler.scale(loss).backward()
+        mean += loss.detach()
+    return mean
+
+
+def _agreed(loss: Tensor, is_due: bool) -> tuple[Tensor, bool | Tensor]:
+    """Return the loss over all processes, and whether the main process wants a checkpoint."""
+    if world_size() == 1:
+        return loss, is_due
+    mine = torch.tensor([0.0, float(is_due and is_main())], dtype=loss.dtype, device=loss.device)
+    mine[0] = loss / world_size()
+    shared = total(mine)
+    return shared[0], shared[1] > 0
+
+
+def _without_sync(module: nn.Module) -> contextlib.AbstractContextManager[None]:
+    if isinstance(module, DistributedDataParallel):
+        return module.no_sync()
+    return contextlib.nullcontext()
+
+
+def _optimise(run: Run, clip_norm: float | None) -> None:
     if clip_norm is not None:
         run.scaler.unscale_(run.optimizer)
-        nn.utils.clip_grad_norm_(run.student.parameters(), clip_norm)
+        nn.utils.clip_grad_norm_(run.learner.parameters(), clip_norm)
     run.scaler.step(run.optimizer)
     run.scaler.update()
 
 
-def _record(run: Run, loss: float, steps_per_epoch: int) -> None:
-    run.epoch_loss += loss / steps_per_epoch
-    if run.step % steps_per_epoch == 0:
-        run.history.append(
-            {
-                "epoch": run.step // steps_per_epoch,
-                "loss": run.epoch_loss,
-                "learning_rate": run.optimizer.param_groups[0]["lr"],
-            }
-        )
-        run.epoch_loss = 0.0
+def _record(run: Run, steps_per_epoch: int) -> None:
+    run.history.append(
+        {
+            "epoch": run.step // steps_per_epoch,
+            "loss": run.epoch_loss.item(),
+            "learning_rate": run.optimizer.param_groups[0]["lr"],
+        }
+    )
+    run.epoch_loss.zero_()

@@ -1,6 +1,7 @@
 """Training batches: cached latents and the pixels of the same views, in a reproducible order.
 
-Legend: ``B`` batch, ``D`` teacher width, ``N`` images, ``S`` side in pixels, ``V`` views.
+Legend: ``B`` batch, ``D`` teacher width, ``N`` images, ``S`` side in pixels,
+``T`` tokens, ``V`` views.
 """
 
 import os
@@ -11,14 +12,17 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
+from flows.stages.latents import Latents
 from storage.identity import content_key
 from storage.manifest import ImageReader
-from storage.reader import FeatureReader
 from tintem_core.errors import InputError
 from tintem_core.training import Batch
 from tintem_core.views import Pixels, ViewRecipe, decode_image, render_view
+
+Indices = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -52,50 +56,29 @@ class ViewSource:
         )
 
 
-class StepDataset(Dataset[Batch]):
-    """Maps an optimiser step to its batch: a pure function of (seed, step).
+class PixelStore:
+    """The pixels of the training views, rendered when first wanted, kept where all of them fit.
 
     Args:
         source: renders the pixels.
-        latents: cached teacher embeddings, (V, N, D), rows in the order of ``source``.
         size: S, the student's input size.
-        batch_size: B.
-        seed: of the data order.
+        views: V, how many views of each image are in use.
         memory_bytes: rendered views are kept when all of them fit; each is then rendered once.
     """
 
-    def __init__(
-        self,
-        source: ViewSource,
-        latents: FeatureReader,
-        size: int,
-        batch_size: int,
-        seed: int,
-        memory_bytes: int,
-    ) -> None:
-        self._source, self._latents = source, latents
-        self._size, self._seed = size, seed
-        self._images, self._views = len(source.keys), latents.views
-        self.batch_size = min(batch_size, self._images)
-        self.steps_per_epoch = self._images // self.batch_size
-        shape = (self._images, self._views, size, size, 3)
+    def __init__(self, source: ViewSource, size: int, views: int, memory_bytes: int) -> None:
+        self._source, self._size = source, size
+        self.images, self.views = len(source.keys), views
+        shape = (self.images, views, size, size, 3)
         self._kept: torch.Tensor | None = None
         if int(np.prod(shape)) <= memory_bytes:
             # Shared memory, so that loader processes fill and read one and the same copy.
             self._kept = _shared(torch.empty(shape, dtype=torch.uint8))
             self._is_kept = _shared(torch.zeros(shape[0], dtype=torch.bool))
 
-    def __getitem__(self, step: int) -> Batch:
-        epoch, position = divmod(step, self.steps_per_epoch)
-        order = self._order(epoch)
-        rows = order[position * self.batch_size : (position + 1) * self.batch_size]
-        views = (rows + epoch) % self._views
-        pixels = np.stack(list(self._threads.map(self._pixels, rows.tolist(), views.tolist())))
-        return Batch(torch.from_numpy(pixels), torch.from_numpy(self._latents.take(views, rows)))
-
-    def _order(self, epoch: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-        key = np.array([self._seed, epoch], dtype=np.uint64)
-        return np.random.Generator(np.random.Philox(key=key)).permutation(self._images)
+    def take(self, views_B: Indices, rows_B: Indices) -> Pixels:
+        """Return the pixels of one view each of some images: (B, S, S, 3)."""
+        return np.stack(list(self._threads.map(self._pixels, rows_B.tolist(), views_B.tolist())))
 
     def _pixels(self, row: int, view: int) -> Pixels:
         if self._kept is None:
@@ -104,7 +87,7 @@ class StepDataset(Dataset[Batch]):
         kept: Pixels = self._kept[row].numpy()
         if not self._is_kept[row]:
             # Decoding costs more than cutting: all views of the image are rendered at once.
-            kept[:] = self._source.views(row, range(self._views), self._size)
+            kept[:] = self._source.views(row, range(self.views), self._size)
             self._is_kept[row] = True
         wanted: Pixels = kept[view]
         return wanted
@@ -117,6 +100,70 @@ class StepDataset(Dataset[Batch]):
         return {k: v for k, v in self.__dict__.items() if k != "_threads"}
 
 
+class StepDataset(Dataset[Batch]):
+    """Maps an optimiser step to its batch: a pure function of (seed, step).
+
+    Args:
+        pixels: what the student sees.
+        latents: cached teacher embeddings, (V, N, D), rows in the order of ``pixels``.
+        batch_size: B, of all processes together.
+        seed: of the data order.
+        tokens: cached patch tokens, (V, N, T, D), for the local term.
+        labels: class numbers (N,), for a supervised training.
+        part: which of how many processes this is; each takes its share of every batch.
+
+    Raises:
+        InputError: if a batch cannot be shared out evenly.
+    """
+
+    def __init__(
+        self,
+        pixels: PixelStore,
+        latents: Latents,
+        batch_size: int,
+        seed: int,
+        *,
+        tokens: Latents | None = None,
+        labels: Indices | None = None,
+        part: tuple[int, int] = (0, 1),
+    ) -> None:
+        self._pixels, self._latents, self._tokens, self._labels = pixels, latents, tokens, labels
+        self._seed, self._images = seed, pixels.images
+        batch_size = min(batch_size, self._images)
+        self._rank, processes = part
+        self._share, rest = divmod(batch_size, processes)
+        if rest:
+            raise InputError(
+                f"{processes} processes cannot share a batch of {batch_size} images evenly: set "
+                f"training.batch_size to a multiple of {processes} (there are {self._images} "
+                "training images)."
+            )
+        self._batch_size = batch_size
+        self.steps_per_epoch = self._images // batch_size
+
+    def __getitem__(self, step: int) -> Batch:
+        epoch, position = divmod(step, self.steps_per_epoch)
+        first = position * self._batch_size + self._rank * self._share
+        rows = self._order(epoch)[first : first + self._share]
+        views = (rows + epoch) % self._pixels.views
+
+        def taken(cached: Latents | None) -> torch.Tensor | None:
+            return None if cached is None else torch.from_numpy(cached.take(views, rows))
+
+        latents = taken(self._latents)
+        assert latents is not None
+        return Batch(
+            torch.from_numpy(self._pixels.take(views, rows)),
+            latents,
+            taken(self._tokens),
+            None if self._labels is None else torch.from_numpy(self._labels[rows]),
+        )
+
+    def _order(self, epoch: int) -> Indices:
+        key = np.array([self._seed, epoch], dtype=np.uint64)
+        return np.random.Generator(np.random.Philox(key=key)).permutation(self._images)
+
+
 def batches_from(dataset: StepDataset, first: int, total: int, workers: int) -> Iterator[Batch]:
     """Yield the batches of steps ``first`` to ``total``; ``workers`` processes prepare them."""
     loader: DataLoader[Batch] = DataLoader(
@@ -125,6 +172,7 @@ def batches_from(dataset: StepDataset, first: int, total: int, workers: int) -> 
         sampler=range(first, total),
         num_workers=workers,
         multiprocessing_context="spawn" if workers else None,
+        pin_memory=torch.cuda.is_available(),
         # Its own generator: the loader would otherwise draw from the student's.
         generator=torch.Generator(),
     )

@@ -19,10 +19,11 @@ from flows.reporting import Advance, reporter
 from flows.stages.batches import ViewSource
 from flows.stages.datasets import Dataset
 from flows.stages.extract import eval_source
-from flows.stages.fit import apply, evaluation_latents, load_mapping
+from flows.stages.fit import apply
+from flows.stages.latents import evaluation_latents, latents_by_teacher
 from flows.stages.results import Evaluated, Extracted, Indexed, Mapped, Trained
 from flows.stages.teacher import choose_device
-from flows.stages.train import load_student
+from flows.stages.train import load_objective, load_student
 from storage.artifact import read_record, write_artifact
 from storage.identity import make_id
 from storage.root import Root
@@ -34,6 +35,7 @@ from tintem_core.faithfulness import (
     score_rank_correlation,
 )
 from tintem_core.neighbours import knn_predict
+from tintem_core.objectives import MatchMapped, Objective
 from tintem_core.ood import auroc, bootstrap_interval, fpr95, fpr95_openood, nearest_cosine_score
 from tintem_core.students import Student
 from tintem_core.teachers import to_float
@@ -44,15 +46,22 @@ _BATCH = 64
 
 @dataclass(frozen=True)
 class Spaces:
-    """Embeddings of the same images in the teacher's, the mapped and the student's space."""
+    """Embeddings of the same images.
+
+    ``mapped`` is what the student was trained to give, where its objective is that; ``head`` is the
+    student seen through a baseline's training head, in the teacher's space.
+    """
 
     teacher: Array
-    mapped: Array
     student: Array
+    mapped: Array | None = None
+    head: Array | None = None
 
-    def both(self) -> Iterator[tuple[str, Array]]:
+    def subjects(self) -> Iterator[tuple[str, Array]]:
         yield "teacher", self.teacher
         yield "student", self.student
+        if self.head is not None:
+            yield "head", self.head
 
 
 def evaluate(
@@ -66,7 +75,7 @@ def evaluate(
     """Make sure that the student's evaluation exists."""
     spec = {
         "student": trained.id,
-        "caches": extracted.evaluation,
+        "caches": [extracted.evaluation, *([o.evaluation, o.weight] for o in extracted.others)],
         "images": {m.name: m.digest(labels=True) for m in indexed.datasets()},
         "settings": config.evaluation.model_dump(include={"knn", "ood_neighbour", "resamples"}),
     }
@@ -77,21 +86,28 @@ def evaluate(
         return Evaluated(evaluation_id, record, reused=True)
 
     student = load_student(config, root, mapped, trained)
-    mapping = load_mapping(config, root, mapped)
+    objective = load_objective(config, root, mapped, trained)
     total = sum(len(m.keys()) for m in indexed.datasets())
     with reporter().track("Evaluate", total, "photos") as advance:
 
         def spaces(dataset: Dataset, split: str | None) -> Spaces:
             latents = evaluation_latents(root, extracted, dataset, split)
             source = eval_source(config, dataset, split)
-            return Spaces(
-                latents, apply(mapping, latents), _embed(config, student, source, advance)
-            )
+            embeddings = embed_images(config, student, source, advance)
+            return spaces_of(objective, latents, embeddings)
 
         train = spaces(indexed.data, "train")
         test = spaces(indexed.data, "test")
         ood = {name: spaces(d, None) for name, d in indexed.ood.items()}
     rows = _measure(config, indexed.data, train, test, ood)
+    if extracted.others:
+        for dataset in indexed.datasets():
+            is_data = dataset is indexed.data
+            student_NK = (test if is_data else ood[dataset.name]).student
+            split = "test" if is_data else None
+            latents = latents_by_teacher(root, extracted, dataset, split, config.teacher.model)
+            name = "test" if is_data else dataset.name
+            rows += _per_teacher(config, name, latents, student_NK)
     table = io.BytesIO()
     pl.DataFrame(rows).write_parquet(table)
     curves = io.BytesIO()
@@ -106,6 +122,28 @@ def evaluate(
     files = {"metrics.parquet": table.getvalue(), "ood_scores.parquet": curves.getvalue()}
     write_artifact(root, "evaluations", evaluation_id, files, record)
     return Evaluated(evaluation_id, record, reused=False)
+
+
+def spaces_of(objective: Objective, teacher: Array, student: Array) -> Spaces:
+    """See embeddings of the same images the way the student's objective does."""
+    mapped = None
+    if isinstance(objective, MatchMapped):
+        mapped = apply(objective.mapping, teacher)
+    with torch.inference_mode():
+        head = objective.through_head(torch.from_numpy(student))
+    return Spaces(teacher, student, mapped, None if head is None else head.numpy())
+
+
+def _per_teacher(
+    config: RunConfig, dataset: str, latents: dict[str, Array], student: Array
+) -> list[dict[str, Any]]:
+    """Say how faithful the student is to each of several teachers alone."""
+    settings = {"seed": config.training.seed, "resamples": config.evaluation.resamples}
+    return [
+        {"subject": f"student against {name}", "dataset": dataset, **asdict(row)}
+        for name, teacher in latents.items()
+        for row in faithfulness(teacher, None, student, **settings)
+    ]
 
 
 def _label(row: dict[str, Any]) -> str:
@@ -125,23 +163,28 @@ def _measure(
         add("student", name, *faithfulness(
             spaces.teacher, spaces.mapped, spaces.student, seed=seed, resamples=settings.resamples
         ))  # fmt: skip
+        if spaces.head is not None:
+            add("head", name, *faithfulness(
+                spaces.teacher, spaces.teacher, spaces.head, seed=seed, resamples=settings.resamples
+            ))  # fmt: skip
 
     if None not in data.labels():
         predictions = {}
         bank_labels, labels = _class_numbers(data)
-        for (subject, bank), (_, queries) in zip(train.both(), test.both(), strict=True):
+        for (subject, bank), (_, queries) in zip(train.subjects(), test.subjects(), strict=True):
             neighbours = min(settings.knn, len(bank))
             _, predictions[subject] = knn_predict(bank, bank_labels, queries, neighbours)
             right = (predictions[subject] == labels).astype(np.float64)
             add(subject, "test", _mean_row("knn", right, config))
-        add("student", "test", prediction_agreement(
-            predictions["teacher"], predictions["student"], seed=seed, resamples=settings.resamples
-        ))  # fmt: skip
+        for subject, found in list(predictions.items())[1:]:
+            add(subject, "test", prediction_agreement(
+                predictions["teacher"], found, seed=seed, resamples=settings.resamples
+            ))  # fmt: skip
 
     for name, spaces in ood.items():
         scores = {}
         for (subject, bank), (_, inside), (_, outside) in zip(
-            train.both(), test.both(), spaces.both(), strict=True
+            train.subjects(), test.subjects(), spaces.subjects(), strict=True
         ):
             pair = [
                 nearest_cosine_score(bank, queries, settings.ood_neighbour)
@@ -154,9 +197,10 @@ def _measure(
                 value = measure(pair[0], pair[1])
                 add(subject, name, MetricRow(measure.__name__, value, low, high, len(pair[1])))
             scores[subject] = np.concatenate(pair)
-        add("student", name, score_rank_correlation(
-            scores["teacher"], scores["student"], seed=seed, resamples=settings.resamples
-        ))  # fmt: skip
+        for subject, ranked in list(scores.items())[1:]:
+            add(subject, name, score_rank_correlation(
+                scores["teacher"], ranked, seed=seed, resamples=settings.resamples
+            ))  # fmt: skip
     return rows
 
 
@@ -164,7 +208,7 @@ def _scores(config: RunConfig, train: Spaces, test: Spaces, ood: dict[str, Space
     """Return every OOD score: subject, dataset, score."""
     parts = []
     for dataset, spaces in {"test": test, **ood}.items():
-        for (subject, bank), (_, queries) in zip(train.both(), spaces.both(), strict=True):
+        for (subject, bank), (_, queries) in zip(train.subjects(), spaces.subjects(), strict=True):
             score = nearest_cosine_score(bank, queries, config.evaluation.ood_neighbour)
             parts.append(pl.DataFrame({"score": score}).with_columns(
                 subject=pl.lit(subject), dataset=pl.lit(dataset)
@@ -192,7 +236,9 @@ def _class_numbers(data: Dataset) -> tuple[NDArray[np.int64], NDArray[np.int64]]
 
 
 @torch.inference_mode()
-def _embed(config: RunConfig, student: Student, source: ViewSource, advance: Advance) -> Array:
+def embed_images(
+    config: RunConfig, student: Student, source: ViewSource, advance: Advance
+) -> Array:
     """Embed the evaluation view of a list of images with the student: (N, K)."""
     device = torch.device(choose_device(config.runtime.device))
     place(student, device)

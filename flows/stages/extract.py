@@ -11,14 +11,14 @@ from flows.scale import footprint, rows_per_shard
 from flows.stages.batches import ViewSource
 from flows.stages.datasets import Dataset
 from flows.stages.embed import embed_shards
-from flows.stages.results import Extracted, Indexed
+from flows.stages.results import Extracted, Indexed, TeacherCaches
 from flows.stages.stored import check_stored
 from flows.stages.teacher import load_teacher
 from storage.cache import FeatureCache
 from storage.manifest import SourceConfig
 from storage.root import Root
 from storage.spec import CacheSpec, KindSpec
-from tintem_core.teachers import Teacher
+from tintem_core.teachers import Teacher, TeacherConfig
 from tintem_core.views import EVAL, ViewRecipe
 
 
@@ -26,6 +26,7 @@ from tintem_core.views import EVAL, ViewRecipe
 class Wanted:
     """A cache that a run needs: of which images, and what it holds."""
 
+    teacher: TeacherConfig
     source: SourceConfig
     split: str | None
     recipe: ViewRecipe
@@ -33,24 +34,36 @@ class Wanted:
 
 
 def wanted_caches(config: RunConfig, teacher: Teacher) -> list[Wanted]:
-    """Return the training views first, then the evaluation view of every dataset."""
-    recipe = config.views.recipe
-    views = cache_spec(config, teacher, config.data.name, recipe, config.views.count)
+    """Return one teacher's training views first, then the evaluation view of every dataset."""
+
+    def want(source: SourceConfig, split: str | None, recipe: ViewRecipe, views: int) -> Wanted:
+        spec = cache_spec(config, teacher, source.name, recipe, views)
+        return Wanted(teacher.config, source, split, recipe, spec)
+
     return [
-        Wanted(config.data, "train", recipe, views),
-        *(
-            Wanted(source, None, EVAL, cache_spec(config, teacher, source.name, EVAL, 1))
-            for source in (config.data, *config.evaluation.ood)
-        ),
+        want(config.data, "train", config.views.recipe, config.views.count),
+        *(want(source, None, EVAL, 1) for source in (config.data, *config.evaluation.ood)),
     ]
 
 
 def extract(config: RunConfig, root: Root, indexed: Indexed) -> Extracted:
     """Make sure that every view of every image is in a cache; compute only what is missing."""
-    views, *evaluation = wanted_caches(config, load_teacher(config.teacher, config.runtime.device))
-    computed = [_ensure(config, root, want, indexed) for want in (views, *evaluation)]
-    ids = {want.source.name: want.spec.id for want in evaluation}
-    return Extracted(views.spec.id, ids, reused=not any(computed))
+    views, evaluation, computed = _extract(config, root, indexed, config.teacher)
+    others = []
+    for other in config.other_teachers:
+        other_views, other_evaluation, more = _extract(config, root, indexed, other.teacher())
+        others.append(TeacherCaches(other.model, other.weight, other_views, other_evaluation))
+        computed += more
+    return Extracted(views, evaluation, reused=computed == 0, others=tuple(others))
+
+
+def _extract(
+    config: RunConfig, root: Root, indexed: Indexed, teacher: TeacherConfig
+) -> tuple[str, dict[str, str], int]:
+    """Return one teacher's caches: training views, evaluation by dataset, shards computed."""
+    views, *evaluation = wanted_caches(config, load_teacher(teacher, config.runtime.device))
+    computed = sum(_ensure(config, root, want, indexed) for want in (views, *evaluation))
+    return views.spec.id, {want.source.name: want.spec.id for want in evaluation}, computed
 
 
 def recompute(
@@ -69,7 +82,6 @@ def cache_spec(
 ) -> CacheSpec:
     """Say what a cache holds; its id follows from this and from nothing else."""
     shapes = teacher.describe()
-    size = config.teacher.image_size
     kinds = {
         "global": KindSpec(shape=shapes["global"], dims=("feature",), dtype=config.cache.dtype)
     }
@@ -78,10 +90,11 @@ def cache_spec(
             shape=shapes["tokens"], dims=("token", "feature"), dtype=config.cache.dtype
         )
     return CacheSpec(
-        slug=f"{config.teacher.model}-{size}px-{dataset}-{recipe.name}",
+        slug=f"{teacher.config.model}-{teacher.config.image_size}px-{dataset}-{recipe.name}",
         content={
             "teacher": teacher.identity(),
-            "views": {**recipe.identity(), "base_size": size},
+            # Every teacher of a run sees the views of the first one, at its own size.
+            "views": {**recipe.identity(), "base_size": config.teacher.image_size},
             "dataset": dataset,
         },
         views=views,
@@ -145,8 +158,10 @@ def _ensure(
     require_space(root, needed.bytes, f"the feature cache of {dataset.name}")
     source = source_of(config, dataset, want)
     title = f"{dataset.name} ({want.recipe.name})"
+    if want.teacher != config.teacher:
+        title += f" for {want.teacher.model}"
     with reporter().track(f"Extract {title}", missing, "views") as advance:
-        teacher = load_teacher(config.teacher, config.runtime.device)
+        teacher = load_teacher(want.teacher, config.runtime.device)
         embed_shards(
             cache,
             tasks,

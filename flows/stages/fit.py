@@ -1,5 +1,7 @@
 """Stage 3: the mapping from the teacher's latent space to the student's width."""
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -9,12 +11,24 @@ from flows.config import RunConfig
 from flows.provenance import provenance
 from flows.reporting import reporter
 from flows.stages.datasets import Dataset
+from flows.stages.latents import (
+    Latents,
+    evaluation_latents,
+    training_latents,
+    training_tokens,
+)
 from flows.stages.results import Extracted, Indexed, Mapped
 from storage.artifact import read_file, read_record, write_artifact
-from storage.cache import FeatureCache
 from storage.identity import make_id
 from storage.root import Root
-from tintem_core.mapping import Mapping, angle_preservation, fit_mapping
+from tintem_core.mapping import (
+    FittedMapping,
+    Mapping,
+    angle_preservation,
+    fit_mapping,
+    orthogonality_error,
+    start_mapping,
+)
 from tintem_core.students import natural_width
 
 _TENSORS = "mapping.safetensors"
@@ -23,34 +37,33 @@ _TENSORS = "mapping.safetensors"
 def fit(config: RunConfig, root: Root, indexed: Indexed, extracted: Extracted) -> Mapped:
     """Make sure that the mapping exists; held-out photos tell how well it keeps angles."""
     width = config.mapping.width or natural_width(config.student)
-    spec = {
-        "cache": extracted.views,
-        "images": indexed.data.digest("train"),
-        "mapping": config.mapping.model_dump(exclude={"width"}),
-        "width": width,
-    }
+    spec = mapping_spec(config, extracted.identity(), indexed.data, width)
     mapping_id = make_id(f"{config.mapping.objective}-{width}-{config.data.name}", spec)
     record = read_record(root, "mappings", mapping_id)
     if record is not None:
         reporter().note(f"mapping {mapping_id}: reused")
         return Mapped(mapping_id, record, reused=True)
 
-    train = FeatureCache.open(root, extracted.views).reader(indexed.data.keys("train"))
-    dim = train.shape[0]
-
-    def sample(rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        views, images = np.divmod(rows, len(train))
-        return train.take(views, images).astype(np.float32)
-
-    with reporter().track("Fit mapping", config.mapping.steps, "steps") as advance:
-        fitted = fit_mapping(
-            config.mapping,
-            sample,
-            rows=train.views * len(train),
-            dim=dim,
-            width=width,
-            progress=lambda _done, _total: advance(1),
+    keys = indexed.data.keys("train")
+    train = training_latents(root, extracted, keys)
+    tokens = training_tokens(root, extracted, keys) if config.cache.tokens else None
+    rows, dim = train.views * len(train), train.shape[-1]
+    if config.mapping.fit == "joint":
+        mapping = start_mapping(config.mapping, _sampler(train), rows, dim, width)
+        fitted = FittedMapping(
+            mapping.plain().eval(), [], orthogonality_error(mapping.linear.weight), 0.0
         )
+    else:
+        with reporter().track("Fit mapping", config.mapping.steps, "steps") as advance:
+            fitted = fit_mapping(
+                config.mapping,
+                _sampler(train),
+                rows=rows,
+                dim=dim,
+                width=width,
+                progress=lambda _done, _total: advance(1),
+                sample_tokens=None if tokens is None else _sampler(tokens),
+            )
     held_out = evaluation_latents(root, extracted, indexed.data, "test")
     preserved = angle_preservation(held_out, apply(fitted.mapping, held_out))
     record = {
@@ -66,11 +79,50 @@ def fit(config: RunConfig, root: Root, indexed: Indexed, extracted: Extracted) -
     return Mapped(mapping_id, record, reused=False)
 
 
+def mapping_spec(
+    config: RunConfig, latents: dict[str, object], data: Dataset, width: int
+) -> dict[str, object]:
+    """Return everything that determines a mapping.
+
+    Args:
+        latents: see :meth:`Extracted.identity`.
+        data: the images it is fitted on.
+        width: K.
+    """
+    return {
+        **latents,
+        "images": data.digest("train"),
+        "mapping": config.mapping.model_dump(mode="json", exclude={"width"}),
+        "width": width,
+    }
+
+
 def load_mapping(config: RunConfig, root: Root, mapped: Mapped) -> Mapping:
-    """Load a stored mapping, frozen."""
+    """Load a stored mapping, frozen; of a joint fit, where it starts."""
     tensors = load(read_file(root, "mappings", mapped.id, _TENSORS))
     dim, width = mapped.record["teacher_width"], mapped.record["spec"]["width"]
     return Mapping.from_state(config.mapping, dim, width, tensors).eval().requires_grad_(False)
+
+
+def joint_start(config: RunConfig, mapping: Mapping) -> Mapping:
+    """Make a stored start trainable again, with the head that the config asks for."""
+    dim, width = mapping.linear.in_features, mapping.linear.out_features
+    live = Mapping(dim, width, config.mapping.head)
+    if config.mapping.head == "orthogonal":
+        live.set_weight(mapping.linear.weight)
+    else:
+        live.load_state_dict(mapping.state_dict())
+    return live
+
+
+def _sampler(latents: Latents) -> Callable[[NDArray[np.int64]], NDArray[np.float32]]:
+    """Number the rows of all views of all images through."""
+
+    def sample(rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        views, images = np.divmod(rows, len(latents))
+        return latents.take(views, images).astype(np.float32)
+
+    return sample
 
 
 def apply(mapping: Mapping, latents_ND: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -78,11 +130,3 @@ def apply(mapping: Mapping, latents_ND: NDArray[np.float32]) -> NDArray[np.float
     with torch.inference_mode():
         mapped: NDArray[np.float32] = mapping(torch.from_numpy(latents_ND)).numpy()
     return mapped
-
-
-def evaluation_latents(
-    root: Root, extracted: Extracted, dataset: Dataset, split: str | None
-) -> NDArray[np.float32]:
-    """Return the teacher's embeddings of the evaluation view: (N, D), in the order of its keys."""
-    cache = FeatureCache.open(root, extracted.evaluation[dataset.name])
-    return cache.reader(dataset.keys(split)).all(view=0).astype(np.float32)

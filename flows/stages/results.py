@@ -1,5 +1,6 @@
 """What each stage hands to the next: ids, and whether the work was already there."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +30,21 @@ class Indexed:
         return self.data if name == self.data.name else self.ood[name]
 
 
+def latents_identity(views: str, others: Sequence[tuple[str, float]]) -> dict[str, object]:
+    """Return which training latents these are: the first teacher's cache, others with weights."""
+    return {"cache": views, "others": [list(other) for other in others]}
+
+
+@dataclass(frozen=True)
+class TeacherCaches:
+    """What one of the other teachers of a run left: see :class:`Extracted`."""
+
+    model: str
+    weight: float
+    views: str
+    evaluation: dict[str, str]
+
+
 @dataclass(frozen=True)
 class Extracted:
     """Feature caches: training views, and the evaluation view of every dataset by name."""
@@ -36,6 +52,11 @@ class Extracted:
     views: str
     evaluation: dict[str, str]
     reused: bool
+    others: tuple[TeacherCaches, ...] = ()
+
+    def identity(self) -> dict[str, object]:
+        """Return which training latents these are."""
+        return latents_identity(self.views, [(o.views, o.weight) for o in self.others])
 
 
 @dataclass(frozen=True)

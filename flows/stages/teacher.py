@@ -1,5 +1,6 @@
-"""The teacher of a run, loaded once per process."""
+"""The teachers of a run, loaded once per process."""
 
+import os
 from functools import lru_cache
 from pathlib import Path
 
@@ -19,7 +20,8 @@ def choose_device(wanted: str) -> str:
     """
     available = torch.cuda.is_available()
     if wanted == "auto":
-        return "cuda" if available else "cpu"
+        # torchrun gives every process on a machine a GPU of its own.
+        return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if available else "cpu"
     index = int(wanted.partition(":")[2] or 0)
     if wanted.startswith("cuda") and index >= torch.cuda.device_count():
         raise InputError(
@@ -47,14 +49,19 @@ def load_teacher(config: TeacherConfig, device: str) -> Teacher:
     return _load(config, choose_device(device), changed)
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=4)
 def _load(config: TeacherConfig, device: str, _changed: int) -> Teacher:
     if config.weights == "pretrained":
         return build_teacher(config, None, device)
-    return build_teacher(config, _read_tensors(Path(config.weights)), device)
+    return build_teacher(config, read_tensors(Path(config.weights)), device)
 
 
-def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """Read a weight file; ``.safetensors``, or a state_dict that torch saved.
+
+    Raises:
+        WeightsError: if it is neither.
+    """
     try:
         if path.suffix == ".safetensors":
             return load_safetensors(path.read_bytes())

@@ -15,6 +15,7 @@ from flows.stages.teacher import load_teacher
 from storage.cache import FeatureCache
 from tintem_core.errors import VerificationError
 from tintem_core.fidelity import row_cosines
+from tintem_core.teachers import TeacherConfig
 from tintem_core.views import is_mirrored
 
 
@@ -36,7 +37,11 @@ class Truth:
 
 
 def measure_truth(
-    config: RunConfig, cache: FeatureCache, source: ViewSource, seed: int | None = None
+    config: RunConfig,
+    cache: FeatureCache,
+    source: ViewSource,
+    seed: int | None = None,
+    teacher: TeacherConfig | None = None,
 ) -> Truth:
     """Run the teacher again on a few random cached views, every other one flipped where any is.
 
@@ -45,6 +50,7 @@ def measure_truth(
         cache: what is tested, all kinds in it.
         source: renders the views; all of its images are in the cache.
         seed: of the choice of images and views; None: others every time.
+        teacher: whose cache it is; None: the run's first teacher's.
     """
     rng = np.random.default_rng(seed)
     count = min(config.cache.truth_images, len(source.keys))
@@ -57,7 +63,9 @@ def measure_truth(
             views_B[i] = rng.choice(flipped)
     cosines = {
         kind: row_cosines(fresh, cache.reader(source.keys, kind).take(views_B, rows_B))
-        for kind, fresh in _embed_again(config, cache, source, rows_B, views_B).items()
+        for kind, fresh in _embed_again(
+            config, teacher or config.teacher, cache, source, rows_B, views_B
+        ).items()
     }
     # Against NaN: argmin finds it first.
     kind = min(cosines, key=lambda name: np.nan_to_num(cosines[name].min(), nan=-2.0))
@@ -75,13 +83,19 @@ def measure_truth(
     )
 
 
-def truth_test(config: RunConfig, cache: FeatureCache, source: ViewSource, seed: int) -> None:
+def truth_test(
+    config: RunConfig,
+    cache: FeatureCache,
+    source: ViewSource,
+    seed: int,
+    teacher: TeacherConfig | None = None,
+) -> None:
     """Stop what would learn from a cache that no longer tells the truth.
 
     Raises:
         VerificationError: if a cosine is below ``cache.truth_cosine``.
     """
-    truth = measure_truth(config, cache, source, seed)
+    truth = measure_truth(config, cache, source, seed, teacher)
     if not truth.holds:
         raise VerificationError(
             f"the cache does not tell the truth: {truth.worst} has cosine {truth.smallest:.4f} to "
@@ -96,19 +110,20 @@ def truth_test(config: RunConfig, cache: FeatureCache, source: ViewSource, seed:
 
 def _embed_again(
     config: RunConfig,
+    teacher_config: TeacherConfig,
     cache: FeatureCache,
     source: ViewSource,
     rows_B: NDArray[np.int64],
     views_B: NDArray[np.int64],
 ) -> dict[str, NDArray[np.float32]]:
-    size = config.teacher.image_size
+    size = teacher_config.image_size
     pixels = np.concatenate(
         [
             source.views(int(row), range(view, view + 1), size)
             for row, view in zip(rows_B, views_B.tolist(), strict=True)
         ]
     )
-    teacher = load_teacher(config.teacher, config.runtime.device)
+    teacher = load_teacher(teacher_config, config.runtime.device)
     found = teacher.embed(pixels, tokens="tokens" in cache.spec.kinds)
     fresh = {"global": found.embedding}
     if found.tokens is not None:

@@ -1,0 +1,118 @@
+"""What the teachers know of a list of images: one cache, or several joined.
+
+Legend: ``B`` batch, ``D`` teacher width, ``N`` images, ``V`` views.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flows.stages.datasets import Dataset
+from flows.stages.results import Extracted
+from storage.cache import FeatureCache
+from storage.reader import FeatureReader
+from storage.root import Root
+from tintem_core.errors import InputError
+from tintem_core.several_teachers import joint_latents
+
+Array = np.ndarray[Any, Any]
+
+
+class Latents(Protocol):
+    """Random access to the latents of N images in V views."""
+
+    @property
+    def views(self) -> int: ...
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Per view and image."""
+
+    def __len__(self) -> int: ...
+
+    def take(self, views_B: Array, rows_B: Array) -> Array:
+        """Return (B, *shape)."""
+
+    def all(self, view: int) -> Array:
+        """Return (N, *shape)."""
+
+
+class JointLatents:
+    """The caches of several teachers read as one; rows are unit vectors."""
+
+    def __init__(self, readers: Sequence[FeatureReader], weights: Sequence[float]) -> None:
+        self._readers, self._weights = readers, weights
+        self.views = readers[0].views
+        self.shape = (*readers[0].shape[:-1], sum(reader.shape[-1] for reader in readers))
+
+    def __len__(self) -> int:
+        return len(self._readers[0])
+
+    def take(self, views_B: Array, rows_B: Array) -> Array:
+        return joint_latents([r.take(views_B, rows_B) for r in self._readers], self._weights)
+
+    def all(self, view: int) -> Array:
+        return joint_latents([r.all(view) for r in self._readers], self._weights)
+
+
+def training_latents(
+    root: Root, extracted: Extracted, keys: Sequence[str], kind: str = "global"
+) -> Latents:
+    """Open the training views of some images; ``kind`` is ``global`` or ``tokens``."""
+    caches = [extracted.views, *(other.views for other in extracted.others)]
+    return _joined(root, extracted, caches, keys, kind)
+
+
+def training_tokens(root: Root, extracted: Extracted, keys: Sequence[str]) -> Latents:
+    """Open the patch tokens of the training views.
+
+    Raises:
+        InputError: if tokens and embedding differ in width, so that one mapping cannot serve both.
+    """
+    tokens = training_latents(root, extracted, keys, "tokens")
+    width = training_latents(root, extracted, keys).shape[-1]
+    if tokens.shape[-1] != width:
+        raise InputError(
+            f"the teacher's tokens are {tokens.shape[-1]} wide, its embedding {width}: one mapping "
+            "cannot serve both. Set cache.tokens to false, or choose another teacher."
+        )
+    return tokens
+
+
+def evaluation_latents(
+    root: Root, extracted: Extracted, dataset: Dataset, split: str | None
+) -> NDArray[np.float32]:
+    """Return the latents of the evaluation view: (N, D), in the order of the dataset's keys."""
+    name = dataset.name
+    caches = [extracted.evaluation[name], *(other.evaluation[name] for other in extracted.others)]
+    latents = _joined(root, extracted, caches, dataset.keys(split), "global")
+    return latents.all(view=0).astype(np.float32)
+
+
+def latents_by_teacher(
+    root: Root, extracted: Extracted, dataset: Dataset, split: str | None, first: str
+) -> dict[str, NDArray[np.float32]]:
+    """Return each teacher's own latents of the evaluation view, as it gave them: name to (N, D).
+
+    Args:
+        first: the name of the first teacher; two of the same name are numbered.
+    """
+    names = [first, *(other.model for other in extracted.others)]
+    caches = [extracted.evaluation, *(other.evaluation for other in extracted.others)]
+    found = {}
+    for number, evaluation in enumerate(caches):
+        name = names[number] + (f" ({number + 1})" if names.count(names[number]) > 1 else "")
+        reader = FeatureCache.open(root, evaluation[dataset.name]).reader(dataset.keys(split))
+        found[name] = reader.all(view=0).astype(np.float32)
+    return found
+
+
+def _joined(
+    root: Root, extracted: Extracted, caches: list[str], keys: Sequence[str], kind: str
+) -> Latents:
+    readers = [FeatureCache.open(root, cache).reader(keys, kind) for cache in caches]
+    if len(readers) == 1:
+        return readers[0]
+    return JointLatents(readers, [1.0, *(other.weight for other in extracted.others)])

@@ -1,0 +1,124 @@
+"""Two processes that train together, through `torchrun` and gloo on the CPU.
+
+The student has no batch norm: torch has no synchronised batch norm for CPUs, where each process
+would keep statistics of its own half of the batch (on GPUs it is converted to SyncBatchNorm).
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from flows.config import load_config
+from flows.stages.pipeline import Pipeline
+from tests.flows.conftest import write_config
+
+pytestmark = pytest.mark.slow
+
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def launch(config: Path, processes: int = 2) -> subprocess.Popen[bytes]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [
+        sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}",
+        "--master-addr=127.0.0.1", f"--master-port={port}", "-m", "flows.torchrun", str(config),
+    ]  # fmt: skip
+    return subprocess.Popen(
+        command, env=ENVIRONMENT, stderr=subprocess.PIPE, start_new_session=True
+    )
+
+
+def finish(config: Path, processes: int = 2) -> None:
+    process = launch(config, processes)
+    _, errors = process.communicate(timeout=280)
+    assert process.returncode == 0, errors.decode()
+
+
+def history(root: Path) -> pl.DataFrame:
+    (path,) = root.glob("students/*/history.parquet")
+    return pl.read_parquet(path)
+
+
+def record(root: Path) -> dict[str, Any]:
+    (path,) = root.glob("students/*/record.json")
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+@pytest.fixture
+def shared(settings: dict[str, Any]) -> dict[str, Any]:
+    settings["student"] = {"model": "test_vit", "image_size": 32}
+    settings["training"] = {"epochs": 4, "batch_size": 8, "learning_rate": 1e-3}
+    settings["mapping"] = {"width": 32, "fit": "joint", "objective": "sne"}
+    return settings
+
+
+def test_two_processes_follow_the_loss_curve_of_one(shared: dict[str, Any], tmp_path: Path) -> None:
+    """The joint SNE term compares each embedding with those of both processes."""
+    curves = []
+    for processes in (1, 2):
+        shared["root"] = str(tmp_path / f"by-{processes}")
+        finish(write_config(tmp_path, shared, f"{processes}.yaml"), processes)
+        assert record(Path(shared["root"]))["processes"] == processes
+        curves.append(history(Path(shared["root"]))["loss"].to_list())
+    assert curves[1] == pytest.approx(curves[0], rel=1e-5)
+    assert curves[0][-1] < curves[0][0]
+    # What was trained together is found by a run on its own.
+    assert Pipeline(load_config(tmp_path / "2.yaml")).trained.reused
+
+
+def test_processes_killed_together_go_on_bit_for_bit(
+    shared: dict[str, Any], tmp_path: Path
+) -> None:
+    shared["student"]["options"] = {"drop_path_rate": 0.3}
+    shared["training"].update(
+        epochs=30, ema_decay=0.9, accumulation=2, precision="bfloat16", clip_norm=1.0
+    )
+    shared["runtime"]["checkpoint_seconds"] = 0
+    shared["root"] = str(tmp_path / "whole")
+    finish(write_config(tmp_path, shared, "whole.yaml"))
+    root = tmp_path / "killed"
+    shared["root"] = str(root)
+    config = write_config(tmp_path, shared)
+    for wanted in (5, 40):
+        process = launch(config)
+        deadline = time.monotonic() + 200
+        while step_of(root) < wanted and time.monotonic() < deadline:
+            assert process.poll() is None, "it ended before it could be killed"
+            time.sleep(0.005)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    finish(config)
+    assert record(root)["resumed_at_step"] >= 40
+    (first,) = (tmp_path / "whole").glob("students/*/student.safetensors")
+    (second,) = root.glob("students/*/student.safetensors")
+    assert first.read_bytes() == second.read_bytes()
+
+
+def step_of(root: Path) -> int:
+    try:
+        (path,) = root.glob("students/*/progress.json")
+        return int(json.loads(path.read_text())["step"])
+    except (ValueError, OSError):
+        return 0
+
+
+def test_a_batch_that_cannot_be_shared_out_is_refused(
+    shared: dict[str, Any], tmp_path: Path
+) -> None:
+    shared["training"]["batch_size"] = 9
+    process = launch(write_config(tmp_path, shared))
+    _, errors = process.communicate(timeout=200)
+    assert process.returncode != 0
+    assert b"2 processes cannot share a batch of 9 images evenly" in errors

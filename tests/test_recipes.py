@@ -1,0 +1,40 @@
+"""The recipes that are there to be copied describe runs that can be built."""
+
+from pathlib import Path
+
+import pytest
+
+from flows.config import load_config
+from tintem_core.backbones import build_backbone
+from tintem_core.students import build_student
+
+RECIPES = sorted((Path(__file__).parent.parent / "deploy" / "recipes").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_describes_models_that_timm_can_build(path: Path) -> None:
+    config = load_config(path)
+    student = config.student.model_copy(update={"pretrained": False})
+    built = build_student(student, config.mapping.width or 192, 0)
+    assert built.backbone.width > 0
+    for teacher in config.teachers:
+        width = build_backbone(teacher).width
+        assert width >= (config.mapping.width or built.backbone.width)
+
+
+def test_the_official_recipe_is_the_papers() -> None:
+    """The numbers of the official code, see arXiv 2411.15239."""
+    config = load_config(next(path for path in RECIPES if path.stem == "cospress-imagenet"))
+    training = config.training
+    assert (training.epochs, training.batch_size, training.optimizer) == (300, 1024, "adamw")
+    assert (training.learning_rate, training.weight_decay) == (5e-4, 0.05)
+    assert (training.warmup_epochs, training.warmup_learning_rate) == (5, 1e-6)
+    assert (training.final_learning_rate, training.schedule) == (1e-5, "cosine")
+    assert (training.ema_decay, training.clip_norm) == (None, None)
+    assert (training.local_weight, training.local_per_token) == (1, False)
+    assert (config.mapping.fit, config.mapping.objective) == ("joint", "sne")
+    student = build_student(config.student, 192, 0).backbone.model
+    assert (len(student.blocks), student.embed_dim) == (12, 192)
+    assert student.blocks[0].attn.num_heads == 3
+    assert student.patch_embed.patch_size == (14, 14)
+    assert student.blocks[0].ls1.gamma.tolist() == [1.0] * 192

@@ -1,0 +1,143 @@
+"""Each objective against its formula written out with NumPy."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from tintem_core.errors import InputError
+from tintem_core.mapping import Mapping, MappingConfig
+from tintem_core.objectives import (
+    MatchThroughHead,
+    Objective,
+    ObjectiveConfig,
+    Targets,
+    build_objective,
+)
+
+B, T, D, K = 6, 4, 10, 5
+
+
+def rows(*shape: int, seed: int = 0) -> Tensor:
+    return torch.from_numpy(np.random.default_rng(seed).normal(size=shape).astype(np.float32))
+
+
+def cosine(first: np.ndarray, second: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+    return (
+        (first * second).sum(-1) / np.linalg.norm(first, axis=-1) / np.linalg.norm(second, axis=-1)
+    )
+
+
+def objective(name: str, joint: MappingConfig | None = None, **settings: object) -> Objective:
+    mapping = Mapping(D, K)
+    mapping.set_weight(rows(K, D, seed=9))
+    config = ObjectiveConfig.model_validate({"objective": name, **settings})
+    return build_objective(config, mapping, joint, classes=3)
+
+
+EMBEDDING, TOKENS = rows(B, K, seed=1), rows(B, T, K, seed=2)
+TARGETS = Targets(rows(B, D, seed=3), rows(B, T, D, seed=4), torch.tensor([0, 1, 2, 0, 1, 2]))
+W = rows(K, D, seed=9).numpy()
+
+
+@pytest.mark.parametrize("per_token", [False, True])
+def test_tintem_compares_with_the_mapped_teacher_image_by_image(per_token: bool) -> None:
+    assert TARGETS.tokens is not None
+    found = objective("tintem", local_weight=0.7, local_per_token=per_token)(
+        EMBEDDING, TOKENS, TARGETS
+    )
+    mapped, mapped_tokens = TARGETS.latents.numpy() @ W.T, TARGETS.tokens.numpy() @ W.T
+    tokens = TOKENS.numpy()
+    if not per_token:
+        tokens, mapped_tokens = tokens.reshape(B, -1), mapped_tokens.reshape(B, -1)
+    wanted = 1 - cosine(EMBEDDING.numpy(), mapped).mean()
+    wanted += 0.7 * (1 - cosine(tokens, mapped_tokens).mean())
+    assert found.item() == pytest.approx(wanted, rel=1e-5)
+
+
+def test_without_tokens_only_embeddings_count() -> None:
+    found = objective("tintem", local_weight=1)(EMBEDDING, None, TARGETS)
+    wanted = 1 - cosine(EMBEDDING.numpy(), TARGETS.latents.numpy() @ W.T).mean()
+    assert found.item() == pytest.approx(wanted, rel=1e-5)
+
+
+def test_a_joint_mapping_is_pulled_by_its_own_loss_alone() -> None:
+    """The student's gradient stops before the mapping, as in the official code."""
+    live = objective("tintem", MappingConfig(fit="joint", objective="cosine"))
+    embedding = EMBEDDING.clone().requires_grad_()
+    live(embedding, None, TARGETS).backward()
+    (gradient,) = [p.grad for p in live.parameters() if p.grad is not None]
+    alone = Mapping(D, K)
+    alone.set_weight(rows(K, D, seed=9))
+    from tintem_core.losses import pairwise_cosine_loss
+
+    pairwise_cosine_loss(alone(TARGETS.latents), TARGETS.latents).backward()
+    torch.testing.assert_close(gradient, alone.linear.weight.grad)
+    assert embedding.grad is not None
+
+
+@pytest.mark.parametrize("name", ["proteus", "linear-cosine"])
+def test_a_baseline_reaches_the_teacher_through_its_head(name: str) -> None:
+    baseline = objective(name, local_weight=2.0)
+    assert isinstance(baseline, MatchThroughHead)
+    assert TARGETS.tokens is not None
+    found = baseline(EMBEDDING, TOKENS, TARGETS).item()
+    through = baseline.through_head(EMBEDDING)
+    assert through is not None
+    with torch.no_grad():
+        pairs = [
+            (through.numpy(), TARGETS.latents.numpy()),
+            (baseline.head(TOKENS).numpy().reshape(B, -1), TARGETS.tokens.numpy().reshape(B, -1)),
+        ]
+    if name == "proteus":
+        wanted = [((student - teacher) ** 2).mean() for student, teacher in pairs]
+    else:
+        wanted = [1 - cosine(student, teacher).mean() for student, teacher in pairs]
+    assert found == pytest.approx(wanted[0] + 2 * wanted[1], rel=1e-5)
+    names = set(baseline.trained_state())
+    assert names == ({"0.weight", "0.bias", "1.weight", "1.bias"} if name == "proteus" else
+                     {"weight", "bias"})  # fmt: skip
+
+
+def test_supervised_is_cross_entropy() -> None:
+    baseline = objective("supervised")
+    found = baseline(EMBEDDING, None, TARGETS).item()
+    state = baseline.trained_state()
+    logits = EMBEDDING.numpy() @ state["weight"].numpy().T + state["bias"].numpy()
+    assert TARGETS.labels is not None
+    chances = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    wanted = -np.log(chances[np.arange(B), TARGETS.labels.numpy()]).mean()
+    assert found == pytest.approx(wanted, rel=1e-5)
+    assert baseline.through_head(EMBEDDING) is None
+
+
+def test_supervised_needs_two_classes() -> None:
+    config = ObjectiveConfig(objective="supervised")
+    with pytest.raises(InputError, match="at least two classes, but the training photos have 1"):
+        build_objective(config, Mapping(D, K), classes=1)
+    with pytest.raises(ValueError, match="no patch-token term"):
+        ObjectiveConfig(objective="supervised", local_weight=1)
+
+
+def test_heads_start_the_same_and_leave_the_random_state_alone() -> None:
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    first, second = objective("proteus"), objective("proteus")
+    assert torch.equal(torch.get_rng_state(), before)
+    for one, other in zip(first.parameters(), second.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("head", ["linear", "layernorm", "orthogonal"])
+def test_what_was_trained_can_be_loaded_again(head: str) -> None:
+    joint = MappingConfig.model_validate({"fit": "joint", "head": head})
+    settings = ObjectiveConfig()
+    first = build_objective(settings, Mapping(D, K, joint.head), joint)
+    optimizer = torch.optim.SGD(first.parameters(), lr=1.0)
+    first(EMBEDDING, None, TARGETS).backward()
+    optimizer.step()
+    again = build_objective(settings, Mapping(D, K, joint.head), joint)
+    again.load_trained(first.trained_state())
+    torch.testing.assert_close(
+        again(EMBEDDING, None, TARGETS), first(EMBEDDING, None, TARGETS), rtol=1e-5, atol=1e-6
+    )

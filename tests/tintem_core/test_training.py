@@ -1,0 +1,271 @@
+"""Training, killed and resumed in one process: the same bytes; and what each setting does."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save
+
+from tintem_core.errors import TintemError
+from tintem_core.mapping import Mapping, MappingConfig
+from tintem_core.objectives import build_objective
+from tintem_core.students import StudentConfig, build_student
+from tintem_core.training import Batch, Run, TrainingConfig, start_run, train
+
+STUDENT = StudentConfig(
+    model="test_vit", image_size=32, options={"drop_path_rate": 0.2, "proj_drop_rate": 0.1}
+)
+CONVNET = StudentConfig(model="test_resnet", image_size=32)
+DIM, WIDTH, TOKENS, STEPS_PER_EPOCH = 48, 32, 9, 5
+JOINT = MappingConfig(fit="joint", objective="cosine", head="orthogonal")
+
+
+def batches(first: int, size: int = 8) -> Iterator[Batch]:
+    step = first
+    while True:
+        rng = np.random.default_rng(step)
+        yield Batch(
+            torch.from_numpy(rng.integers(0, 256, (size, 32, 32, 3), dtype=np.uint8)),
+            torch.from_numpy(rng.normal(1, 1, (size, DIM)).astype(np.float16)),
+            torch.from_numpy(rng.normal(1, 1, (size, TOKENS, DIM)).astype(np.float16)),
+            torch.from_numpy(rng.integers(0, 3, size)),
+        )
+        step += 1
+
+
+def start(
+    config: TrainingConfig,
+    joint: MappingConfig | None = None,
+    student: StudentConfig = STUDENT,
+    first_epoch: int = 0,
+) -> Run:
+    head = "linear" if joint is None else joint.head
+    objective = build_objective(config, Mapping(DIM, WIDTH, head), joint, classes=3)
+    built = build_student(student, WIDTH, config.seed, tokens=config.needs_tokens)
+    return start_run(built, objective, config, STEPS_PER_EPOCH, first_epoch=first_epoch)
+
+
+class KilledError(Exception):
+    pass
+
+
+def run_on(run: Run, config: TrainingConfig, kill_at: int | None = None) -> bytes | None:
+    """Train to the end, or until killed just after a checkpoint; return the last checkpoint."""
+    last: list[bytes] = []
+
+    def keep(step: int, checkpoint: bytes) -> None:
+        last[:] = [checkpoint]
+        if step == kill_at:
+            raise KilledError
+
+    data = (
+        batch if config.needs_tokens else batch._replace(tokens=None)
+        for batch in batches(run.step, config.batch_size)
+    )
+    try:
+        train(run, data, config, STEPS_PER_EPOCH, save=keep, save_every_s=-1)
+    except KilledError:
+        pass
+    else:
+        assert run.step == config.epochs * STEPS_PER_EPOCH
+    return last[0]
+
+
+def weights(run: Run) -> bytes:
+    tensors = run.result.state_dict()
+    return save({name: tensor.contiguous() for name, tensor in tensors.items()})
+
+
+RECIPES: dict[str, tuple[dict[str, Any], MappingConfig | None]] = {
+    "plain": ({}, None),
+    "bfloat16": ({"precision": "bfloat16"}, None),
+    "average": ({"ema_decay": 0.9}, None),
+    "pieces": ({"accumulation": 3}, None),
+    "clipped sgd": (
+        {"optimizer": "sgd", "optimizer_options": {"momentum": 0.8}, "clip_norm": 0.1}, None,
+    ),
+    "everything": (
+        {
+            "precision": "bfloat16", "ema_decay": 0.9, "accumulation": 2, "clip_norm": 1.0,
+            "local_weight": 1.0,
+        },
+        JOINT,
+    ),
+    "joint sne": ({}, MappingConfig(fit="joint", objective="sne", head="layernorm")),
+    "proteus": ({"objective": "proteus", "local_weight": 0.5}, None),
+    "linear-cosine": ({"objective": "linear-cosine", "ema_decay": 0.9}, None),
+    "supervised": ({"objective": "supervised"}, None),
+    "tanh schedule": ({"schedule": "tanh"}, None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_killed_training_ends_with_the_same_bytes(name: str) -> None:
+    changes, joint = RECIPES[name]
+    config = TrainingConfig(epochs=3, batch_size=8, **changes)
+    whole = start(config, joint)
+    run_on(whole, config)
+    checkpoint = run_on(start(config, joint), config, kill_at=7)
+    resumed = start(config, joint)
+    torch.manual_seed(99)
+    assert checkpoint is not None
+    resumed.restore(checkpoint)
+    assert resumed.step == 7
+    run_on(resumed, config)
+    assert weights(resumed) == weights(whole)
+    assert resumed.history == whole.history
+
+
+def test_the_random_state_matters_to_the_students_used_here() -> None:
+    config = TrainingConfig(epochs=2, batch_size=8)
+    first, other = start(config), start(config)
+    torch.manual_seed(0)
+    run_on(first, config)
+    torch.manual_seed(1)
+    run_on(other, config)
+    assert weights(first) != weights(other)
+
+
+def test_a_checkpoint_of_another_training_is_refused() -> None:
+    config = TrainingConfig(epochs=1, batch_size=8)
+    checkpoint = start(config, student=CONVNET).to_bytes()
+    with pytest.raises(TintemError, match="does not fit this training"):
+        start(config).restore(checkpoint)
+    with pytest.raises(TintemError, match="does not fit this training"):
+        start(config).restore(b"torn")
+
+
+def test_pieces_of_a_batch_train_like_the_whole_batch() -> None:
+    exact = STUDENT.model_copy(update={"options": {}})
+    students = []
+    for pieces in (1, 3):
+        config = TrainingConfig(
+            epochs=2, batch_size=8, accumulation=pieces, optimizer="sgd", learning_rate=0.1
+        )
+        run = start(config, student=exact)
+        run_on(run, config)
+        students.append(run)
+    for one, three in zip(*(run.result.parameters() for run in students), strict=True):
+        torch.testing.assert_close(three, one, rtol=1e-4, atol=1e-6)
+    assert students[1].history[-1]["loss"] == pytest.approx(students[0].history[-1]["loss"], 1e-5)
+
+
+def test_the_average_lies_between_the_weights_it_saw_and_batch_norm_is_averaged_too() -> None:
+    config = TrainingConfig(epochs=2, batch_size=8, ema_decay=0.8)
+    run = start(config, student=CONVNET)
+    run_on(run, config)
+    assert run.ema is not None
+    assert run.result is run.ema.module
+    assert not run.result.training
+    last, averaged = run.learner.state_dict(), run.result.state_dict()
+    moving = [name for name in last if name.endswith("running_mean")]
+    assert moving
+    for name in moving:
+        assert torch.isfinite(averaged[name]).all()
+        assert not torch.equal(averaged[name], last[name])
+
+
+def test_an_average_of_no_memory_is_the_last_weights() -> None:
+    config = TrainingConfig(epochs=1, batch_size=8, ema_decay=1e-12)
+    run = start(config)
+    run_on(run, config)
+    for averaged, last in zip(run.result.parameters(), run.learner.parameters(), strict=True):
+        torch.testing.assert_close(averaged, last, rtol=1e-5, atol=1e-7)
+
+
+def test_a_frozen_mapping_stays_and_a_joint_one_is_trained() -> None:
+    for joint in (None, JOINT):
+        config = TrainingConfig(epochs=1, batch_size=8, ema_decay=0.5)
+        run = start(config, joint)
+        before = run.learner.objective.mapping.linear.weight.detach().clone()
+        run_on(run, config)
+        objective = run.result.objective
+        after = objective.mapping.linear.weight.detach()
+        assert torch.equal(before, after) == (joint is None)
+        state = objective.trained_state()
+        assert set(state) == (set() if joint is None else {"linear.weight"})
+        if joint is not None:
+            gram = state["linear.weight"] @ state["linear.weight"].T
+            torch.testing.assert_close(gram, torch.eye(WIDTH), rtol=0, atol=1e-5)
+
+
+def test_the_schedule_warms_up_and_ends_low() -> None:
+    config = TrainingConfig(epochs=10, batch_size=8, learning_rate=1e-3, final_learning_rate=1e-6)
+    run = start(config)
+    rates = []
+    for step in range(50):
+        run.scheduler.step_update(step)
+        rates.append(run.optimizer.param_groups[0]["lr"])
+    assert rates[0] == pytest.approx(config.warmup_learning_rate)
+    assert max(rates) == rates[10] == pytest.approx(1e-3, rel=0.11)
+    assert rates[-1] < 1e-5
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "tanh", "poly", "step", "constant"])
+def test_every_schedule_reaches_its_end(schedule: Any) -> None:
+    config = TrainingConfig(epochs=4, batch_size=8, schedule=schedule, decay_epochs=1)
+    run = start(config)
+    rates = []
+    for step in range(20):
+        run.scheduler.step_update(step)
+        rates.append(run.optimizer.param_groups[0]["lr"])
+    assert np.isfinite(rates).all()
+    assert (rates[-1] < rates[11]) == (schedule != "constant")
+
+
+def test_an_extension_counts_its_epochs_on_and_starts_a_schedule_of_its_own() -> None:
+    config = TrainingConfig(epochs=5, extends=3, batch_size=8, warmup_epochs=0)
+    run = start(config, first_epoch=3)
+    assert run.step == 3 * STEPS_PER_EPOCH
+    rates = []
+    data = (batch._replace(tokens=None) for batch in batches(run.step))
+    train(
+        run, data, config, STEPS_PER_EPOCH,
+        save=lambda _step, _data: None,
+        on_step=lambda _step, _loss: rates.append(run.optimizer.param_groups[0]["lr"]),
+    )  # fmt: skip
+    assert len(rates) == 2 * STEPS_PER_EPOCH
+    assert rates[0] == pytest.approx(config.learning_rate)
+    assert [row["epoch"] for row in run.history] == [4, 5]
+
+
+def test_an_extension_must_be_longer() -> None:
+    with pytest.raises(ValueError, match="extends \\(5\\) must be below epochs \\(5\\)"):
+        TrainingConfig(epochs=5, extends=5)
+
+
+def test_embeddings_that_are_not_a_number_stop_the_training() -> None:
+    config = TrainingConfig(epochs=1, batch_size=8)
+    run = start(config)
+    bad = next(batches(0))._replace(tokens=None, latents=torch.full((8, DIM), torch.nan))
+    with pytest.raises(TintemError, match="the loss is nan at step 1"):
+        train(run, iter([bad]), config, STEPS_PER_EPOCH, save=lambda _s, _d: None)
+
+
+def test_timms_own_wish_about_weight_decay_is_heard() -> None:
+    run = start(TrainingConfig(batch_size=8))
+    decays = {
+        id(p): group["weight_decay"]
+        for group in run.optimizer.param_groups
+        for p in group["params"]
+    }
+    named = dict(run.learner.named_parameters())
+    assert decays[id(named["student.backbone.model.pos_embed"])] == 0
+    assert decays[id(named["student.backbone.model.blocks.0.attn.qkv.weight"])] == 0.05
+
+
+@pytest.mark.slow
+def test_a_compiled_step_gives_the_same_losses() -> None:
+    losses = []
+    for compiled in (False, True):
+        config = TrainingConfig(epochs=1, batch_size=8)
+        run = start(config, student=STUDENT.model_copy(update={"options": {}}))
+        data = (batch._replace(tokens=None) for batch in batches(0))
+        train(
+            run, data, config, STEPS_PER_EPOCH, compiled=compiled,
+            save=lambda _step, _data: None,
+        )  # fmt: skip
+        losses.append(run.history[-1]["loss"])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)

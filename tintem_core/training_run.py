@@ -1,0 +1,225 @@
+"""A training in progress: everything that a checkpoint must hold.
+
+Legend: ``B`` batch, ``T`` tokens, ``D`` teacher width, ``K`` student width, ``S`` side in pixels.
+"""
+
+import io
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+from zipfile import is_zipfile
+
+import torch
+from timm.layers import convert_sync_batchnorm
+from timm.optim import create_optimizer_v2, get_optimizer_class
+from timm.scheduler import create_scheduler_v2
+from timm.scheduler.scheduler import Scheduler
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+
+from tintem_core.distributed import random_states, rank, set_random_state, world_size
+from tintem_core.errors import InputError, TintemError
+from tintem_core.objectives import Objective, Targets
+from tintem_core.students import Student
+from tintem_core.teachers import Precision, autocast, to_float
+from tintem_core.training_config import TrainingConfig
+
+
+class Batch(NamedTuple):
+    """One optimiser step's data, of this process.
+
+    pixels uint8 (B, S, S, 3); teacher latents (B, D); where wanted, the teacher's patch tokens
+    (B, T, D) and labels int64 (B,).
+    """
+
+    pixels: Tensor
+    latents: Tensor
+    tokens: Tensor | None = None
+    labels: Tensor | None = None
+
+
+class Learner(nn.Module):
+    """The student and its objective: from a batch to its loss."""
+
+    def __init__(self, student: Student, objective: Objective, precision: Precision) -> None:
+        super().__init__()
+        self.student, self.objective = student, objective
+        self._precision = precision
+
+    def no_weight_decay(self) -> set[str]:
+        """Return the names of what timm's models want free of weight decay."""
+        named = getattr(self.student.backbone.model, "no_weight_decay", set)
+        return {f"student.backbone.model.{name}" for name in named()}
+
+    def forward(
+        self, pixels: Tensor, latents: Tensor, tokens: Tensor | None, labels: Tensor | None
+    ) -> Tensor:
+        """Return the loss of a :class:`Batch` that lies on the device, a float32 scalar."""
+        images = to_float(pixels, pixels.device)
+        answer: Tensor | None = None
+        with autocast(pixels.device, self._precision):
+            if tokens is None:
+                embedding = self.student(images)
+            else:
+                embedding, answer = self.student.with_tokens(images, tokens.shape[1])
+                tokens = tokens.float()
+        return self.objective(
+            embedding.float(),
+            None if answer is None else answer.float(),
+            Targets(latents.float(), tokens, labels),
+        )
+
+
+@dataclass
+class Run:
+    """A training in progress.
+
+    ``first_step`` is above 0 where a finished student is extended: its epochs are counted on.
+    ``epoch_loss`` is the sum so far of this epoch's mean, float64, on the device. ``is_exact`` is
+    False once a checkpoint of another number of processes was restored, whose random states do not
+    fit.
+    """
+
+    learner: Learner
+    ema: ModelEmaV3 | None
+    optimizer: torch.optim.Optimizer
+    scheduler: Scheduler
+    scaler: torch.amp.GradScaler
+    first_step: int
+    step: int
+    epoch_loss: Tensor
+    history: list[dict[str, float]]
+    is_exact: bool = True
+
+    @property
+    def result(self) -> Learner:
+        """What the training is for: the averaged weights where they are kept, else the last."""
+        if self.ema is None:
+            return self.learner
+        averaged: Learner = self.ema.module
+        return averaged
+
+    def to_bytes(self) -> bytes:
+        """Serialise for :func:`torch.load` with ``weights_only=True``; called on all processes."""
+        buffer = io.BytesIO()
+        torch.save(
+            {
+                "learner": self.learner.state_dict(),
+                "ema": None if self.ema is None else self.ema.module.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "scaler": self.scaler.state_dict(),
+                "step": self.step,
+                "epoch_loss": self.epoch_loss.item(),
+                "history": self.history,
+                "random": random_states(),
+            },
+            buffer,
+        )
+        return buffer.getvalue()
+
+    def restore(self, checkpoint: bytes) -> None:
+        """Continue from a checkpoint.
+
+        Raises:
+            TintemError: if the bytes are not a checkpoint of this training.
+        """
+        if not is_zipfile(io.BytesIO(checkpoint)):
+            # torch's reader of older formats fails in many ways on bytes that are something else.
+            raise TintemError("the checkpoint does not fit this training: it is torn.")
+        try:
+            state = torch.load(io.BytesIO(checkpoint), weights_only=True, map_location="cpu")
+            self.learner.load_state_dict(state["learner"])
+            if self.ema is not None:
+                self.ema.module.load_state_dict(state["ema"])
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (RuntimeError, ValueError, KeyError, EOFError) as error:
+            raise TintemError(f"the checkpoint does not fit this training: {error}") from error
+        self.scaler.load_state_dict(state["scaler"])
+        self.step = state["step"]
+        self.epoch_loss.fill_(state["epoch_loss"])
+        self.history = state["history"]
+        self.is_exact = set_random_state(state["random"])
+
+
+def check_optimizer(name: str) -> None:
+    """Raise InputError if timm knows no optimiser of this name."""
+    try:
+        get_optimizer_class(name)
+    except ValueError as error:
+        raise InputError(
+            f"training.optimizer: timm knows no optimiser '{name}'; 'adamw' and 'sgd' are two "
+            "that it knows."
+        ) from error
+
+
+def start_run(
+    student: Student,
+    objective: Objective,
+    config: TrainingConfig,
+    steps_per_epoch: int,
+    *,
+    first_epoch: int = 0,
+) -> Run:
+    """Prepare a training, on the device where the student is.
+
+    Args:
+        student: with its initial weights.
+        objective: what it is asked for.
+        config: the recipe.
+        steps_per_epoch: optimiser steps per epoch.
+        first_epoch: epochs that the student has behind it; the schedule covers the rest.
+
+    Raises:
+        ValueError: if timm does not know the optimiser.
+    """
+    torch.manual_seed(config.seed + rank())
+    device = next(student.parameters()).device
+    if world_size() > 1 and device.type == "cuda":
+        # torch has no synchronised batch norm for CPUs: there each process has its own statistics.
+        student = convert_sync_batchnorm(student)
+    learner = Learner(student, objective.to(device), config.precision)
+    ema = None
+    if config.ema_decay is not None:
+        ema = ModelEmaV3(learner, decay=config.ema_decay, use_warmup=True)
+    options: dict[str, Any] = dict(config.optimizer_options)
+    optimizer = create_optimizer_v2(
+        learner,
+        opt=config.optimizer,
+        lr=config.learning_rate,
+        weight_decay=config.weight_decay,
+        **options,
+    )
+    first_step = first_epoch * steps_per_epoch
+    return Run(
+        learner,
+        ema,
+        optimizer,
+        _scheduler(
+            optimizer, config, config.epochs * steps_per_epoch - first_step, steps_per_epoch
+        ),
+        torch.amp.GradScaler(device.type, enabled=config.precision == "float16"),
+        first_step=first_step,
+        step=first_step,
+        epoch_loss=torch.zeros((), dtype=torch.float64, device=device),
+        history=[],
+    )
+
+
+def _scheduler(
+    optimizer: torch.optim.Optimizer, config: TrainingConfig, steps: int, steps_per_epoch: int
+) -> Scheduler:
+    is_constant = config.schedule == "constant"
+    decay_steps = steps + 1 if is_constant else round(config.decay_epochs * steps_per_epoch)
+    scheduler, _ = create_scheduler_v2(
+        optimizer,
+        sched="step" if is_constant else config.schedule,
+        num_epochs=steps,
+        decay_epochs=max(1, decay_steps),
+        decay_rate=config.decay_rate,
+        min_lr=config.final_learning_rate,
+        warmup_lr=config.warmup_learning_rate,
+        warmup_epochs=min(round(config.warmup_epochs * steps_per_epoch), steps // 2),
+        step_on_epochs=False,
+        # timm multiplies every epoch count by this: our counts are steps already.
+        updates_per_epoch=1,
+    )
+    return scheduler
