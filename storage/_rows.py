@@ -9,6 +9,7 @@ count. Both have a copy under ``rows/copies/``: without the table the shards wou
 """
 
 import io
+import secrets
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
@@ -86,7 +87,8 @@ def publish(
     buffer = io.BytesIO()
     table.write_parquet(buffer, compression="zstd", compression_level=1)
     data = buffer.getvalue()
-    name = f"{number:06d}-{checksum(data):08x}.parquet"
+    # Two planners of the same images make the same table: the loser deletes its own file only.
+    name = f"{number:06d}-{secrets.token_hex(6)}.parquet"
     record = seal(
         {
             "generation": number,
@@ -209,8 +211,10 @@ def _read_generation(
 def restore(root: Root, base: str) -> None:
     """Write each damaged file of a generation again from its copy, and the other way round.
 
-    A generation that is damaged beyond its copy is removed; its shards are then nobody's.
+    A generation that is damaged beyond its copy is removed; its shards are then nobody's. So are
+    tables that no record names.
     """
+    named: set[str] = set()
     for number in _numbers(root, base):
         damaged: dict[str, str] = {}
         kept = _read_generation(root, base, number, True, damaged)
@@ -219,8 +223,8 @@ def restore(root: Root, base: str) -> None:
             folder = FOLDER if f"/{COPIES}/" in path else COPIES
             if kept is not None:
                 root.write(path, root.read(f"{base}/{folder}/{name}"))
-        if kept is None:
-            for folder in (FOLDER, COPIES):
-                for path in root.list(f"{base}/{folder}"):
-                    if path.rsplit("/", 1)[-1].startswith(f"{number:06d}"):
-                        root.delete(path)
+        if kept is not None:
+            named |= {f"{number:06d}.json", kept[0]["table"]["file"]}
+    for path in root.list(f"{base}/{FOLDER}"):
+        if path.rsplit("/", 1)[-1] not in named:
+            root.delete(path)
