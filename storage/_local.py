@@ -74,7 +74,11 @@ class LocalRoot(Root):
             yield clean(prefix), _facts(base.stat())
         skip = len(str(self._folder).rstrip("/")) + 1
         for entry in _files(base):
-            yield entry.path[skip:], _facts(entry.stat())
+            try:
+                fact = _facts(entry.stat())
+            except FileNotFoundError:
+                continue
+            yield _readable(entry.path[skip:]), fact
 
     def folders(self, prefix: str = "") -> list[str]:
         base = self.path(prefix)
@@ -130,15 +134,39 @@ def _flush_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def _files(folder: Path) -> Iterator[os.DirEntry[str]]:
-    """Every published file below a folder; half-written ones are invisible."""
+def _files(
+    folder: Path, above: frozenset[tuple[int, int]] = frozenset()
+) -> Iterator[os.DirEntry[str]]:
+    """Every published file below a folder; half-written ones are invisible.
+
+    Links are followed, but not back into a folder that is being listed, and not into nothing.
+
+    Args:
+        above: (device, inode) of the folders on the way here.
+    """
     try:
+        status = folder.stat()
         entries = os.scandir(folder)
     except (FileNotFoundError, NotADirectoryError):
         return
+    here = (status.st_dev, status.st_ino)
+    if here in above:
+        entries.close()
+        return
     with entries:
         for entry in entries:
-            if entry.is_dir():
-                yield from _files(Path(entry.path))
-            elif not (entry.name.startswith(".") and entry.name.endswith(PART_SUFFIX)):
+            try:
+                is_folder, is_file = entry.is_dir(), entry.is_file()
+            except OSError:  # a link to itself
+                continue
+            if is_folder:
+                yield from _files(Path(entry.path), above | {here})
+            elif is_file and not (entry.name.startswith(".") and entry.name.endswith(PART_SUFFIX)):
                 yield entry
+
+
+def _readable(path: str) -> str:
+    """A path as UTF-8. Bytes that are not are spelled out, so that reading it finds nothing."""
+    if path.isascii():
+        return path
+    return path.encode(errors="surrogateescape").decode(errors="backslashreplace")
