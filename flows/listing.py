@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from storage.manifest import Manifest, SourceConfig
+from storage.manifest import Manifest, SourceConfig, draws_splits
 from storage.root import Root
 from storage.source import open_source
 
@@ -44,6 +44,8 @@ def list_photos(root: Root, source: SourceConfig) -> Photos:
         return Photos(previous.table.height, train, sample, previous, exact=True)
     count = min(entries.height, source.max_images or entries.height)
     given = entries["split"].drop_nulls()
+    if draws_splits(entries["split"], source.test_share):
+        given = given.clear()
     drawn = (entries.height - len(given)) * (1 - source.test_share)
     share = (int((given == "train").sum()) + drawn) / max(entries.height, 1)
     return Photos(count, round(share * count), sample, previous, exact=False)
@@ -51,7 +53,8 @@ def list_photos(root: Root, source: SourceConfig) -> Photos:
 
 def _is_unchanged(entries: pl.DataFrame, previous: Manifest) -> bool:
     names = ["uri", "bytes", "modified"]
-    indexed = pl.concat([previous.table.select(names), previous.duplicates.select(names)])
+    known = (previous.table, previous.duplicates, previous.left_out)
+    indexed = pl.concat([table.select(names) for table in known])
     # What cannot be read is listed every time, and never indexed.
     readable = entries.join(previous.quarantine, on="uri", how="anti")
     both = readable.join(indexed, on=names, how="semi").height

@@ -15,9 +15,9 @@ from storage.source import (
     ENTRY_SCHEMA,
     ImageReader,
     SourceConfig,
+    known_splits,
     optional_column,
     pick_column,
-    split_of,
 )
 
 _USUAL = ("image", "img", "jpg", "png", "bytes")
@@ -56,7 +56,7 @@ class EmbeddedReader(ImageReader):
         return data
 
     def entries(self) -> pl.DataFrame:
-        splits = file_splits(list(self._files))
+        splits = file_splits(list(self._files), self.source.uri)
         parts = [self._file_entries(path, splits[path]) for path in self._files]
         return pl.concat(parts)
 
@@ -74,7 +74,7 @@ class EmbeddedReader(ImageReader):
             split=pl.col(in_table).cast(pl.String) if in_table else pl.lit(None, pl.String),
         ).collect()
         named = {str(i): name for i, name in enumerate(self._class_names(path, label))}
-        splits = [split_of(name) for name in table["split"]] if in_table else [split] * len(table)
+        splits = known_splits(table["split"], where) if in_table else [split] * len(table)
         return pl.DataFrame(
             {
                 "uri": [f"{path}#{row}" for row in range(len(table))],
@@ -143,7 +143,8 @@ def embeds_images(root: Root, path: str) -> bool:
     """Whether a Parquet file holds image bytes rather than paths. Raises SourceError."""
     local = root.path(path)
     try:
-        schema = pl.read_parquet_schema(local if local is not None else io.BytesIO(root.read(path)))
+        data = local if local is not None else io.BytesIO(root.read(path))
+        schema = pl.scan_parquet(data, glob=False).collect_schema()
     except (pl.exceptions.PolarsError, OSError) as error:
         raise SourceError(f"{root.url}/{path} is no readable Parquet ({error}).") from error
     return any(holds_bytes(dtype) for dtype in schema.values())

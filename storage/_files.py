@@ -4,9 +4,7 @@ import fnmatch
 
 from storage.errors import SourceError
 from storage.root import ObjectFacts, Root, open_root
-from storage.source import SourceConfig, included, split_of
-
-_GLOB = "*?["
+from storage.source import SourceConfig, included, is_glob, split_of
 
 
 def matching_files(source: SourceConfig, suffix: str) -> tuple[Root, dict[str, ObjectFacts]]:
@@ -16,12 +14,14 @@ def matching_files(source: SourceConfig, suffix: str) -> tuple[Root, dict[str, O
         SourceError: if there are none.
     """
     parts = source.uri.split("/")
-    fixed = next((i for i, part in enumerate(parts) if any(c in part for c in _GLOB)), None)
-    if fixed is None and source.uri.lower().endswith(suffix):
+    globbed = (i for i in range(len(parts)) if is_glob("/".join(parts[: i + 1])))
+    fixed = next(globbed, None)
+    is_one = fixed is None and source.uri.lower().endswith(suffix)
+    if is_one:
         fixed = len(parts) - 1
     root = open_root("/".join(parts[:fixed]) or ("." if fixed == 0 else "/"))
     pattern = "*" if fixed is None else "/".join(parts[fixed:])
-    if fixed == len(parts) - 1 and not any(c in pattern for c in _GLOB):
+    if is_one:
         facts = root.facts(pattern)
     else:
         facts = {path: f for path, f in root.facts().items() if fnmatch.fnmatch(path, pattern)}
@@ -35,10 +35,21 @@ def matching_files(source: SourceConfig, suffix: str) -> tuple[Root, dict[str, O
     return root, found
 
 
-def file_splits(paths: list[str]) -> dict[str, str | None]:
-    """The split of each file by its folder or the first word of its name, if all have one."""
+def file_splits(paths: list[str], where: str) -> dict[str, str | None]:
+    """The split of each file by its folder or the first word of its name, if they have one.
+
+    Raises:
+        SourceError: if only some have one.
+    """
     found = {path: _file_split(path) for path in paths}
-    return found if all(found.values()) else dict.fromkeys(paths)
+    named = [path for path, split in found.items() if split]
+    if named and len(named) < len(paths):
+        other = next(path for path, split in found.items() if not split)
+        raise SourceError(
+            f"{where}: {named[0]} is named after a split, {other} is not. Rename one of them, or "
+            "write those you want into include."
+        )
+    return found
 
 
 def _file_split(path: str) -> str | None:

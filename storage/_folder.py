@@ -66,6 +66,7 @@ def _with_labels(files: pl.DataFrame, source: SourceConfig) -> pl.DataFrame:
     first, second = (files["uri"].str.extract(f"^{'[^/]+/' * i}([^/]+)/") for i in (0, 1))
     splits = first.str.to_lowercase().replace_strict(SPLIT_NAMES, default=None)
     has_splits = splits.null_count() == 0
+    _refuse_some_splits(files["uri"], first, splits, source)
     labels = second if has_splits else first
     if source.labels == "folders" and labels.null_count():
         loose = files["uri"].filter(labels.is_null())[0]
@@ -79,4 +80,24 @@ def _with_labels(files: pl.DataFrame, source: SourceConfig) -> pl.DataFrame:
     return files.with_columns(
         label=labels if is_labelled and source.labels != "none" else nothing,
         split=splits if has_splits else nothing,
+    )
+
+
+def _refuse_some_splits(
+    uris: pl.Series, folders: pl.Series, splits: pl.Series, source: SourceConfig
+) -> None:
+    """Raises SourceError if some folders are named after splits, and others are not."""
+    kinds = splits.drop_nulls().n_unique()
+    if not kinds or not splits.null_count():
+        return
+    # A class or an album may be called train; train and test beside each other are splits.
+    is_name = kinds == 1
+    if is_name and source.labels != "auto":
+        return
+    named = ", ".join(folders.filter(splits.is_not_null()).unique().sort())
+    other = folders.fill_null(uris).filter(splits.is_null())[0]
+    cure = "set labels to folders or none if they are no splits, " if is_name else ""
+    raise SourceError(
+        f"{source.uri} has folders named after splits ({named}), but also {other}: {cure}rename "
+        "them, or write those you want into include (train/*)."
     )

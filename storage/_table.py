@@ -8,15 +8,15 @@ from pathlib import PurePosixPath
 import polars as pl
 
 from storage.errors import MissingObjectError, SourceError
-from storage.root import Root, open_root
+from storage.root import Root, clean, open_root
 from storage.source import (
     ENTRY_SCHEMA,
     ImageReader,
     SourceConfig,
+    known_splits,
     matches,
     optional_column,
     pick_column,
-    split_of,
 )
 
 _USUAL = ("uri", "url", "path", "image_path", "filepath", "file_path", "file", "filename",
@@ -49,20 +49,20 @@ class TableReader(ImageReader):
             raise SourceError(f"{where} has rows without {uri_column}. Remove or fill them.")
         with ThreadPoolExecutor(_PARALLEL_LOOKUPS) as pool:
             sizes = list(pool.map(self._facts, uris))
-        splits = table[split].cast(pl.String).to_list() if split else [None] * len(uris)
         entries = pl.DataFrame(
             {
                 "uri": uris,
                 "bytes": [size for size, _ in sizes],
                 "modified": [modified for _, modified in sizes],
                 "label": table[label].cast(pl.String) if label else [None] * len(uris),
-                "split": [split_of(name) for name in splits],
+                "split": table[split].cast(pl.String) if split else [None] * len(uris),
             },
             schema=ENTRY_SCHEMA,
         )
         entries = entries.filter([matches(uri, source) for uri in uris])
         if entries.is_empty():
             raise SourceError(f"{where} names no images. Correct the source's uri or include.")
+        entries = entries.with_columns(split=known_splits(entries["split"], where))
         return entries.unique("uri", keep="first").sort("uri")
 
     def _table(self) -> pl.DataFrame:
@@ -91,7 +91,7 @@ class TableReader(ImageReader):
     def _facts(self, uri: str) -> tuple[int, int]:
         """Size and date; zeros for a file that is not there, which reading will then report."""
         root, path = self._place(uri)
-        facts = root.facts(path).get(path)
+        facts = root.facts(path).get(clean(path))
         return (facts.bytes, facts.modified) if facts else (0, 0)
 
 

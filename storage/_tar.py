@@ -32,7 +32,7 @@ class TarReader(ImageReader):
             raise MissingObjectError(f"{uri!r} is no place in a tar shard.") from error
 
     def entries(self) -> pl.DataFrame:
-        splits = file_splits(list(self._files))
+        splits = file_splits(list(self._files), self.source.uri)
         rows: list[dict[str, Any]] = []
         for path, fact in self._files.items():
             for member, offset, size, label in self._images(path):

@@ -2,19 +2,18 @@
 
 import hashlib
 import io
-import os
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
+from typing import Any
 
 import polars as pl
-from PIL import Image, UnidentifiedImageError
 
-from storage._records import seal, unseal
-from storage.errors import MissingObjectError, SourceError
-from storage.identity import content_key, make_id
+from storage._inspect import LOOK_SCHEMA, inspect
+from storage._records import checksum, seal, unseal
+from storage.errors import CorruptError, CorruptRecordError, MissingObjectError, SourceError
+from storage.identity import make_id
 from storage.root import Root
 from storage.source import ImageReader, SourceConfig, open_source
 
@@ -32,16 +31,14 @@ SCHEMA = {
     "bytes": pl.Int64,
     "modified": pl.Int64,
 }
-_LOOK_SCHEMA = {
-    "uri": pl.String,
-    "key": pl.String,
-    "width": pl.Int32,
-    "height": pl.Int32,
-    "reason": pl.String,
-}
-_BATCH = 1024
 _SLICE = 100_000
-_PARTS = ("", ".quarantine", ".duplicates")
+_SPLIT_DIGITS = 8
+_PARTS = ("", ".quarantine", ".duplicates", ".left-out")
+_LIST_SCHEMA = {name: dtype for name, dtype in SCHEMA.items() if name != "row"}
+
+
+def _nothing() -> pl.DataFrame:
+    return pl.DataFrame(schema=_LIST_SCHEMA)
 
 
 @dataclass(frozen=True)
@@ -52,12 +49,16 @@ class Manifest:
         table: `SCHEMA`; the same content appears once, under the first of its uris.
         quarantine: (uri, reason) of what could not be read.
         duplicates: `SCHEMA` without row; further uris of content that is already in the table.
+        left_out: `SCHEMA` without row; images that ``max_images`` leaves out.
+        splits_drawn: whether splits were drawn because the source names only one of them.
     """
 
     source: SourceConfig
     table: pl.DataFrame
     quarantine: pl.DataFrame
     duplicates: pl.DataFrame
+    left_out: pl.DataFrame = field(default_factory=_nothing)
+    splits_drawn: bool = False
 
     @cached_property
     def id(self) -> str:
@@ -84,11 +85,16 @@ class Manifest:
 
     def save(self, root: Root) -> str:
         """Store under ``manifests/<id>``, the record last; returns the id."""
-        tables = (self.table, self.quarantine, self.duplicates)
+        tables = (self.table, self.quarantine, self.duplicates, self.left_out)
+        files: dict[str, bytes] = {}
         for part, table in zip(_PARTS, tables, strict=True):
             buffer = io.BytesIO()
             table.write_parquet(buffer)
-            root.write(f"{FOLDER}/{self.id}{part}.parquet", buffer.getvalue())
+            files[part] = buffer.getvalue()
+        # What was stored under this id counts no more from here on.
+        root.delete(f"{FOLDER}/{self.id}.json")
+        for part, data in files.items():
+            root.write(f"{FOLDER}/{self.id}{part}.parquet", data)
         record = {
             "id": self.id,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -96,34 +102,57 @@ class Manifest:
             "images": self.table.height,
             "unreadable": self.quarantine.height,
             "duplicates": self.duplicates.height,
+            "left_out": self.left_out.height,
+            "splits_drawn": self.splits_drawn,
+            "tables": {
+                part: {"bytes": len(data), "crc32": checksum(data)} for part, data in files.items()
+            },
         }
         root.write(f"{FOLDER}/{self.id}.json", seal(record))
         return self.id
 
     @classmethod
     def load(cls, root: Root, id: str) -> "Manifest":
-        """A stored manifest. Raises MissingObjectError."""
+        """A stored manifest.
+
+        Raises:
+            MissingObjectError: if there is none.
+            CorruptRecordError: if its record, or a table of it, is damaged.
+        """
         where = f"{FOLDER}/{id}.json"
         record = unseal(root.read(where), f"{root.url}/{where}")
-        table, quarantine, duplicates = (
-            pl.read_parquet(io.BytesIO(root.read(f"{FOLDER}/{id}{part}.parquet")))
-            for part in _PARTS
-        )
         source = SourceConfig.model_validate(record["source"])
-        return cls(source, table, quarantine, duplicates)
+        # A manifest of the first release has no checksums, and left nothing out on record.
+        facts = record.get("tables", dict.fromkeys(_PARTS[:3]))
+        table, quarantine, duplicates, *rest = (
+            _read_table(root, f"{FOLDER}/{id}{part}.parquet", facts[part]) for part in facts
+        )
+        left_out = rest[0] if rest else _nothing()
+        drawn = record.get("splits_drawn", False)
+        return cls(source, table, quarantine, duplicates, left_out, drawn)
 
     @classmethod
     def latest(cls, root: Root, name: str) -> "Manifest | None":
-        """The newest stored manifest of a dataset name, to build the next one from."""
-        records = [
-            unseal(root.read(path), f"{root.url}/{path}")
-            for path in root.list(FOLDER)
-            if path.endswith(".json")
-        ]
-        named = [record for record in records if record["source"]["name"] == name]
+        """The newest stored manifest of a dataset name, to build the next one from.
+
+        None also where it is damaged: the next one is then built by reading every image again.
+        """
+        named = []
+        for path in root.list(FOLDER):
+            if not path.endswith(".json"):
+                continue
+            try:
+                record = unseal(root.read(path), f"{root.url}/{path}")
+            except (CorruptError, MissingObjectError):
+                continue
+            if record["source"]["name"] == name:
+                named.append(record)
         if not named:
             return None
-        return cls.load(root, max(named, key=lambda record: str(record["created"]))["id"])
+        try:
+            return cls.load(root, max(named, key=lambda record: str(record["created"]))["id"])
+        except (CorruptError, MissingObjectError):
+            return None
 
 
 def open_reader(source: SourceConfig | Manifest) -> ImageReader:
@@ -147,12 +176,12 @@ def build_manifest(
     """
     reader = open_source(source)
     entries = reader.entries()
-    seen = _seen(previous if previous and previous.source.uri == source.uri else None)
+    seen = _seen(source, previous)
     entries = entries.join(seen, on=["uri", "bytes", "modified"], how="left", maintain_order="left")
     fresh = entries.filter(pl.col("key").is_null())
     done = entries.height - fresh.height
-    read = pl.DataFrame(schema=_LOOK_SCHEMA)
-    for batch in _inspect(reader, fresh["uri"], source.check):
+    read = pl.DataFrame(schema=LOOK_SCHEMA)
+    for batch in inspect(reader, fresh["uri"], source.check):
         read.extend(batch)
         done += batch.height
         if progress:
@@ -170,54 +199,60 @@ def build_manifest(
 def _assemble(source: SourceConfig, entries: pl.DataFrame, quarantine: pl.DataFrame) -> Manifest:
     is_first = entries["key"].is_first_distinct()
     table, duplicates = entries.filter(is_first), entries.filter(~is_first)
+    left_out = table.clear()
     if source.max_images is not None and table.height > source.max_images:
-        last = table["key"].sort()[source.max_images - 1]
-        table = table.filter(pl.col("key") <= last)
+        # Not by the digits that the split is drawn from: what is kept would all be test.
+        order = table["key"].str.slice(_SPLIT_DIGITS)
+        is_kept = order <= order.sort()[source.max_images - 1]
+        table, left_out = table.filter(is_kept), table.filter(~is_kept)
     # The key is uniform, so its first digits are a fair draw that never changes for an image.
-    draw = pl.col("key").str.slice(0, 8).str.to_integer(base=16, dtype=pl.UInt32) / 2**32
+    digits = pl.col("key").str.slice(0, _SPLIT_DIGITS)
+    draw = digits.str.to_integer(base=16, dtype=pl.UInt32) / 16**_SPLIT_DIGITS
     drawn = pl.when(draw < source.test_share).then(pl.lit("test")).otherwise(pl.lit("train"))
-    table = table.with_columns(split=pl.coalesce("split", drawn)).with_row_index("row")
+    splits_drawn = draws_splits(entries["split"], source.test_share)
+    split = drawn if splits_drawn else pl.coalesce("split", drawn)
+    table = table.with_columns(split=split).with_row_index("row")
     table = pl.DataFrame({name: table[name].cast(dtype) for name, dtype in SCHEMA.items()})
-    columns = [name for name in SCHEMA if name != "row"]
-    return Manifest(source, table, quarantine, duplicates.select(columns))
+    duplicates, left_out = (
+        pl.DataFrame({name: rows[name].cast(dtype) for name, dtype in _LIST_SCHEMA.items()})
+        for rows in (duplicates, left_out)
+    )
+    return Manifest(source, table, quarantine, duplicates, left_out, splits_drawn)
 
 
-def _seen(previous: Manifest | None) -> pl.DataFrame:
+def draws_splits(given: pl.Series, test_share: float) -> bool:
+    """Whether splits are drawn for all images, because the source names one split for them all.
+
+    There would be nothing to test on, or nothing to train on.
+    """
+    return given.null_count() == 0 and given.n_unique() == 1 and test_share > 0
+
+
+def _seen(source: SourceConfig, previous: Manifest | None) -> pl.DataFrame:
+    """What the previous manifest knows about images that are looked at no less than now."""
     names = ["uri", "bytes", "modified", "key", "width", "height"]
-    if previous is None:
+    if (
+        previous is None
+        or previous.source.uri != source.uri
+        or previous.source.check not in ("decode", source.check)
+    ):
         return pl.DataFrame(schema={name: SCHEMA[name] for name in names})
-    return pl.concat([previous.table.select(names), previous.duplicates.select(names)])
+    known = (previous.table, previous.duplicates, previous.left_out)
+    rows = pl.concat([table.select(names) for table in known])
+    # Zeros stand for unknown: a file of which neither size nor date is known may have changed.
+    return rows.filter((pl.col("bytes") != 0) | (pl.col("modified") != 0))
 
 
-def _inspect(reader: ImageReader, uris: pl.Series, check: str) -> Iterator[pl.DataFrame]:
-    """Key and size of every image, or why it cannot be read, a batch at a time."""
-
-    def look(uri: str) -> tuple[str, str | None, int | None, int | None, str | None]:
-        try:
-            data = reader.read(uri)
-            return uri, content_key(data), *_image_size(data, check), None
-        except MissingObjectError:
-            reason = "the file is missing"
-        except UnidentifiedImageError:
-            reason = "it is no image that Pillow can read"
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            reason = str(error) or type(error).__name__
-        return uri, None, None, None, reason
-
-    with ThreadPoolExecutor(min(32, 4 * (os.cpu_count() or 1))) as pool:
-        for part in uris.to_frame().iter_slices(_BATCH):
-            found = list(pool.map(look, part["uri"]))
-            yield pl.DataFrame(found, schema=_LOOK_SCHEMA, orient="row")
-
-
-def _image_size(data: bytes, check: str) -> tuple[int, int]:
-    with Image.open(io.BytesIO(data)) as image:
-        width, height = image.size
-        if check == "decode":
-            # A JPEG decoded at an eighth still reads every byte: a truncated file is found.
-            image.draft("RGB", (max(width // 8, 1), max(height // 8, 1)))
-            image.load()
-    return width, height
+def _read_table(root: Root, path: str, fact: dict[str, Any] | None) -> pl.DataFrame:
+    where = f"{root.url}/{path}"
+    data = root.read_or_none(path)
+    if data is None:
+        raise CorruptRecordError(f"{where} is missing. Run `tintem run` to index again.")
+    if fact is not None and (len(data), checksum(data)) != (fact["bytes"], fact["crc32"]):
+        raise CorruptRecordError(
+            f"{where} is damaged: its checksum differs. Run `tintem run` to index again."
+        )
+    return pl.read_parquet(io.BytesIO(data))
 
 
 def _refuse_too_many(source: SourceConfig, quarantine: pl.DataFrame, total: int) -> None:

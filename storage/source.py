@@ -2,12 +2,14 @@
 
 import fnmatch
 from abc import ABC, abstractmethod
+from pathlib import Path
 from typing import Literal
 
 import polars as pl
 from pydantic import BaseModel, Field
 
 from storage.errors import SourceError
+from storage.root import open_root
 
 IMAGE_SUFFIXES = (
     ".bmp",
@@ -51,7 +53,7 @@ class SourceConfig(BaseModel, frozen=True, extra="forbid"):
         "auto", description="auto: class folders or a label column where there are any"
     )
     include: tuple[str, ...] = Field((), description="keep paths that match one of these globs")
-    max_images: int | None = Field(None, ge=1, description="keep this many, first by content key")
+    max_images: int | None = Field(None, ge=1, description="keep this many, chosen by content")
     test_share: float = Field(
         0.2, ge=0, lt=1, description="share put into test where no split is given"
     )
@@ -91,7 +93,7 @@ def open_source(source: SourceConfig) -> ImageReader:
     from storage._tar import TarReader
 
     suffix = "." + source.uri.lower().rsplit(".", 1)[-1]
-    is_many = any(c in source.uri for c in "*?[")
+    is_many = is_glob(source.uri)
     if suffix == ".tar":
         return TarReader(source)
     if suffix in (".csv", ".tsv"):
@@ -104,6 +106,16 @@ def open_source(source: SourceConfig) -> ImageReader:
     if is_many:
         raise SourceError(f"{source.uri} must end in .tar or .parquet. Or name its folder.")
     return FolderReader(source)
+
+
+def is_glob(uri: str) -> bool:
+    """Whether a uri names many things by wildcards; not if something has exactly this name."""
+    if not any(c in uri for c in "*?["):
+        return False
+    if uri.startswith("s3://"):
+        folder, _, name = uri.rstrip("/").rpartition("/")
+        return not open_root(folder).exists(name)
+    return not Path(uri).expanduser().exists()
 
 
 def included(path: str, source: SourceConfig) -> bool:
@@ -120,6 +132,24 @@ def matches(path: str, source: SourceConfig) -> bool:
 def split_of(name: str | None) -> str | None:
     """ "train" or "test" for the usual names of splits, None for anything else."""
     return SPLIT_NAMES.get(name.strip().lower()) if name else None
+
+
+def known_splits(names: pl.Series, where: str) -> pl.Series:
+    """ "train" or "test" for each of the usual names, null where nothing is given.
+
+    Raises:
+        SourceError: if there are other names.
+    """
+    words = names.cast(pl.String).str.strip_chars().str.to_lowercase()
+    found = words.replace_strict(SPLIT_NAMES, default=None, return_dtype=pl.String)
+    unknown = names.filter(found.is_null() & words.is_not_null() & (words != ""))
+    if len(unknown):
+        first = ", ".join(repr(str(name)) for name in unknown.unique(maintain_order=True)[:3])
+        raise SourceError(
+            f"{where} names splits that are not known: {first}. Write {', '.join(SPLIT_NAMES)} or "
+            "nothing there, or name another split_column."
+        )
+    return found
 
 
 def pick_column(columns: list[str], wanted: str | None, usual: tuple[str, ...], what: str) -> str:

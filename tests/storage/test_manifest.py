@@ -1,11 +1,15 @@
+import os
 import shutil
+from dataclasses import replace
 
 import polars as pl
 import pytest
 
-from storage.errors import MissingObjectError, SourceError
+from storage._records import seal, unseal
+from storage.errors import CorruptRecordError, MissingObjectError, SourceError
 from storage.identity import content_key
-from storage.manifest import Manifest, SourceConfig, build_manifest, open_reader
+from storage.manifest import Manifest, SourceConfig, _seen, build_manifest, open_reader
+from storage.testing import damaged
 
 
 @pytest.fixture
@@ -107,7 +111,135 @@ def test_unchanged_files_are_not_read_again(folder, image, monkeypatch):
 def test_a_few_images_are_chosen_by_key(folder):
     everything = build_manifest(source(folder))
     few = build_manifest(source(folder, max_images=5))
-    assert sorted(few.keys()) == sorted(everything.keys())[:5]
+    assert sorted(few.keys()) == sorted(sorted(everything.keys(), key=lambda key: key[8:])[:5])
+
+
+def test_the_few_that_are_kept_have_both_splits(tmp_path, image):
+    for i in range(200):
+        (tmp_path / f"{i}.png").write_bytes(image(i, (4, 4), "PNG"))
+    few = build_manifest(source(tmp_path, max_images=40))
+    assert len(few.keys("train")) > 20 > len(few.keys("test")) > 2
+    more = build_manifest(source(tmp_path, max_images=80))
+    assert set(few.keys("test")) < set(more.keys("test"))
+
+
+def test_images_left_out_are_not_read_again(folder, root, monkeypatch):
+    few = build_manifest(source(folder, max_images=5))
+    assert few.left_out.height == 7
+    few.save(root)
+    previous = Manifest.latest(root, "demo")
+    assert previous.left_out.equals(few.left_out)
+    monkeypatch.setattr("storage._folder.FolderReader.read", None)
+    assert build_manifest(source(folder, max_images=5), previous=previous).id == few.id
+    assert build_manifest(source(folder, max_images=9), previous=previous).table.height == 9
+
+
+def test_images_of_which_only_the_header_was_read_are_decoded_when_asked(folder, image):
+    (folder / "cat/torn.jpg").write_bytes(image(50, (200, 200))[:-2000])
+    quick = build_manifest(source(folder, check="header"))
+    assert quick.table.height == 13
+    careful = build_manifest(source(folder, max_unreadable_share=0.5), previous=quick)
+    assert careful.quarantine["uri"].to_list() == ["cat/torn.jpg"]
+
+
+def test_a_source_that_names_one_split_only_gets_the_other_drawn(folder, tmp_path, root):
+    drawn = build_manifest(source(folder, test_share=0.5))
+    assert not drawn.splits_drawn
+    for name in ("train", "val"):
+        shutil.copytree(folder, tmp_path / name / name)
+        manifest = build_manifest(source(tmp_path / name, test_share=0.5))
+        assert manifest.splits_drawn
+        assert set(manifest.keys("test")) == set(drawn.keys("test"))
+        assert Manifest.load(root, manifest.save(root)).splits_drawn
+    asked = build_manifest(source(tmp_path / "train", test_share=0))
+    assert not asked.splits_drawn
+    assert len(asked.keys("train")) == 12
+
+
+@pytest.mark.parametrize("part", ["", ".quarantine", ".duplicates", ".left-out"])
+@pytest.mark.parametrize("harm", [damaged, None])
+def test_a_damaged_manifest_is_refused_and_built_anew(folder, root, part, harm):
+    manifest = build_manifest(source(folder, max_images=8))
+    path = f"manifests/{manifest.save(root)}{part}.parquet"
+    data = root.read(path)
+    root.write(path, harm(data, len(data) // 2)) if harm else root.delete(path)
+    with pytest.raises(CorruptRecordError, match=r"tintem run"):
+        Manifest.load(root, manifest.id)
+    assert Manifest.latest(root, "demo") is None
+    manifest.save(root)
+    assert Manifest.load(root, manifest.id).table.equals(manifest.table)
+
+
+def test_the_damaged_record_of_one_manifest_does_not_hide_another(folder, root):
+    manifest = build_manifest(source(folder))
+    path = f"manifests/{manifest.save(root)}.json"
+    root.write("manifests/torn.json", root.read(path)[:40])
+    assert Manifest.latest(root, "demo").id == manifest.id
+    root.write(path, root.read(path).replace(b'"images": 12', b'"images": 13'))
+    assert Manifest.latest(root, "demo") is None
+
+
+def test_a_manifest_without_checksums_is_still_read(folder, root):
+    manifest = build_manifest(source(folder))
+    path = f"manifests/{manifest.save(root)}.json"
+    record = unseal(root.read(path), path)
+    for name in ("tables", "left_out", "splits_drawn"):
+        del record[name]
+    root.write(path, seal(record))
+    root.delete(f"manifests/{manifest.id}.left-out.parquet")
+    assert Manifest.load(root, manifest.id).table.equals(manifest.table)
+
+
+def test_files_whose_names_are_no_text_are_set_aside(folder, image):
+    (folder / "cat" / os.fsdecode(b"\xe9.jpg")).write_bytes(image(70))
+    (folder / "cat/gone.jpg").symlink_to(folder / "nowhere")
+    manifest = build_manifest(source(folder, max_unreadable_share=0.5))
+    assert manifest.table.height == 12
+    assert manifest.quarantine["uri"].to_list() == [r"cat/\xe9.jpg"]
+    assert "UTF-8" in manifest.quarantine["reason"][0]
+
+
+def test_a_changed_image_is_noticed_however_a_table_spells_its_path(folder, image):
+    (folder / "list.csv").write_text("file\n./cat/01.jpg\ndog//03.jpg\n")
+    before = build_manifest(source(folder / "list.csv"))
+    assert before.table["bytes"].to_list() == [len(image(1)), len(image(3))]
+    (folder / "cat/01.jpg").write_bytes(image(71))
+    after = build_manifest(source(folder / "list.csv"), previous=before)
+    assert after.keys() == [content_key(image(71)), content_key(image(3))]
+
+
+def test_an_image_of_unknown_size_and_date_is_read_again(folder):
+    before = build_manifest(source(folder))
+    zeros = before.table.with_columns(bytes=pl.lit(0, pl.Int64), modified=pl.lit(0, pl.Int64))
+    assert _seen(before.source, replace(before, table=zeros)).is_empty()
+
+
+def test_splits_that_are_not_known_are_refused(folder):
+    table = folder / "list.csv"
+    table.write_text("file,split\ncat/01.jpg,holdout\ncat/02.jpg,TRAIN \ndog/03.jpg,\n")
+    with pytest.raises(SourceError, match=r"not known: 'holdout'\. Write train, training, test"):
+        build_manifest(source(table))
+    manifest = build_manifest(source(table, include=("*/02.jpg", "*/03.jpg")))
+    assert manifest.select("train")["uri"].to_list()[0] == "cat/02.jpg"
+
+
+def test_folders_of_which_only_some_are_splits_are_refused(folder, tmp_path, image):
+    base = tmp_path / "base"
+    for i, name in enumerate(("train", "test", "unlabeled")):
+        shutil.copytree(folder, base / name)
+        (base / name / "cat/01.jpg").write_bytes(image(80 + i))
+    with pytest.raises(SourceError, match=r"splits \(test, train\), but also unlabeled: rename"):
+        build_manifest(source(base, labels="folders"))
+    some = build_manifest(source(base, include=("train/*", "test/*")))
+    assert some.classes == ["cat", "dog"]
+    shutil.rmtree(base / "test")
+    with pytest.raises(SourceError, match="set labels to folders or none"):
+        build_manifest(source(base))
+    assert build_manifest(source(base, labels="folders")).classes == ["train", "unlabeled"]
+    shutil.rmtree(base / "unlabeled")
+    (base / "loose.jpg").write_bytes(image(90))
+    with pytest.raises(SourceError, match=r"but also loose\.jpg"):
+        build_manifest(source(base))
 
 
 def test_progress_reaches_the_total(folder):

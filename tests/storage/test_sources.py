@@ -114,6 +114,34 @@ def test_webdataset_shards(place, image):
     assert build_manifest(source(f"{place.url}/*.tar", labels="none")).classes == []
 
 
+def test_names_with_wildcards_in_them_are_names_first(place, image):
+    base = f"{place.url}/photos [2024]"
+    for i in range(4):
+        place.write(f"photos [2024]/folder/{i}.jpg", image(i))
+        place.write(f"photos [2024]/shard-{i}.tar", tar({f"{i}.jpg": image(i)}))
+    place.write("photos [2024]/a?[1].tar", tar({"9.jpg": image(9)}))
+    place.write("photos [2024]/b[1].parquet", parquet([image(5)]))
+    place.write("photos [2024]/c[1].csv", b"file\nfolder/0.jpg\n")
+    wanted = {"": 4, "/folder": 4, "/shard-*.tar": 4, "/shard-[01].tar": 2, "/a?[1].tar": 1}
+    wanted |= {"/b[1].parquet": 1, "/c[1].csv": 1}
+    for path, count in wanted.items():
+        manifest = build_manifest(source(base + path))
+        assert manifest.table.height == count, path
+        check_reads(manifest)
+
+
+def test_files_of_which_only_some_are_splits_are_refused(place, image):
+    for i, name in enumerate(("train-0", "test-0", "unlabeled-0")):
+        place.write(f"{name}.tar", tar({"x.jpg": image(i)}))
+        place.write(f"{name}.parquet", parquet([image(i)], split=["extra"]))
+    with pytest.raises(SourceError, match=r"test-0\.tar is named after a split, unlabeled-0\.tar"):
+        build_manifest(source(f"{place.url}/*.tar"))
+    some = source(f"{place.url}/*.tar", include=("train*", "test*"))
+    assert len(build_manifest(some).keys("test")) == 1
+    with pytest.raises(SourceError, match="splits that are not known: 'extra'"):
+        build_manifest(source(f"{place.url}/train-0.parquet"))
+
+
 def test_unusable_files_say_what_and_where(place, image):
     place.write("bad.parquet", b"no parquet")
     with pytest.raises(SourceError, match=r"bad\.parquet is no readable Parquet"):
