@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from flows.stages.latents import Latents
 from storage.identity import content_key
 from storage.manifest import ImageReader
+from storage.order import EpochOrder
 from tintem_core.errors import InputError
 from tintem_core.training import Batch
 from tintem_core.views import Pixels, ViewRecipe, decode_image, render_view
@@ -128,23 +129,23 @@ class StepDataset(Dataset[Batch]):
         part: tuple[int, int] = (0, 1),
     ) -> None:
         self._pixels, self._latents, self._tokens, self._labels = pixels, latents, tokens, labels
-        self._seed, self._images = seed, pixels.images
-        batch_size = min(batch_size, self._images)
+        self._order = EpochOrder(rows=pixels.images, seed=seed)
+        batch_size = min(batch_size, pixels.images)
         self._rank, processes = part
         self._share, rest = divmod(batch_size, processes)
         if rest:
             raise InputError(
                 f"{processes} processes cannot share a batch of {batch_size} images evenly: set "
-                f"training.batch_size to a multiple of {processes} (there are {self._images} "
+                f"training.batch_size to a multiple of {processes} (there are {pixels.images} "
                 "training images)."
             )
         self._batch_size = batch_size
-        self.steps_per_epoch = self._images // batch_size
+        self.steps_per_epoch = pixels.images // batch_size
 
     def __getitem__(self, step: int) -> Batch:
         epoch, position = divmod(step, self.steps_per_epoch)
         first = position * self._batch_size + self._rank * self._share
-        rows = self._order(epoch)[first : first + self._share]
+        rows = self._order.at(epoch, np.arange(first, first + self._share))
         views = (rows + epoch) % self._pixels.views
 
         def taken(cached: Latents | None) -> torch.Tensor | None:
@@ -158,10 +159,6 @@ class StepDataset(Dataset[Batch]):
             taken(self._tokens),
             None if self._labels is None else torch.from_numpy(self._labels[rows]),
         )
-
-    def _order(self, epoch: int) -> Indices:
-        key = np.array([self._seed, epoch], dtype=np.uint64)
-        return np.random.Generator(np.random.Philox(key=key)).permutation(self._images)
 
 
 def batches_from(dataset: StepDataset, first: int, total: int, workers: int) -> Iterator[Batch]:
