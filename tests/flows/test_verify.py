@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 from flows.cli import main
 from flows.config import RunConfig, load_config
@@ -22,7 +23,10 @@ from tintem_core.errors import InputError, VerificationError
 
 
 @pytest.fixture
-def extracted(config_file: Path) -> Pipeline:
+def extracted(config_file: Path, settings: dict[str, Any]) -> Pipeline:
+    # Nearly every photo then has a flipped view, whichever are drawn.
+    settings["views"]["recipe"] = {"flip": 0.9}
+    config_file.write_text(yaml.safe_dump(settings))
     pipeline = Pipeline(load_config(config_file))
     assert pipeline.extracted
     return pipeline
