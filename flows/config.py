@@ -47,6 +47,9 @@ class CacheConfig(BaseModel, frozen=True, extra="forbid"):
         "float16", description="float16, int8 with one scale per row, or float32"
     )
     tokens: bool = Field(False, description="store patch tokens too (for the local term)")
+    keep_mapped: bool = Field(
+        False, description="store patch tokens mapped to the student's width, not the teacher's"
+    )
     rows_per_shard: int | None = Field(
         None, ge=1, description="images per shard; null: about 32 MiB per shard"
     )
@@ -60,6 +63,11 @@ class CacheConfig(BaseModel, frozen=True, extra="forbid"):
         8, ge=1, description="cached views embedded again before a training, to test the cache"
     )
     truth_cosine: float = Field(0.999, gt=0, le=1, description="what each of them must reach")
+
+    @property
+    def full_tokens(self) -> bool:
+        """Whether patch tokens are stored as the teacher gives them."""
+        return self.tokens and not self.keep_mapped
 
 
 class EvaluationConfig(BaseModel, frozen=True, extra="forbid"):
@@ -126,6 +134,32 @@ class RunConfig(BaseModel, frozen=True, extra="forbid"):
             raise ValueError(f"two datasets are named '{twice[0]}': give each its own name")
         if {"train", "test"} & set(names[1:]):
             raise ValueError("an OOD set cannot be named 'train' or 'test': these are splits")
+        return self
+
+    @model_validator(mode="after")
+    def _mapped_tokens_suffice(self) -> "RunConfig":
+        if not self.cache.keep_mapped:
+            return self
+        if not self.cache.tokens:
+            raise ValueError(
+                "cache.keep_mapped is about patch tokens, which are not cached: "
+                "set cache.tokens to true"
+            )
+        if self.mapping.fit == "joint":
+            raise ValueError(
+                "cache.keep_mapped stores tokens through a finished mapping, mapping.fit 'joint' "
+                "changes it in every step: set mapping.fit to once"
+            )
+        if self.training.objective != "tintem":
+            raise ValueError(
+                f"training.objective '{self.training.objective}' does not learn from mapped "
+                "tokens: set cache.keep_mapped to false"
+            )
+        if self.other_teachers:
+            raise ValueError(
+                "cache.keep_mapped maps the tokens of one teacher, but other_teachers names more: "
+                "set cache.keep_mapped to false"
+            )
         return self
 
     @model_validator(mode="after")

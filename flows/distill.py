@@ -49,9 +49,14 @@ def index_flow(config: RunConfig) -> dict[str, int]:
 
 @flow(name="extract", flow_run_name="extract {config.data.name} {config.teacher.model}")
 def extract_flow(config: RunConfig) -> list[str]:
-    """Embed all views with the teacher; returns the ids of the feature caches."""
+    """Embed all views with the teacher; returns the ids of the feature caches.
+
+    With cache.keep_mapped the mapping is fitted on the way, as tokens are stored through it.
+    """
     with _pipeline(config) as pipeline:
-        return [pipeline.extracted.views, *pipeline.extracted.evaluation.values()]
+        stored = pipeline.stored
+        mapped = [] if stored.mapped_tokens is None else [stored.mapped_tokens]
+        return [stored.views, *stored.evaluation.values(), *mapped]
 
 
 @flow(name="map", flow_run_name="map {config.data.name}")

@@ -11,10 +11,10 @@ from flows.rates import decoded_images, embedded_views, trained_images
 from flows.scale import Dtype, footprint, slowest
 from flows.stages.batches import ViewSource
 from flows.stages.datasets import Dataset
-from flows.stages.extract import Wanted, wanted_caches
-from flows.stages.fit import mapping_spec
+from flows.stages.extract import Wanted, wanted_caches, wanted_mapped_tokens
+from flows.stages.fit import mapping_name, mapping_spec, mapping_width
 from flows.stages.preflight import preflight
-from flows.stages.results import latents_identity
+from flows.stages.results import latents_identity, targets_identity
 from flows.stages.teacher import choose_device, load_teacher
 from flows.stages.train import student_spec
 from storage.cache import FeatureCache
@@ -23,7 +23,7 @@ from storage.errors import MissingObjectError
 from storage.root import Root, open_root
 from storage.source import open_source
 from storage.spec import KindSpec
-from tintem_core.students import natural_width
+from tintem_core.teachers import Teacher
 
 
 @dataclass(frozen=True)
@@ -93,11 +93,17 @@ def plan(config: RunConfig) -> Plan:
     root = open_root(config.root)
     device = choose_device(config.runtime.device)
     teachers = [load_teacher(each, device) for each in config.teachers]
-    width = config.mapping.width or natural_width(config.student)
+    width = mapping_width(config)
     photos = {s.name: list_photos(root, s) for s in (config.data, *config.evaluation.ood)}
     data = photos[config.data.name]
     wanted = [want for teacher in teachers for want in wanted_caches(config, teacher)]
     work = [_work(root, want, photos[want.source.name]) for want in wanted]
+    latents, tokens = _latents(config, wanted), None
+    choices = _choices(config, work, teachers[0].describe())
+    if config.cache.keep_mapped:
+        tokens = _mapped_tokens(root, config, teachers[0], data, latents)
+        choices += (_mapped_choice(config, work, tokens),)
+        work.append(tokens)
     needed = sum(
         footprint(
             w.want.spec.kinds, w.missing, w.want.spec.views, config.cache.rows_per_shard
@@ -121,7 +127,8 @@ def plan(config: RunConfig) -> Plan:
     )
     batch = max(1, min(config.training.batch_size, data.train))
     steps = config.training.epochs * (data.train // batch)
-    reused = _reused(root, config, data, _latents(config, wanted), width)
+    targets = targets_identity(latents, None if tokens is None else tokens.want.spec.id)
+    reused = _reused(root, config, data, latents, targets)
     return Plan(
         root=root.url,
         device=device,
@@ -129,7 +136,7 @@ def plan(config: RunConfig) -> Plan:
         photos_exact=all(found.exact for found in photos.values()),
         views=sum(w.views for w in work),
         views_reused=sum(w.done * w.want.spec.views for w in work),
-        choices=_choices(config, work, teachers[0].describe()),
+        choices=choices,
         bytes_needed=needed,
         bytes_free=free_bytes(root),
         write_bytes_rate=disk.write,
@@ -192,10 +199,36 @@ def _choices(
                     shards=sum(size.shards for size in sizes),
                     bytes=sum(size.bytes for size in sizes),
                     objects=sum(size.objects for size in sizes),
-                    chosen=(tokens, dtype) == (config.cache.tokens, config.cache.dtype),
+                    chosen=not config.cache.keep_mapped
+                    and (tokens, dtype) == (config.cache.tokens, config.cache.dtype),
                 )
             )
     return tuple(found)
+
+
+def _mapped_tokens(
+    root: Root, config: RunConfig, teacher: Teacher, data: Photos, latents: dict[str, object]
+) -> Work:
+    """Return the cache of mapped tokens; other photos have another mapping, and nothing of it."""
+    if not data.exact or data.previous is None:
+        return Work(wanted_mapped_tokens(config, teacher, ""), data.count("train"), 0)
+    spec = mapping_spec(config, latents, Dataset(data.previous), mapping_width(config))
+    return _work(root, wanted_mapped_tokens(config, teacher, mapping_name(config, spec)), data)
+
+
+def _mapped_choice(config: RunConfig, work: list[Work], mapped_tokens: Work) -> Choice:
+    sizes = [
+        footprint(w.want.spec.kinds, w.photos, w.want.spec.views, config.cache.rows_per_shard)
+        for w in (*work, mapped_tokens)
+    ]
+    return Choice(
+        stored="global + mapped tokens",
+        dtype=config.cache.dtype,
+        shards=sum(size.shards for size in sizes),
+        bytes=sum(size.bytes for size in sizes),
+        objects=sum(size.objects for size in sizes),
+        chosen=True,
+    )
 
 
 def _latents(config: RunConfig, wanted: list[Wanted]) -> dict[str, object]:
@@ -206,17 +239,21 @@ def _latents(config: RunConfig, wanted: list[Wanted]) -> dict[str, object]:
 
 
 def _reused(
-    root: Root, config: RunConfig, data: Photos, latents: dict[str, object], width: int
+    root: Root,
+    config: RunConfig,
+    data: Photos,
+    latents: dict[str, object],
+    targets: dict[str, object],
 ) -> tuple[str, ...]:
     """Name the stages whose results are there; only known where no photo has changed."""
     if not data.exact or data.previous is None:
         return ()
     known = Dataset(data.previous)
-    mapped = _ids(root, "mappings", mapping_spec(config, latents, known, width))
+    mapped = _ids(root, "mappings", mapping_spec(config, latents, known, mapping_width(config)))
     trained = [
         student
         for mapping_id in mapped
-        for student in _ids(root, "students", student_spec(config, latents, known, mapping_id))
+        for student in _ids(root, "students", student_spec(config, targets, known, mapping_id))
     ]
     return (*(["mapping"] if mapped else []), *(["student"] if trained else []))
 

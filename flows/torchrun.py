@@ -60,7 +60,7 @@ def train_together(config: RunConfig) -> Trained:
     """Train the run's student with all processes of the group."""
     pipeline = Pipeline(config)
     prepared = from_main(
-        (pipeline.indexed, pipeline.extracted, pipeline.mapped) if is_main() else None
+        (pipeline.indexed, pipeline.stored, pipeline.mapped) if is_main() else None
     )
     return train(config, pipeline.root, *prepared)
 

@@ -9,10 +9,13 @@ from rich.table import Table
 from flows.config import RunConfig, load_config
 from flows.stages.datasets import Dataset
 from flows.stages.extract import Wanted, recompute, source_of, wanted_caches
+from flows.stages.fit import through_mapping
 from flows.stages.index import index
+from flows.stages.mapped_tokens import known_mapped_tokens
 from flows.stages.teacher import load_teacher
 from flows.stages.truth import Truth, measure_truth
 from flows.status import open_existing
+from storage.artifact import read_record
 from storage.cache import FeatureCache
 from storage.errors import CacheFormatError, CorruptError, MissingObjectError
 from storage.manifest import Manifest
@@ -112,6 +115,8 @@ def _targets(
         wanted = {
             want.spec.id: want for teacher in teachers for want in wanted_caches(config, teacher)
         }
+        if mapped_tokens := known_mapped_tokens(config, root, teachers[0]):
+            wanted[mapped_tokens.spec.id] = mapped_tokens
     else:
         wanted = dict.fromkeys(root.folders("caches"))
     if cache_id is None:
@@ -158,7 +163,17 @@ def _with_truth(
         keys=tuple(source.keys[i] for i in there),
         uris=tuple(source.uris[i] for i in there),
     )
-    return replace(verdict, truth=measure_truth(config, cache, source, teacher=want.teacher))
+    through = None
+    if want.mapping is not None:
+        if read_record(root, "mappings", want.mapping) is None:
+            return replace(verdict, note="no truth test: the mapping is gone")
+        try:
+            through = through_mapping(config, root, want.mapping)
+        except CorruptError as error:
+            file = f"mappings/{want.mapping}"
+            return replace(verdict, problems=(Problem(None, file, str(error)),))
+    truth = measure_truth(config, cache, source, teacher=want.teacher, through=through)
+    return replace(verdict, truth=truth)
 
 
 def verdict_table(verdicts: Sequence[Verdict]) -> Table:

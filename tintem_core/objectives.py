@@ -63,7 +63,10 @@ class ObjectiveConfig(BaseModel, frozen=True, extra="forbid"):
 
 @dataclass(frozen=True)
 class Targets:
-    """What is known about a batch: latents (B, D), maybe tokens (B, T, D), labels (B,) int64."""
+    """What is known about a batch: latents (B, D), maybe tokens (B, T, D), labels (B,) int64.
+
+    Tokens are (B, T, K) for an objective that was told so: see :class:`MatchMapped`.
+    """
 
     latents: Tensor
     tokens: Tensor | None = None
@@ -104,12 +107,19 @@ class MatchMapped(Objective):
         mapping: h; trained in the same step if ``joint`` is given.
         joint: how h is fitted, or None for a frozen h.
         settings: the local term's weight and form.
+        tokens_are_mapped: whether the targets' tokens come as h(t), (B, T, K).
     """
 
     def __init__(
-        self, mapping: Mapping, joint: MappingConfig | None, settings: ObjectiveConfig
+        self,
+        mapping: Mapping,
+        joint: MappingConfig | None,
+        settings: ObjectiveConfig,
+        *,
+        tokens_are_mapped: bool = False,
     ) -> None:
         super().__init__()
+        self._tokens_are_mapped = tokens_are_mapped
         self.mapping = mapping.requires_grad_(joint is not None)
         self._joint, self._settings = joint, settings
 
@@ -117,7 +127,10 @@ class MatchMapped(Objective):
         loss = self._term(embedding_BK, targets.latents, per_token=False)
         if tokens_BTK is not None and targets.tokens is not None:
             per_token = self._settings.local_per_token
-            local = self._term(tokens_BTK, targets.tokens, per_token=per_token)
+            if self._tokens_are_mapped:
+                local = cosine_student_loss(tokens_BTK, targets.tokens, per_token)
+            else:
+                local = self._term(tokens_BTK, targets.tokens, per_token=per_token)
             loss = loss + self._settings.local_weight * local
         return loss
 
@@ -206,6 +219,7 @@ def build_objective(
     *,
     classes: int = 0,
     seed: int = 0,
+    tokens_are_mapped: bool = False,
 ) -> Objective:
     """Build an objective with reproducible initial weights.
 
@@ -215,13 +229,14 @@ def build_objective(
         joint: how h is fitted in the student's step; None for a mapping fitted before.
         classes: number of labels, for `supervised`.
         seed: of the head's initial weights.
+        tokens_are_mapped: see :class:`MatchMapped`; for `tintem` alone.
 
     Raises:
         InputError: `supervised` with fewer than two classes.
     """
     dim, width = mapping.linear.in_features, mapping.linear.out_features
     if settings.objective == "tintem":
-        return MatchMapped(mapping, joint, settings)
+        return MatchMapped(mapping, joint, settings, tokens_are_mapped=tokens_are_mapped)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if settings.objective == "supervised":

@@ -5,7 +5,7 @@ Legend: ``B`` batch, ``T`` tokens, ``D`` teacher width, ``S`` side in pixels.
 
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -103,12 +103,20 @@ class Teacher:
         assert out.tokens is not None
         return {"global": out.embedding.shape[1:], "tokens": out.tokens.shape[1:]}
 
-    def embed(self, pixels: Pixels, *, tokens: bool = False) -> Embeddings:
+    def embed(
+        self,
+        pixels: Pixels,
+        *,
+        tokens: bool = False,
+        through: Callable[[Tensor], Tensor] | None = None,
+    ) -> Embeddings:
         """Embed a batch, in smaller pieces when the device's memory does not hold it at once.
 
         Args:
             pixels: RGB, uint8, shape (B, S, S, 3).
             tokens: whether patch tokens are wanted too.
+            through: (B, T, C) float32 to (B, T, K), on the device: tokens are copied to the host
+                only after it.
 
         Returns:
             Float32 arrays in the order of ``pixels``.
@@ -119,7 +127,7 @@ class Teacher:
             # Read once: several threads embed at the same time, and any of them may halve it.
             size = self._batch_size
             try:
-                pieces.append(self._forward(pixels[start : start + size], tokens))
+                pieces.append(self._forward(pixels[start : start + size], tokens, through))
                 start += size
             except torch.cuda.OutOfMemoryError:
                 if size == 1:
@@ -135,13 +143,17 @@ class Teacher:
         )
 
     @torch.inference_mode()
-    def _forward(self, pixels: Pixels, tokens: bool) -> Embeddings:
+    def _forward(
+        self, pixels: Pixels, tokens: bool, through: Callable[[Tensor], Tensor] | None
+    ) -> Embeddings:
         with self._own_stream():
             batch = to_float(torch.from_numpy(pixels), self.device)
             with autocast(self.device, self.config.precision):
                 if not tokens:
                     return Embeddings(_numpy(self._backbone(batch)), None)
                 embedding, patch_tokens = self._backbone.forward_with_tokens(batch)
+            if through is not None:
+                patch_tokens = through(patch_tokens.float())
             return Embeddings(_numpy(embedding), _numpy(patch_tokens))
 
     def _own_stream(self) -> AbstractContextManager[Any]:

@@ -11,6 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from flows.stages.batches import ViewSource
 from storage.cache import FeatureCache, ShardTask
@@ -18,6 +19,7 @@ from tintem_core.teachers import Teacher
 from tintem_core.views import Pixels
 
 Arrays = dict[str, NDArray[np.float32]]
+Transform = Callable[[Tensor], Tensor]
 # Shards kept in memory while they wait to be written.
 _UNWRITTEN = 2
 
@@ -30,6 +32,7 @@ def embed_shards(
     decode_threads: int | None,
     advance: Callable[[int], None],
     check_first: Callable[[Arrays], None] = lambda _: None,
+    through: Transform | None = None,
 ) -> None:
     """Compute and store whole shards.
 
@@ -41,6 +44,7 @@ def embed_shards(
         decode_threads: threads that decode and cut; None for one per core.
         advance: called with the number of views embedded.
         check_first: called with the first batch, (V, N, ...) by kind, before anything is stored.
+        through: what tokens go through on the device; see :meth:`Teacher.embed`.
     """
     views = cache.spec.views
     batch = max(1, teacher.config.batch_size // views)
@@ -64,7 +68,9 @@ def embed_shards(
                     images = min(batch, len(task.keys) - start)
                     pixels = teacher.pixel_buffer(images * views)
                     np.concatenate(list(itertools.islice(decoded, images)), out=pixels)
-                    piece = embedders.submit(_embed_into, arrays, start, teacher, pixels, views)
+                    piece = embedders.submit(
+                        _embed_into, arrays, start, teacher, pixels, views, through
+                    )
                     pieces.append(piece)
                     embedding.append(piece)
                     if len(embedding) == ahead:
@@ -92,12 +98,19 @@ def _empty(cache: FeatureCache, images: int) -> Arrays:
     }
 
 
-def _embed_into(arrays: Arrays, start: int, teacher: Teacher, pixels: Pixels, views: int) -> int:
+def _embed_into(
+    arrays: Arrays,
+    start: int,
+    teacher: Teacher,
+    pixels: Pixels,
+    views: int,
+    through: Transform | None,
+) -> int:
     """Embed image-major views (N·V, S, S, 3) into (V, N, ...) arrays; returns how many."""
-    found = teacher.embed(pixels, tokens="tokens" in arrays)
+    found = teacher.embed(pixels, tokens="tokens" in arrays, through=through)
     stop = start + len(pixels) // views
     for kind, rows in (("global", found.embedding), ("tokens", found.tokens)):
-        if rows is not None:
+        if rows is not None and kind in arrays:
             arrays[kind][:, start:stop] = rows.reshape(-1, views, *rows.shape[1:]).swapaxes(0, 1)
     return len(pixels)
 

@@ -1,7 +1,8 @@
 """Stage 2: teacher embeddings, once, into the feature cache."""
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 from flows.config import RunConfig
 from flows.disk import require_space
@@ -11,6 +12,8 @@ from flows.scale import footprint, rows_per_shard
 from flows.stages.batches import ViewSource
 from flows.stages.datasets import Dataset
 from flows.stages.embed import embed_shards
+from flows.stages.fit import mapping_width, through_mapping
+from flows.stages.latents import require_one_width
 from flows.stages.results import Extracted, Indexed, TeacherCaches
 from flows.stages.stored import check_stored
 from flows.stages.teacher import load_teacher
@@ -31,6 +34,8 @@ class Wanted:
     split: str | None
     recipe: ViewRecipe
     spec: CacheSpec
+    mapping: str | None = None
+    """The stored mapping that tokens go through; None: they are kept as the teacher gives them."""
 
 
 def wanted_caches(config: RunConfig, teacher: Teacher) -> list[Wanted]:
@@ -44,6 +49,28 @@ def wanted_caches(config: RunConfig, teacher: Teacher) -> list[Wanted]:
         want(config.data, "train", config.views.recipe, config.views.count),
         *(want(source, None, EVAL, 1) for source in (config.data, *config.evaluation.ood)),
     ]
+
+
+def wanted_mapped_tokens(config: RunConfig, teacher: Teacher, mapping_id: str) -> Wanted:
+    """Return the cache of the training views' tokens, mapped to the student's width.
+
+    Raises:
+        InputError: if tokens and embedding differ in width.
+    """
+    latents = wanted_caches(config, teacher)[0]
+    shapes = teacher.describe()
+    count, width = shapes["tokens"]
+    require_one_width(width, shapes["global"][-1])
+    tokens = KindSpec(
+        shape=(count, mapping_width(config)), dims=("token", "feature"), dtype=config.cache.dtype
+    )
+    spec = CacheSpec(
+        slug=f"{latents.spec.slug}-mapped",
+        content={**latents.spec.content, "mapping": mapping_id},
+        views=latents.spec.views,
+        kinds={"tokens": tokens},
+    )
+    return replace(latents, spec=spec, mapping=mapping_id)
 
 
 def extract(config: RunConfig, root: Root, indexed: Indexed) -> Extracted:
@@ -62,7 +89,7 @@ def _extract(
 ) -> tuple[str, dict[str, str], int]:
     """Return one teacher's caches: training views, evaluation by dataset, shards computed."""
     views, *evaluation = wanted_caches(config, load_teacher(teacher, config.runtime.device))
-    computed = sum(_ensure(config, root, want, indexed) for want in (views, *evaluation))
+    computed = sum(ensure(config, root, want, indexed) for want in (views, *evaluation))
     return views.spec.id, {want.source.name: want.spec.id for want in evaluation}, computed
 
 
@@ -74,7 +101,7 @@ def recompute(
     A shard of which an image is no longer among the run's cannot: its other images get a new
     shard when the extraction runs the next time.
     """
-    return _ensure(config, root, want, indexed, shards)
+    return ensure(config, root, want, indexed, shards)
 
 
 def cache_spec(
@@ -85,7 +112,7 @@ def cache_spec(
     kinds = {
         "global": KindSpec(shape=shapes["global"], dims=("feature",), dtype=config.cache.dtype)
     }
-    if config.cache.tokens and recipe != EVAL:
+    if config.cache.full_tokens and recipe != EVAL:
         kinds["tokens"] = KindSpec(
             shape=shapes["tokens"], dims=("token", "feature"), dtype=config.cache.dtype
         )
@@ -129,14 +156,23 @@ def _source(
     )
 
 
-def _ensure(
+def ensure(
     config: RunConfig,
     root: Root,
     want: Wanted,
     indexed: Indexed,
     only: Collection[int] | None = None,
+    beside: Mapping[str, Any] | None = None,
 ) -> int:
-    """Compute the missing shards of one cache; return how many there were."""
+    """Compute the missing shards of one cache; return how many there were.
+
+    Args:
+        only: of these shards; None: of all.
+        beside: what a new cache's provenance says besides.
+
+    Raises:
+        InputError: if the mapping that tokens go through is not there.
+    """
     dataset = indexed.dataset(want.source.name)
     keys = dataset.keys(want.split)
     spec = want.spec
@@ -144,22 +180,27 @@ def _ensure(
         root,
         spec,
         rows_per_shard=config.cache.rows_per_shard or rows_per_shard(spec, len(keys)),
-        provenance=provenance(),
+        provenance={**provenance(), **(beside or {})},
     )
     tasks = [task for task in cache.plan(keys) if only is None or task.shard in only]
     total = len(keys) * spec.views
+    title = f"{dataset.name} ({want.recipe.name})"
+    if want.teacher != config.teacher:
+        title += f" for {want.teacher.model}"
+    if want.mapping is not None:
+        title += ", mapped tokens"
     missing = sum(len(task.keys) for task in tasks) * spec.views
     if missing < total:
         which = f"{total:,}" if not missing else f"{total - missing:,} of {total:,}"
-        reporter().note(f"{dataset.name} ({want.recipe.name}): {which} views reused")
+        reporter().note(f"{title}: {which} views reused")
     if not tasks:
         return 0
     needed = footprint(spec.kinds, missing // spec.views, spec.views, cache.layout.rows_per_shard)
     require_space(root, needed.bytes, f"the feature cache of {dataset.name}")
     source = source_of(config, dataset, want)
-    title = f"{dataset.name} ({want.recipe.name})"
-    if want.teacher != config.teacher:
-        title += f" for {want.teacher.model}"
+    through = None
+    if want.mapping is not None:
+        through = through_mapping(config, root, want.mapping)
     with reporter().track(f"Extract {title}", missing, "views") as advance:
         teacher = load_teacher(want.teacher, config.runtime.device)
         embed_shards(
@@ -170,5 +211,6 @@ def _ensure(
             config.runtime.decode_threads,
             advance,
             lambda arrays: check_stored(spec, arrays, config.cache.stored_cosine, title),
+            through,
         )
     return len(tasks)

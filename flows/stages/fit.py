@@ -11,6 +11,7 @@ from flows.config import RunConfig
 from flows.provenance import provenance
 from flows.reporting import reporter
 from flows.stages.datasets import Dataset
+from flows.stages.embed import Transform
 from flows.stages.latents import (
     Latents,
     evaluation_latents,
@@ -18,9 +19,11 @@ from flows.stages.latents import (
     training_tokens,
 )
 from flows.stages.results import Extracted, Indexed, Mapped
+from flows.stages.teacher import choose_device
 from storage.artifact import read_file, read_record, write_artifact
 from storage.identity import make_id
 from storage.root import Root
+from tintem_core.errors import InputError
 from tintem_core.mapping import (
     FittedMapping,
     Mapping,
@@ -36,9 +39,9 @@ _TENSORS = "mapping.safetensors"
 
 def fit(config: RunConfig, root: Root, indexed: Indexed, extracted: Extracted) -> Mapped:
     """Make sure that the mapping exists; held-out photos tell how well it keeps angles."""
-    width = config.mapping.width or natural_width(config.student)
+    width = mapping_width(config)
     spec = mapping_spec(config, extracted.identity(), indexed.data, width)
-    mapping_id = make_id(f"{config.mapping.objective}-{width}-{config.data.name}", spec)
+    mapping_id = mapping_name(config, spec)
     record = read_record(root, "mappings", mapping_id)
     if record is not None:
         reporter().note(f"mapping {mapping_id}: reused")
@@ -46,7 +49,12 @@ def fit(config: RunConfig, root: Root, indexed: Indexed, extracted: Extracted) -
 
     keys = indexed.data.keys("train")
     train = training_latents(root, extracted, keys)
-    tokens = training_tokens(root, extracted, keys) if config.cache.tokens else None
+    tokens = training_tokens(root, extracted, keys) if config.cache.full_tokens else None
+    if config.cache.keep_mapped:
+        reporter().note(
+            "the mapping is fitted on global embeddings alone: with cache.keep_mapped there are "
+            "no tokens yet to fit it on"
+        )
     rows, dim = train.views * len(train), train.shape[-1]
     if config.mapping.fit == "joint":
         mapping = start_mapping(config.mapping, _sampler(train), rows, dim, width)
@@ -97,11 +105,41 @@ def mapping_spec(
     }
 
 
+def mapping_width(config: RunConfig) -> int:
+    """Return K: what the config says, or the student's own width."""
+    return config.mapping.width or natural_width(config.student)
+
+
+def mapping_name(config: RunConfig, spec: dict[str, object]) -> str:
+    """Return the id of a mapping with a :func:`mapping_spec`."""
+    return make_id(f"{config.mapping.objective}-{spec['width']}-{config.data.name}", spec)
+
+
 def load_mapping(config: RunConfig, root: Root, mapped: Mapped) -> Mapping:
     """Load a stored mapping, frozen; of a joint fit, where it starts."""
     tensors = load(read_file(root, "mappings", mapped.id, _TENSORS))
     dim, width = mapped.record["teacher_width"], mapped.record["spec"]["width"]
     return Mapping.from_state(config.mapping, dim, width, tensors).eval().requires_grad_(False)
+
+
+def through_mapping(config: RunConfig, root: Root, mapping_id: str) -> Transform:
+    """Return a stored mapping as what tokens go through, on the run's device.
+
+    Raises:
+        InputError: if it is not there.
+    """
+    record = read_record(root, "mappings", mapping_id)
+    if record is None:
+        raise InputError(
+            f"{root.url} holds no mapping {mapping_id}, which the cached tokens went through: "
+            "`tintem map CONFIG.yaml` fits it again."
+        )
+    device = choose_device(config.runtime.device)
+    mapping = load_mapping(config, root, Mapped(mapping_id, record, reused=True)).to(device)
+    if device.startswith("cuda"):
+        # The threads that embed have streams of their own, which do not wait for this copy.
+        torch.cuda.synchronize(device)
+    return mapping
 
 
 def joint_start(config: RunConfig, mapping: Mapping) -> Mapping:

@@ -66,19 +66,25 @@ def training_latents(
 
 
 def training_tokens(root: Root, extracted: Extracted, keys: Sequence[str]) -> Latents:
-    """Open the patch tokens of the training views.
+    """Open the patch tokens of the training views, mapped where the run keeps them so.
 
     Raises:
         InputError: if tokens and embedding differ in width, so that one mapping cannot serve both.
     """
+    if extracted.mapped_tokens is not None:
+        return FeatureCache.open(root, extracted.mapped_tokens).reader(keys, "tokens")
     tokens = training_latents(root, extracted, keys, "tokens")
-    width = training_latents(root, extracted, keys).shape[-1]
-    if tokens.shape[-1] != width:
+    require_one_width(tokens.shape[-1], training_latents(root, extracted, keys).shape[-1])
+    return tokens
+
+
+def require_one_width(tokens: int, embedding: int) -> None:
+    """Raises InputError where one mapping cannot serve both."""
+    if tokens != embedding:
         raise InputError(
-            f"the teacher's tokens are {tokens.shape[-1]} wide, its embedding {width}: one mapping "
+            f"the teacher's tokens are {tokens} wide, its embedding {embedding}: one mapping "
             "cannot serve both. Set cache.tokens to false, or choose another teacher."
         )
-    return tokens
 
 
 def evaluation_latents(

@@ -8,6 +8,7 @@ from flows.stages.export import export
 from flows.stages.extract import extract
 from flows.stages.fit import fit
 from flows.stages.index import index
+from flows.stages.mapped_tokens import keep_mapped_tokens
 from flows.stages.results import Evaluated, Exported, Extracted, Indexed, Mapped, Trained
 from flows.stages.train import train
 from storage.root import Root, open_root
@@ -39,8 +40,15 @@ class Pipeline:
         return fit(self.config, self.root, self.indexed, self.extracted)
 
     @cached_property
+    def stored(self) -> Extracted:
+        """All caches; those of tokens through the mapping need the mapping first."""
+        if not self.config.cache.keep_mapped:
+            return self.extracted
+        return keep_mapped_tokens(self.config, self.root, self.indexed, self.extracted, self.mapped)
+
+    @cached_property
     def trained(self) -> Trained:
-        return train(self.config, self.root, self.indexed, self.extracted, self.mapped)
+        return train(self.config, self.root, self.indexed, self.stored, self.mapped)
 
     @cached_property
     def evaluated(self) -> Evaluated:

@@ -35,6 +35,11 @@ def latents_identity(views: str, others: Sequence[tuple[str, float]]) -> dict[st
     return {"cache": views, "others": [list(other) for other in others]}
 
 
+def targets_identity(latents: dict[str, object], mapped_tokens: str | None) -> dict[str, object]:
+    """Return what a student learns from: latents, and mapped tokens where these are kept."""
+    return latents if mapped_tokens is None else {**latents, "mapped_tokens": mapped_tokens}
+
+
 @dataclass(frozen=True)
 class TeacherCaches:
     """What one of the other teachers of a run left: see :class:`Extracted`."""
@@ -53,6 +58,8 @@ class Extracted:
     evaluation: dict[str, str]
     reused: bool
     others: tuple[TeacherCaches, ...] = ()
+    mapped_tokens: str | None = None
+    """With cache.keep_mapped, the cache of the training views' tokens through the mapping."""
 
     def identity(self) -> dict[str, object]:
         """Return which training latents these are."""

@@ -19,9 +19,9 @@ from flows.stages.batches import PixelStore, StepDataset, batches_from
 from flows.stages.checkpoints import continue_from_newest, drop_checkpoints, save_checkpoint
 from flows.stages.datasets import Dataset
 from flows.stages.extract import view_source
-from flows.stages.fit import joint_start, load_mapping
+from flows.stages.fit import joint_start, load_mapping, through_mapping
 from flows.stages.latents import training_latents, training_tokens
-from flows.stages.results import Extracted, Indexed, Mapped, Trained
+from flows.stages.results import Extracted, Indexed, Mapped, Trained, targets_identity
 from flows.stages.teacher import choose_device, read_tensors
 from flows.stages.truth import truth_test
 from storage.artifact import read_file, read_record, write_artifact
@@ -40,12 +40,12 @@ _TENSORS, _OBJECTIVE, _HISTORY = "student.safetensors", "objective.safetensors",
 
 
 def student_spec(
-    config: RunConfig, latents: dict[str, object], data: Dataset, mapping_id: str
+    config: RunConfig, targets: dict[str, object], data: Dataset, mapping_id: str
 ) -> dict[str, object]:
     """Return everything that determines a student's weights.
 
     Args:
-        latents: see :meth:`Extracted.identity`.
+        targets: see :func:`targets_identity`.
         data: the images to learn from.
         mapping_id: the mapping.
 
@@ -57,7 +57,7 @@ def student_spec(
         # The bytes count, not the place.
         student["weights"] = file_digest(initial_weights(config))
     return {
-        **latents,
+        **targets,
         "images": data.digest("train", labels=config.training.objective == "supervised"),
         "mapping": mapping_id,
         "student": student,
@@ -90,7 +90,8 @@ def train(
         VerificationError: if a teacher no longer gives what its cache holds.
         InputError: if the student cannot be built, or its objective lacks labels or tokens.
     """
-    spec = student_spec(config, extracted.identity(), indexed.data, mapped.id)
+    targets = targets_identity(extracted.identity(), extracted.mapped_tokens)
+    spec = student_spec(config, targets, indexed.data, mapped.id)
     student_id = make_id(f"{config.student.model}-{config.data.name}", spec)
     record = from_main(read_record(root, "students", student_id))
     if record is not None:
@@ -106,7 +107,7 @@ def train(
             f"{config.training.epochs} epochs, with a learning-rate schedule of its own"
         )
     if is_main():
-        _truth_test(config, root, indexed, extracted)
+        _truth_test(config, root, indexed, extracted, mapped)
     classes = class_numbers(indexed)[1] if config.training.objective == "supervised" else ()
     device = choose_device(config.runtime.device)
     dataset = _dataset(config, root, indexed, extracted)
@@ -197,12 +198,18 @@ def class_numbers(indexed: Indexed) -> tuple[NDArray[np.int64], tuple[str, ...]]
     return np.array([numbers[label] for label in named], np.int64), classes
 
 
-def _truth_test(config: RunConfig, root: Root, indexed: Indexed, extracted: Extracted) -> None:
+def _truth_test(
+    config: RunConfig, root: Root, indexed: Indexed, extracted: Extracted, mapped: Mapped
+) -> None:
     source = view_source(config, indexed.data, "train")
     caches = [extracted.views, *(other.views for other in extracted.others)]
     for teacher, cache in zip(config.teachers, caches, strict=True):
         opened = FeatureCache.open(root, cache)
         truth_test(config, opened, source, config.training.seed, teacher)
+    if extracted.mapped_tokens is not None:
+        opened = FeatureCache.open(root, extracted.mapped_tokens)
+        through = through_mapping(config, root, mapped.id)
+        truth_test(config, opened, source, config.training.seed, through=through)
 
 
 def _dataset(config: RunConfig, root: Root, indexed: Indexed, extracted: Extracted) -> StepDataset:
@@ -279,6 +286,7 @@ def _objective(config: RunConfig, root: Root, mapped: Mapped, classes: int) -> O
         joint,
         classes=classes,
         seed=config.training.seed,
+        tokens_are_mapped=config.cache.keep_mapped,
     )
 
 

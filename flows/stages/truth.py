@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from flows.config import RunConfig
 from flows.reporting import reporter
 from flows.stages.batches import ViewSource
+from flows.stages.embed import Transform
 from flows.stages.teacher import load_teacher
 from storage.cache import FeatureCache
 from tintem_core.errors import VerificationError
@@ -42,6 +43,7 @@ def measure_truth(
     source: ViewSource,
     seed: int | None = None,
     teacher: TeacherConfig | None = None,
+    through: Transform | None = None,
 ) -> Truth:
     """Run the teacher again on a few random cached views, every other one flipped where any is.
 
@@ -51,6 +53,7 @@ def measure_truth(
         source: renders the views; all of its images are in the cache.
         seed: of the choice of images and views; None: others every time.
         teacher: whose cache it is; None: the run's first teacher's.
+        through: what the cached tokens went through.
     """
     rng = np.random.default_rng(seed)
     count = min(config.cache.truth_images, len(source.keys))
@@ -64,7 +67,7 @@ def measure_truth(
     cosines = {
         kind: row_cosines(fresh, cache.reader(source.keys, kind).take(views_B, rows_B))
         for kind, fresh in _embed_again(
-            config, teacher or config.teacher, cache, source, rows_B, views_B
+            config, teacher or config.teacher, cache, source, rows_B, views_B, through
         ).items()
     }
     # Against NaN: argmin finds it first.
@@ -89,13 +92,14 @@ def truth_test(
     source: ViewSource,
     seed: int,
     teacher: TeacherConfig | None = None,
+    through: Transform | None = None,
 ) -> None:
     """Stop what would learn from a cache that no longer tells the truth.
 
     Raises:
         VerificationError: if a cosine is below ``cache.truth_cosine``.
     """
-    truth = measure_truth(config, cache, source, seed, teacher)
+    truth = measure_truth(config, cache, source, seed, teacher, through)
     if not truth.holds:
         raise VerificationError(
             f"the cache does not tell the truth: {truth.worst} has cosine {truth.smallest:.4f} to "
@@ -115,6 +119,7 @@ def _embed_again(
     source: ViewSource,
     rows_B: NDArray[np.int64],
     views_B: NDArray[np.int64],
+    through: Transform | None,
 ) -> dict[str, NDArray[np.float32]]:
     size = teacher_config.image_size
     pixels = np.concatenate(
@@ -124,8 +129,7 @@ def _embed_again(
         ]
     )
     teacher = load_teacher(teacher_config, config.runtime.device)
-    found = teacher.embed(pixels, tokens="tokens" in cache.spec.kinds)
-    fresh = {"global": found.embedding}
-    if found.tokens is not None:
-        fresh["tokens"] = found.tokens
-    return fresh
+    kinds = cache.spec.kinds
+    found = teacher.embed(pixels, tokens="tokens" in kinds, through=through)
+    fresh = {"global": found.embedding, "tokens": found.tokens}
+    return {kind: rows for kind, rows in fresh.items() if rows is not None and kind in kinds}

@@ -1,0 +1,96 @@
+"""Patch tokens stored through the mapping, where the teacher's wide ones would not fit.
+
+Legend: ``N`` images, ``T`` tokens, ``D`` teacher width, ``K`` student width.
+"""
+
+import numpy as np
+
+from flows.config import RunConfig
+from flows.reporting import reporter
+from flows.stages.datasets import Dataset
+from flows.stages.extract import (
+    Wanted,
+    ensure,
+    eval_source,
+    wanted_caches,
+    wanted_mapped_tokens,
+)
+from flows.stages.fit import apply, load_mapping, mapping_name, mapping_spec, mapping_width
+from flows.stages.results import Extracted, Indexed, Mapped, latents_identity
+from flows.stages.teacher import load_teacher
+from storage.cache import FeatureCache
+from storage.errors import MissingObjectError
+from storage.manifest import Manifest
+from storage.root import Root
+from tintem_core.mapping import angle_preservation
+from tintem_core.teachers import Teacher
+
+_PHOTOS_MEASURED = 8
+
+
+def keep_mapped_tokens(
+    config: RunConfig, root: Root, indexed: Indexed, extracted: Extracted, mapped: Mapped
+) -> Extracted:
+    """Make sure that the training views' tokens are stored through the mapping.
+
+    Returns:
+        ``extracted``, with their cache.
+    """
+    want = wanted_mapped_tokens(
+        config, load_teacher(config.teacher, config.runtime.device), mapped.id
+    )
+    kept: dict[str, float] = {}
+    try:
+        FeatureCache.open(root, want.spec.id)
+    except MissingObjectError:
+        kept = tokens_kept(config, root, indexed.data, mapped)
+        reporter().note(
+            f"tokens stored {mapping_width(config)} wide instead of "
+            f"{mapped.record['teacher_width']}: their angles keep Pearson "
+            f"{kept['pairwise_pearson']:.4f}, mean absolute cosine error "
+            f"{kept['mean_abs_cosine_error']:.4f}, neighbours {kept['neighbour_overlap_10']:.3f} "
+            f"(over {kept['n']:.0f} tokens of {kept['photos']:.0f} held-out photos)"
+        )
+    computed = ensure(config, root, want, indexed, beside={"mapped_tokens": kept})
+    return Extracted(
+        extracted.views,
+        extracted.evaluation,
+        reused=extracted.reused and computed == 0,
+        mapped_tokens=want.spec.id,
+    )
+
+
+def tokens_kept(config: RunConfig, root: Root, data: Dataset, mapped: Mapped) -> dict[str, float]:
+    """Say how well the mapping keeps the angles between tokens of a few held-out photos.
+
+    Returns:
+        See :func:`angle_preservation`; and ``photos``, how many.
+    """
+    source = eval_source(config, data, "test")
+    teacher = load_teacher(config.teacher, config.runtime.device)
+    # Sorted by content key, so that the first are as good as any.
+    photos = min(_PHOTOS_MEASURED, len(source.keys))
+    size = config.teacher.image_size
+    pixels = np.concatenate([source.views(row, range(1), size) for row in range(photos)])
+    tokens_NTD = teacher.embed(pixels, tokens=True).tokens
+    assert tokens_NTD is not None
+    tokens_ND = tokens_NTD.reshape(-1, tokens_NTD.shape[-1])
+    # A token of zeros, as behind a ReLU, has no angle.
+    tokens_ND = tokens_ND[np.any(tokens_ND != 0, axis=1)]
+    kept = angle_preservation(tokens_ND, apply(load_mapping(config, root, mapped), tokens_ND))
+    return {**kept, "photos": float(photos)}
+
+
+def known_mapped_tokens(config: RunConfig, root: Root, teacher: Teacher) -> Wanted | None:
+    """Return the cache of mapped tokens that the run has for the images indexed last.
+
+    None where it keeps none, or where its images are not indexed yet.
+    """
+    if not config.cache.keep_mapped:
+        return None
+    manifest = Manifest.latest(root, config.data.name)
+    if manifest is None:
+        return None
+    latents = latents_identity(wanted_caches(config, teacher)[0].spec.id, ())
+    spec = mapping_spec(config, latents, Dataset(manifest), mapping_width(config))
+    return wanted_mapped_tokens(config, teacher, mapping_name(config, spec))
