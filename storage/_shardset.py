@@ -213,10 +213,10 @@ class ShardSet:
                     _refuse_size(path.stat().st_size, size, where)
                 self._region.map_file(slot, path, size)
         except FileNotFoundError as error:
-            if data is None:
+            if self._copies is None:
                 raise CorruptShardError(f"{where} is missing. Run `tintem repair`.") from error
             # Another process dropped the copy to keep its own limit.
-            self._region.load(slot, data)
+            self._region.load(slot, data or self._read(slot))
         held = self._region.view(slot, size)
         is_plain = self._layout.codec == "none"
         if is_plain and not self._checked[slot] and checksum(held) != self._fact(slot).crc32:
