@@ -4,10 +4,11 @@ Every engine reads the same values: memmap a flat file of (V, N, ...), the other
 that this project writes. ``minibatch`` draws random rows of a random view. ``epoch`` passes over
 every row of a view once: memmap and TinTeM in a true global shuffle, the Zarr engines whole shards
 in shuffled order (which is the best they can do, and a weaker shuffle). ``cold`` empties the
-page cache of the files first, where the machine allows it. Rounds of the engines alternate, and
-the median counts.
+page cache of the files first, where the machine allows it. The engines take turns after every
+minibatch (or shard), so that whatever else the machine does slows all of them, and the median over
+the turns counts.
 
-Usage: python benchmarks/cache_reading.py [--megabytes 1024] [--rounds 5] [--out FILE]
+Usage: python benchmarks/cache_reading.py [--megabytes 1024] [--seconds 20] [--out FILE]
 """
 
 import argparse
@@ -17,7 +18,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ Take = Callable[[int, np.ndarray], Any]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--megabytes", type=int, default=1024, help="size of each array")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=20, help="per task and array")
     parser.add_argument("--folder", type=Path, default=None, help="where the files are made")
     parser.add_argument("--out", type=Path, default=None, help="JSON with the figures")
     options = parser.parse_args()
@@ -44,15 +45,25 @@ def main() -> None:
         with tempfile.TemporaryDirectory(dir=options.folder) as folder:
             row = int(np.prod(shape)) * 2
             count = max(options.megabytes * 2**20 // (VIEWS * row), 4 * batch)
-            results[name] = measure(Path(folder), shape, dims, batch, count, options.rounds)
+            results[name] = measure(Path(folder), shape, dims, batch, count, options.seconds)
             show(name, results[name])
     if options.out:
-        versions = {"cpus": os.cpu_count(), "numpy": np.__version__, "zarr": zarr.__version__}
+        versions = {
+            "cpus": os.cpu_count(),
+            "load_at_the_end": os.getloadavg()[0],
+            "numpy": np.__version__,
+            "zarr": zarr.__version__,
+        }
         options.out.write_text(json.dumps({**versions, "results": results}, indent=2) + "\n")
 
 
 def measure(
-    folder: Path, shape: tuple[int, ...], dims: tuple[str, ...], batch: int, count: int, rounds: int
+    folder: Path,
+    shape: tuple[int, ...],
+    dims: tuple[str, ...],
+    batch: int,
+    count: int,
+    seconds: float,
 ) -> dict[str, Any]:
     """Rows per second per engine and task, and ratios to memmap."""
     caches = write_files(folder, shape, dims, count)
@@ -63,18 +74,14 @@ def measure(
     flat = np.memmap(folder / "flat", np.float16, "r", shape=flat_shape)
     engines, absent = open_engines(flat, caches, count)
     rng = np.random.default_rng(0)
-    speeds: dict[str, dict[str, list[float]]] = {
-        "minibatch": {name: [] for name in engines},
-        "epoch": {name: [] for name in engines},
-    }
     for take, _ in engines.values():
         take(0, np.arange(count)), take(1, np.arange(count))
-    for _ in range(rounds):
-        for name, (take, _) in engines.items():
-            speeds["minibatch"][name].append(minibatches(take, rng, batch, count))
-        for name, (take, block) in engines.items():
-            speeds["epoch"][name].append(epoch(take, block, rng, batch, count))
-    medians = {task: {n: statistics.median(v) for n, v in s.items()} for task, s in speeds.items()}
+    batches = {name: minibatches(take, rng, batch, count) for name, (take, _) in engines.items()}
+    epochs = {name: epoch(*engine, rng, batch, count) for name, engine in engines.items()}
+    medians = {
+        "minibatch": take_turns(batches, seconds),
+        "epoch": take_turns(epochs, seconds),
+    }
     medians["cold"] = {name: speed for name, speed in cold.items() if speed}
     return {
         "images": count,
@@ -170,32 +177,45 @@ def tensorstore_take(place: str) -> Take:
     return take
 
 
-def minibatches(take: Take, rng: np.random.Generator, batch: int, count: int) -> float:
-    """Rows per second over random minibatches, for half a second or three batches."""
-    done, start = 0, time.perf_counter()
-    while done < 3 * batch or time.perf_counter() - start < 0.5:
-        take(int(rng.integers(VIEWS)), rng.integers(0, count, batch))
-        done += batch
-    return done / (time.perf_counter() - start)
+def take_turns(steps: dict[str, Iterator[float]], seconds: float) -> dict[str, float]:
+    """Median rows per second of each engine; one engine uses at most its share of the time."""
+    speeds: dict[str, list[float]] = {name: [] for name in steps}
+    spent = dict.fromkeys(steps, 0.0)
+    while any(time_left := {name: spent[name] < seconds / len(steps) for name in steps}.values()):
+        for name in [n for n, left in zip(steps, time_left, strict=True) if left]:
+            start = time.perf_counter()
+            speeds[name].append(next(steps[name]))
+            spent[name] += time.perf_counter() - start
+    return {name: statistics.median(found) for name, found in speeds.items()}
 
 
-def epoch(take: Take, block: int, rng: np.random.Generator, batch: int, count: int) -> float:
-    """Rows per second over every row of a view, or as many as three seconds allow."""
-    done, start = 0, time.perf_counter()
-    if block == 1:
-        order = rng.permutation(count)
-        pieces = [order[i : i + batch] for i in range(0, count, batch)]
-    else:
-        starts = rng.permutation(range(0, count, block))
-        pieces = [np.arange(i, min(i + block, count)) for i in starts]
-    for rows in pieces:
-        values = take(0, rows)
-        if block > 1:
-            values[rng.permutation(len(values))]
-        done += len(rows)
-        if time.perf_counter() - start > 3:
-            break
-    return done / (time.perf_counter() - start)
+def minibatches(take: Take, rng: np.random.Generator, batch: int, count: int) -> Iterator[float]:
+    """Rows per second of one random minibatch after another."""
+    while True:
+        view, rows = int(rng.integers(VIEWS)), rng.integers(0, count, batch)
+        start = time.perf_counter()
+        take(view, rows)
+        yield batch / (time.perf_counter() - start)
+
+
+def epoch(
+    take: Take, block: int, rng: np.random.Generator, batch: int, count: int
+) -> Iterator[float]:
+    """Rows per second of each step of epoch after epoch."""
+    while True:
+        if block == 1:
+            order = rng.permutation(count)
+            pieces = [order[i : i + batch] for i in range(0, count, batch)]
+        else:
+            starts = rng.permutation(range(0, count, block))
+            pieces = [np.arange(i, min(i + block, count)) for i in starts]
+        for rows in pieces:
+            places = rng.permutation(len(rows))
+            start = time.perf_counter()
+            values = take(0, rows)
+            if block > 1:
+                values[places]
+            yield len(rows) / (time.perf_counter() - start)
 
 
 def cold_epoch(
@@ -209,11 +229,12 @@ def cold_epoch(
             with path.open("rb") as stream:
                 os.fsync(stream.fileno())
                 os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    rng = np.random.default_rng(1)
-    if name == "ours":
-        return epoch(ours(caches["float16"], shape[1]), 1, rng, batch, shape[1])
     flat = np.memmap(folder / "flat", np.float16, "r", shape=shape)
-    return epoch(lambda view, rows: flat[view, rows], 1, rng, batch, shape[1])
+    start = time.perf_counter()
+    take = ours(caches["float16"], shape[1]) if name == "ours" else lambda v, rows: flat[v, rows]
+    for rows in np.array_split(np.random.default_rng(1).permutation(shape[1]), shape[1] // batch):
+        take(0, rows)
+    return shape[1] / (time.perf_counter() - start)
 
 
 def show(name: str, result: dict[str, Any]) -> None:

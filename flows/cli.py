@@ -44,10 +44,13 @@ def quickstart(
 ) -> None:
     """Distil a real ImageNet teacher on real photos of solar cells, in a few minutes."""
     from flows.demo import prepare
+    from tintem_core.errors import InputError
 
+    if folder.is_file():
+        raise InputError(f"{folder} is a file: give a folder, or none for ./tintem-quickstart.")
     folder.mkdir(parents=True, exist_ok=True)
     config = prepare(folder)
-    console.print(f"The run is described in [bold]{config}[/bold]", highlight=False)
+    console.print(f"The run is described in [bold]{escape(str(config))}[/bold]", highlight=False)
     run(config)
 
 
@@ -60,7 +63,8 @@ def init(
     from flows.init import write_config
 
     write_config(images, config)
-    console.print(f"wrote {config}; look it over, then: [bold]tintem run {config}", highlight=False)
+    name = escape(str(config))
+    console.print(f"wrote {name}; look it over, then: [bold]tintem run {name}", highlight=False)
 
 
 @app.command()
@@ -222,8 +226,12 @@ def _print_summary(rows: list["Row"], exported: "Exported", config: Path) -> Non
         soft_wrap=True,
     )
     for label, name in (("model", "student.onnx"), ("card", "card.md"), ("report", "report.html")):
-        console.print(f"  {label:<7} {exported.location}/{name}", highlight=False, soft_wrap=True)
-    console.print(f"\nNext: [bold]tintem status {config}[/bold]", highlight=False, soft_wrap=True)
+        console.print(
+            f"  {label:<7} {escape(exported.location)}/{name}", highlight=False, soft_wrap=True
+        )
+    console.print(
+        f"\nNext: [bold]tintem status {escape(str(config))}[/bold]", highlight=False, soft_wrap=True
+    )
 
 
 def _print_json(content: Any) -> None:
@@ -257,6 +265,9 @@ def _exit_code(error: Exception) -> int | None:
     from tintem_core.errors import InputError, TintemError
 
     if isinstance(error, InputError | StorageInputError):
+        return 2
+    if isinstance(error, PermissionError | NotADirectoryError | FileExistsError):
+        # A place that cannot be written; the system's own words name it.
         return 2
     if isinstance(error, TintemError | StorageError):
         return 1

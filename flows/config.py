@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from storage.manifest import SourceConfig
 from tintem_core.errors import InputError
@@ -83,7 +83,9 @@ class ExportConfig(BaseModel, frozen=True, extra="forbid"):
 class RuntimeConfig(BaseModel, frozen=True, extra="forbid"):
     """Settings that change how fast a run is, never what comes out."""
 
-    device: str = Field("auto", description="auto, cpu, cuda or cuda:1")
+    device: str = Field(
+        "auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:1"
+    )
     decode_threads: int | None = Field(None, ge=1, description="null: one per core")
     loader_workers: int | None = Field(
         None, ge=0, description="processes that prepare training batches; null: 0 on a CPU"
@@ -116,13 +118,15 @@ class RunConfig(BaseModel, frozen=True, extra="forbid"):
         """All teachers, the first one first."""
         return (self.teacher, *(other.teacher() for other in self.other_teachers))
 
-    @field_validator("evaluation")
-    @classmethod
-    def _ood_names_differ(cls, value: EvaluationConfig) -> EvaluationConfig:
-        names = [s.name for s in value.ood]
-        if len(set(names)) < len(names):
-            raise ValueError("two OOD sets have the same name")
-        return value
+    @model_validator(mode="after")
+    def _dataset_names_differ(self) -> "RunConfig":
+        names = [self.data.name, *(source.name for source in self.evaluation.ood)]
+        twice = [name for name in names if names.count(name) > 1]
+        if twice:
+            raise ValueError(f"two datasets are named '{twice[0]}': give each its own name")
+        if {"train", "test"} & set(names[1:]):
+            raise ValueError("an OOD set cannot be named 'train' or 'test': these are splits")
+        return self
 
     @model_validator(mode="after")
     def _parts_fit(self) -> "RunConfig":
@@ -226,6 +230,6 @@ def _anchored(content: dict[str, Any], folder: Path) -> dict[str, Any]:
     anchor(content.get("student"), "weights")
     evaluation = content.get("evaluation")
     if isinstance(evaluation, dict):
-        for source in evaluation.get("ood") or ():
+        for source in _list(evaluation.get("ood")):
             anchor(source, "uri")
     return content

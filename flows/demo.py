@@ -1,10 +1,12 @@
 """The quickstart's material: solar-cell photos and ImageNet weights from registry packages."""
 
+import csv
+import io
+import json
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-import yaml
 from safetensors.torch import save
 
 from tintem_core.backbones import BackboneConfig, build_backbone
@@ -29,7 +31,7 @@ def prepare(folder: Path) -> Path:
         name = f"{kind}-cells.csv"
         _write(folder / name, _cell_list(cells, kind).encode())
     _write(folder / "teacher.safetensors", teacher_weights(next(models.glob("*.pth"))))
-    content = CONFIG.format(textiles=yaml.safe_dump(str(textiles)).splitlines()[0])
+    content = CONFIG.format(textiles=json.dumps(str(textiles), ensure_ascii=False))
     _write(folder / "quickstart.yaml", content.encode())
     return folder / "quickstart.yaml"
 
@@ -54,13 +56,15 @@ def _package(name: str) -> Path:
 
 def _cell_list(data: Path, kind: str) -> str:
     """List the photos of one wafer type; a cell counts as defective at any probability above 0."""
-    lines = ["uri,label"]
+    table = io.StringIO(newline="")
+    rows = csv.writer(table, lineterminator="\n")
+    rows.writerow(("uri", "label"))
     for line in (data / "labels.csv").read_text().splitlines():
         uri, probability, wafer = line.split()
         if wafer == kind:
             label = "defective" if float(probability) > 0 else "functional"
-            lines.append(f"{data / uri},{label}")
-    return "\n".join(lines) + "\n"
+            rows.writerow((data / uri, label))
+    return table.getvalue()
 
 
 def _write(path: Path, data: bytes) -> None:

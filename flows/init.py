@@ -1,8 +1,7 @@
 """Write a commented config for a folder of photos."""
 
+import json
 from pathlib import Path
-
-import yaml
 
 from storage.identity import slugify
 from tintem_core.errors import InputError
@@ -19,9 +18,10 @@ def write_config(images: Path, target: Path) -> None:
     if target.exists():
         raise InputError(f"{target} exists already: remove it, or choose another with --config.")
     name = slugify(images.resolve().name)
-    uri = yaml.safe_dump(str(images.resolve()), allow_unicode=True).splitlines()[0]
+    # Strings of JSON are strings of YAML, whatever is in them.
+    uri = json.dumps(str(images.resolve()), ensure_ascii=False)
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(TEMPLATE.format(name=name, uri=uri), encoding="utf-8")
+    target.write_text(TEMPLATE.format(name=json.dumps(name), uri=uri), encoding="utf-8")
 
 
 TEMPLATE = """\

@@ -13,6 +13,7 @@ from flows.stages.batches import ViewSource
 from flows.stages.datasets import Dataset
 from flows.stages.extract import Wanted, wanted_caches
 from flows.stages.fit import mapping_spec
+from flows.stages.preflight import preflight
 from flows.stages.results import latents_identity
 from flows.stages.teacher import choose_device, load_teacher
 from flows.stages.train import student_spec
@@ -88,6 +89,7 @@ def plan(config: RunConfig) -> Plan:
     Raises:
         InputError, SourceError: as the run itself would.
     """
+    preflight(config)
     root = open_root(config.root)
     device = choose_device(config.runtime.device)
     teachers = [load_teacher(each, device) for each in config.teachers]

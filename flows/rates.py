@@ -6,12 +6,14 @@ import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import torch
 
 from flows.config import RunConfig
 from flows.stages.batches import ViewSource
 from storage.errors import StorageError
+from storage.identity import content_key
 from tintem_core.backbones import place
 from tintem_core.errors import InputError
 from tintem_core.mapping import Mapping
@@ -57,16 +59,27 @@ def embedded_views(teacher: Teacher) -> float:
 
 
 def decoded_images(source: ViewSource, views: int, size: int, threads: int | None) -> float | None:
-    """Images per second read, decoded and cut into their views; None if none can be read."""
+    """Images per second read, decoded and cut into their views; None if none can be read.
+
+    Args:
+        source: a few images; their keys need not be known yet.
+        views, size: what is cut from each image.
+        threads: None for one per core.
+    """
+    keys: dict[str, str] = {}
+    for uri in source.uris:
+        with contextlib.suppress(StorageError):
+            keys[uri] = content_key(source.images.read(uri))
+    source = replace(source, uris=tuple(keys), keys=tuple(keys.values()))
 
     def load(row: int) -> bool:
         try:
-            source.views(row % len(source.keys), range(views), size)
+            source.views(row % len(keys), range(views), size)
         except (InputError, StorageError):
             return False
         return True
 
-    if not any(load(row) for row in range(min(3, len(source.keys)))):
+    if not any(load(row) for row in range(min(3, len(keys)))):
         return None
     threads = threads or os.cpu_count() or 1
     with ThreadPoolExecutor(threads) as pool:

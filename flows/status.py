@@ -23,7 +23,7 @@ _SHOWN = {
     "students": {"final_loss": "final loss"},
     "evaluations": {
         "student/test/pairwise_pearson": "faithful (Pearson)",
-        "student/test/knn_10": "kNN",
+        "student/test/knn": "kNN",
     },
     "exports": {"student/test/pairwise_pearson": "faithful (Pearson)"},
 }

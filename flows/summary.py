@@ -60,11 +60,11 @@ def summary_rows(
         ),
         Row("Model", "ONNX file", "–", f"{onnx_mb:.1f} MB"),
         Row(
-            "Latency, one photo",
+            "Latency, one photo, CPU",
             "PyTorch",
             *(f"{latency[who]:.1f} ms" for who in ("teacher", "student")),
         ),
-        Row("Latency, one photo", "ONNX Runtime", "–", f"{latency['student_onnx']:.1f} ms"),
+        Row("Latency, one photo, CPU", "ONNX Runtime", "–", f"{latency['student_onnx']:.1f} ms"),
     ]
     found = {(r["subject"], r["dataset"], r["name"]): r for r in evaluation["rows"]}
 
@@ -76,8 +76,8 @@ def summary_rows(
     faithful = f"Faithfulness, {evaluation['test_photos']} unseen photos"
     for label, metric in _FAITHFULNESS:
         both(faithful, label, "test", metric)
-    knn = f"knn_{config.evaluation.knn}"
-    both("Accuracy", f"kNN, k = {config.evaluation.knn}", "test", knn)
+    neighbours = min(config.evaluation.knn, photos.train)
+    both("Accuracy", f"kNN, k = {neighbours}", "test", "knn")
     for source in config.evaluation.ood:
         group = f"Out of distribution: {source.name}"
         both(group, "AUROC", source.name, "auroc")

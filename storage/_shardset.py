@@ -23,6 +23,10 @@ Array = np.ndarray[Any, Any]
 # Linux allows a process 65,530 mappings; half of them leaves room for everything else.
 _MOST_MAPPINGS = 32_000
 _PARALLEL = 8
+# What belongs to one process and is made again in another.
+_STAYS = {"_region", "_windows", "_table", "_starts", "_ready", "_all_ready", "_used", "_clock"}
+_WITHIN_BITS = 24
+_WITHIN_MASK = (1 << _WITHIN_BITS) - 1
 
 
 class ShardSet:
@@ -65,6 +69,7 @@ class ShardSet:
         self._clock = 0
         self._all_ready = False
         self._table = np.full((len(self._commits), self._views, self._chunks), -1, np.int64)
+        self._starts = self._table.reshape(-1)
         self._sizes = np.array(
             [
                 _zarr.plain_size(self._array, self._layout, self._views, commit.rows)
@@ -92,31 +97,36 @@ class ShardSet:
         """Memory that all shards would need."""
         return int(self._sizes.sum())
 
-    def cells(self, slots_N: Array, locals_N: Array) -> tuple[Array, Array]:
-        """Where rows lie, once for all minibatches: a cell for view 0, and a row in its chunk.
+    def places(self, slots_N: Array, locals_N: Array) -> Array:
+        """Where rows lie, computed once for all minibatches, in one number per row.
 
         Args:
             slots_N: places in ``commits``.
             locals_N: rows within the shard.
+
+        Returns:
+            int64: the cell of the row's chunk for view 0, and below it the row in that chunk. One
+            number, because each look into a long array costs a wait for memory.
         """
         chunks_N, within_N = np.divmod(locals_N, self._layout.rows_per_chunk)
         cells_N = slots_N * (self._views * self._chunks) + chunks_N
-        return cells_N.astype(np.int64), within_N.astype(np.int32)
+        packed_N: Array = cells_N.astype(np.int64) << _WITHIN_BITS | within_N
+        return packed_N
 
-    def take(self, cells_B: Array, within_B: Array, views_B: Array) -> Array:
-        """Rows by what `cells` returned, and view: (B, items)."""
+    def take(self, places_B: Array, views_B: Array) -> Array:
+        """Rows by what `places` returned, and view: (B, items)."""
         if self._all_ready:
-            return self._gather(cells_B, within_B, views_B)
-        slots_B = cells_B // (self._views * self._chunks)
+            return self._gather(places_B, views_B)
+        slots_B = (places_B >> _WITHIN_BITS) // (self._views * self._chunks)
         groups = list(self._fitting_groups(np.unique(slots_B)))
         if len(groups) == 1:
             self._touch(groups[0])
-            return self._gather(cells_B, within_B, views_B)
-        out = np.empty((len(cells_B), self._items), self._array.dtype)
+            return self._gather(places_B, views_B)
+        out = np.empty((len(places_B), self._items), self._array.dtype)
         for group in groups:
             self._touch(group)
-            places = np.flatnonzero(np.isin(slots_B, group))
-            out[places] = self._gather(cells_B[places], within_B[places], views_B[places])
+            here = np.flatnonzero(np.isin(slots_B, group))
+            out[here] = self._gather(places_B[here], views_B[here])
         return out
 
     def load_all(self) -> None:
@@ -124,9 +134,10 @@ class ShardSet:
         for group in self._fitting_groups(np.arange(len(self._commits))):
             self._touch(group)
 
-    def _gather(self, cells_B: Array, within_B: Array, views_B: Array) -> Array:
-        starts_B = within_B * np.int64(self._items)
-        starts_B += self._table.reshape(-1)[cells_B + views_B * self._chunks]
+    def _gather(self, places_B: Array, views_B: Array) -> Array:
+        starts_B = places_B & _WITHIN_MASK
+        starts_B *= self._items
+        starts_B += self._starts[(places_B >> _WITHIN_BITS) + views_B * self._chunks]
         rows_B: Array = self._windows[starts_B].view(self._array.dtype)
         return rows_B.reshape(len(starts_B), self._items)
 
@@ -247,7 +258,16 @@ class ShardSet:
 
     def __getstate__(self) -> dict[str, Any]:
         """What a worker needs to open the same files itself; no embeddings travel."""
-        left = ("_region", "_windows", "_table", "_ready", "_all_ready", "_used", "_clock")
+        left = (
+            "_region",
+            "_windows",
+            "_table",
+            "_starts",
+            "_ready",
+            "_all_ready",
+            "_used",
+            "_clock",
+        )
         return {name: value for name, value in self.__dict__.items() if name not in left}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

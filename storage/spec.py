@@ -78,7 +78,9 @@ class CacheSpec(BaseModel, frozen=True, extra="forbid"):
 class Layout(BaseModel, frozen=True, extra="forbid"):
     """How rows are cut into shards; it changes files, never values."""
 
-    rows_per_shard: int = Field(ge=1, description="images per shard file, all views of each")
+    rows_per_shard: int = Field(
+        ge=1, le=2**24, description="images per shard file, all views of each"
+    )
     rows_per_chunk: int = Field(ge=1, description="images per inner chunk, one view each")
     codec: Literal["none", "zstd"] = Field("none", description="zstd is for archives only")
 

@@ -141,7 +141,7 @@ def build_backbone(
         InputError: if the model cannot take this image size, or its weights cannot be fetched.
     """
     name = config.model
-    if not timm.is_model(name.split(":")[-1] if name.startswith("hf-hub:") else name):
+    if not timm.is_model(name):
         close = difflib.get_close_matches(name, timm.list_models(), n=3)
         hint = f" Did you mean {', '.join(close)}?" if close else ""
         raise UnknownModelError(

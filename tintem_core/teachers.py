@@ -116,13 +116,15 @@ class Teacher:
         pieces: list[Embeddings] = []
         start = 0
         while start < len(pixels):
+            # Read once: several threads embed at the same time, and any of them may halve it.
+            size = self._batch_size
             try:
-                pieces.append(self._forward(pixels[start : start + self._batch_size], tokens))
-                start += self._batch_size
+                pieces.append(self._forward(pixels[start : start + size], tokens))
+                start += size
             except torch.cuda.OutOfMemoryError:
-                if self._batch_size == 1:
+                if size == 1:
                     raise
-                self._batch_size //= 2
+                self._batch_size = min(self._batch_size, size // 2)
                 torch.cuda.empty_cache()
                 log.warning("out of GPU memory: teacher batch size is now %d", self._batch_size)
         if not tokens:

@@ -10,14 +10,14 @@ from zipfile import is_zipfile
 
 import torch
 from timm.layers import convert_sync_batchnorm
-from timm.optim import create_optimizer_v2
+from timm.optim import create_optimizer_v2, get_optimizer_class
 from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from tintem_core.distributed import random_states, rank, set_random_state, world_size
-from tintem_core.errors import TintemError
+from tintem_core.errors import InputError, TintemError
 from tintem_core.objectives import Objective, Targets
 from tintem_core.students import Student
 from tintem_core.teachers import Precision, autocast, to_float
@@ -138,6 +138,17 @@ class Run:
         self.epoch_loss.fill_(state["epoch_loss"])
         self.history = state["history"]
         self.is_exact = set_random_state(state["random"])
+
+
+def check_optimizer(name: str) -> None:
+    """Raise InputError if timm knows no optimiser of this name."""
+    try:
+        get_optimizer_class(name)
+    except ValueError as error:
+        raise InputError(
+            f"training.optimizer: timm knows no optimiser '{name}'; 'adamw' and 'sgd' are two "
+            "that it knows."
+        ) from error
 
 
 def start_run(

@@ -10,9 +10,10 @@ Legend: ``S`` side of a square view in pixels.
 import hashlib
 import io
 import random
+import struct
 import threading
 import warnings
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,13 +64,31 @@ def decode_image(data: bytes) -> Image.Image:
     """
     try:
         with Image.open(io.BytesIO(data)) as image:
-            upright = ImageOps.exif_transpose(image)
-            if upright.mode.startswith("I;16"):
-                # Pillow's own conversion clips 16-bit to white instead of scaling it.
-                upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
+            try:
+                upright = ImageOps.exif_transpose(image)
+            except (OSError, ValueError, SyntaxError, TypeError, KeyError, struct.error):
+                # A damaged EXIF block says nothing about the pixels.
+                upright = image
+            if upright.mode.startswith(("I", "F")):
+                upright = Image.fromarray(_eight_bits(np.asarray(upright)))
             return upright.convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise InputError(f"not a readable image: {error}") from error
+
+
+def _eight_bits(values: NDArray[Any]) -> Pixels:
+    """Scale grey values of more than 8 bits to 0..255, where Pillow's own conversion clips them.
+
+    The range is taken from the largest value: a whole-number image of 8, 16 or 32 bits, or
+    fractions of 1.
+    """
+    largest = float(values.max(initial=0))
+    if values.dtype.kind == "f" and largest <= 1:
+        full = 1.0
+    else:
+        full = next(f for f in (255.0, 65535.0, 2.0**32) if largest <= f or f == 2.0**32)
+    scaled: Pixels = (np.clip(values / full, 0, 1) * 255).round().astype(np.uint8)
+    return scaled
 
 
 def generator(key: str, view: int, recipe: ViewRecipe) -> np.random.Generator:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from flows.stages.latents import Latents
+from storage.identity import content_key
 from storage.manifest import ImageReader
 from tintem_core.errors import InputError
 from tintem_core.training import Batch
@@ -35,9 +36,21 @@ class ViewSource:
     base_size: int
 
     def views(self, row: int, views: range, size: int) -> Pixels:
-        """Decode image ``row`` once and render some of its views: (len(views), S, S, 3)."""
-        image = decode_image(self.images.read(self.uris[row]))
-        key = self.keys[row]
+        """Decode image ``row`` once and render some of its views: (len(views), S, S, 3).
+
+        Raises:
+            InputError: if the photo is no longer the one that was indexed.
+        """
+        uri, key = self.uris[row], self.keys[row]
+        data = self.images.read(uri)
+        if content_key(data) != key:
+            raise InputError(f"{uri} has changed since it was indexed: run the same command again.")
+        try:
+            image = decode_image(data)
+        except InputError as error:
+            raise InputError(
+                f"{uri} is {error}; set data.check to 'decode' to have such photos left out."
+            ) from error
         return np.stack(
             [render_view(image, key, v, self.recipe, size, self.base_size) for v in views]
         )

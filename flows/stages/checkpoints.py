@@ -1,6 +1,7 @@
 """The checkpoints of a student in training: the last two are kept, the newest usable one counts."""
 
 import json
+import zlib
 
 from flows.reporting import reporter
 from storage.root import Root
@@ -30,6 +31,8 @@ def _restore_newest(root: Root, student_id: str, run: Run) -> bytes | None:
     for path in sorted(root.list(_folder(student_id)), reverse=True):
         data = root.read(path)
         try:
+            if not path.endswith(_suffix(data)):
+                raise TintemError("its bytes are not the ones that were written")
             run.restore(data)
         except TintemError as error:
             reporter().note(f"{path} is not usable ({error}): trying an older one")
@@ -40,7 +43,7 @@ def _restore_newest(root: Root, student_id: str, run: Run) -> bytes | None:
 
 def save_checkpoint(root: Root, student_id: str, step: int, total: int, data: bytes) -> None:
     """Store a checkpoint, say how far the training is, and drop the oldest."""
-    root.write(f"{_folder(student_id)}/step-{step:09d}.pt", data)
+    root.write(f"{_folder(student_id)}/step-{step:09d}{_suffix(data)}", data)
     root.write(_progress(student_id), json.dumps({"step": step, "total": total}).encode())
     for old in sorted(root.list(_folder(student_id)))[:-_KEPT]:
         root.delete(old)
@@ -50,6 +53,11 @@ def drop_checkpoints(root: Root, student_id: str) -> None:
     """Forget the checkpoints of a finished student."""
     for leftover in (_folder(student_id), _progress(student_id)):
         root.delete(leftover)
+
+
+def _suffix(data: bytes) -> str:
+    # torch loads most damaged checkpoints without a word, so the name tells their checksum.
+    return f"-{zlib.crc32(data):08x}.pt"
 
 
 def _folder(student_id: str) -> str:

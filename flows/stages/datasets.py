@@ -1,6 +1,7 @@
 """The images of a run, ordered by content, so that moving a file changes nothing."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import polars as pl
@@ -33,6 +34,11 @@ class Dataset:
     def uris(self, split: str | None = None) -> list[str]:
         """Return where the images lie, in the order of :meth:`keys`."""
         return self._select(split)["uri"].to_list()
+
+    def without(self, keys: Iterable[str]) -> "Dataset":
+        """Return this dataset less some images."""
+        kept = self.manifest.table.filter(~pl.col("key").is_in(pl.Series(keys, dtype=pl.String)))
+        return Dataset(replace(self.manifest, table=kept))
 
     def labels(self, split: str | None = None) -> list[str | None]:
         """Return the labels, in the order of :meth:`keys`; None where there is none."""

@@ -175,7 +175,7 @@ def _measure(
             neighbours = min(settings.knn, len(bank))
             _, predictions[subject] = knn_predict(bank, bank_labels, queries, neighbours)
             right = (predictions[subject] == labels).astype(np.float64)
-            add(subject, "test", _mean_row(f"knn_{neighbours}", right, config))
+            add(subject, "test", _mean_row("knn", right, config))
         for subject, found in list(predictions.items())[1:]:
             add(subject, "test", prediction_agreement(
                 predictions["teacher"], found, seed=seed, resamples=settings.resamples

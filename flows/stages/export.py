@@ -59,7 +59,7 @@ def export(
         pixels = np.concatenate([source.views(row, range(1), size) for row in range(photos)])
         checked = verify_onnx(model, student, pixels, minimum_cosine=config.export.minimum_cosine)
         advance(1)
-        teacher = load_teacher(config.teacher, config.runtime.device)
+        teacher = load_teacher(config.teacher, "cpu")
         latency = _latencies(config, teacher, student, model, pixels)
         advance(1)
     record = {
@@ -106,7 +106,7 @@ def _metadata(config: RunConfig, trained: Trained) -> dict[str, str]:
 def _latencies(
     config: RunConfig, teacher: Teacher, student: Student, model: bytes, pixels: Pixels
 ) -> dict[str, float]:
-    """Time one photo, each model at its own input size, on this machine."""
+    """Time one photo on the CPU, where the student is meant to run, each model at its own size."""
     size = config.teacher.image_size
     large = np.zeros((1, size, size, 3), np.uint8)
     small = pixels[:1]

@@ -14,7 +14,7 @@ def index(config: RunConfig, root: Root) -> Indexed:
 
     Raises:
         storage.SourceError: if a source is missing, empty, or mostly unreadable.
-        InputError: if there are too few images to train and test on.
+        InputError: if there are too few images to train and test on, or to be strange.
     """
     data = _dataset(config.data, root)
     for split, fewest, cure in (("train", 16, "more images"), ("test", 4, "a larger test_share")):
@@ -24,7 +24,29 @@ def index(config: RunConfig, root: Root) -> Indexed:
                 f"{config.data.uri} has {found} {split} photos, at least {fewest} are needed: "
                 f"give {cure}."
             )
-    return Indexed(data, {s.name: _dataset(s, root) for s in config.evaluation.ood})
+    if config.evaluation.ood_neighbour > len(data.keys("train")):
+        raise InputError(
+            f"evaluation.ood_neighbour is {config.evaluation.ood_neighbour}, but there are only "
+            f"{len(data.keys('train'))} train photos to be near to: set it to 1."
+        )
+    return Indexed(data, {s.name: _strange(s, data, root) for s in config.evaluation.ood})
+
+
+def _strange(source: SourceConfig, data: Dataset, root: Root) -> Dataset:
+    """Index an OOD set; what is also in the data is not out of its distribution."""
+    dataset = _dataset(source, root)
+    strange = dataset.without(data.keys())
+    shared = len(dataset.keys()) - len(strange.keys())
+    if shared:
+        reporter().note(
+            f"{shared} photos of {source.name} are also in {data.name} and are left out there"
+        )
+    if len(strange.keys()) < 4:
+        raise InputError(
+            f"the OOD set {source.name} at {source.uri} has {len(strange.keys())} photos that are "
+            f"not in {data.name}, at least 4 are needed: give more, or leave the set out."
+        )
+    return strange
 
 
 def _dataset(source: SourceConfig, root: Root) -> Dataset:

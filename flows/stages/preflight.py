@@ -1,10 +1,15 @@
 """What can be known to be wrong before any work starts."""
 
+import numpy as np
+from PIL import Image
+
 from flows.config import RunConfig
 from flows.stages.teacher import load_teacher
 from flows.stages.train import initial_weights
 from tintem_core.errors import InputError
 from tintem_core.students import natural_width
+from tintem_core.training_run import check_optimizer
+from tintem_core.views import ViewRecipe, render_view
 
 
 def preflight(config: RunConfig) -> None:
@@ -14,6 +19,9 @@ def preflight(config: RunConfig) -> None:
         InputError: an unknown model, weights that do not fit, a width that cannot be reached.
     """
     natural = natural_width(config.student)
+    check_optimizer(config.training.optimizer)
+    if config.views.recipe.name == "timm":
+        _try_policy(config.views.recipe)
     if config.student.weights is not None:
         initial_weights(config)
     teachers = [load_teacher(each, config.runtime.device) for each in config.teachers]
@@ -32,3 +40,15 @@ def preflight(config: RunConfig) -> None:
                 f"{embedding}: one mapping cannot serve both. Set cache.tokens to false, or choose "
                 "another teacher."
             )
+
+
+def _try_policy(recipe: ViewRecipe) -> None:
+    """Cut one view: timm reads the policy only then, and asserts."""
+    grey = Image.fromarray(np.full((32, 32, 3), 128, np.uint8))
+    try:
+        render_view(grey, "", 0, recipe, 32, 32)
+    except (AssertionError, ValueError, KeyError) as error:
+        raise InputError(
+            f"views.recipe.augment: '{recipe.augment}' is no RandAugment policy of timm; "
+            "'rand-m9-mstd0.5-inc1' is one."
+        ) from error

@@ -22,9 +22,11 @@ def choose_device(wanted: str) -> str:
     if wanted == "auto":
         # torchrun gives every process on a machine a GPU of its own.
         return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if available else "cpu"
-    if wanted.startswith("cuda") and not available:
+    index = int(wanted.partition(":")[2] or 0)
+    if wanted.startswith("cuda") and index >= torch.cuda.device_count():
         raise InputError(
-            f"runtime.device is '{wanted}', but torch sees no GPU here: use 'auto' or 'cpu'."
+            f"runtime.device is '{wanted}', but torch sees {torch.cuda.device_count()} GPUs here: "
+            "use 'auto' or 'cpu'."
         )
     return wanted
 
@@ -74,7 +76,11 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
             f"{path} is not a plain weight file (it would have to run code to load): "
             "save the model's state_dict as .safetensors."
         ) from error
-    if not isinstance(state, dict):
-        raise WeightsError(f"{path} does not hold a state_dict.")
-    tensors: dict[str, torch.Tensor] = state.get("state_dict", state)
-    return tensors
+    for wrapping in ("state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(wrapping), dict):
+            state = state[wrapping]
+    if not isinstance(state, dict) or not all(isinstance(t, torch.Tensor) for t in state.values()):
+        raise WeightsError(
+            f"{path} holds no plain table of tensors: save the model's state_dict as .safetensors."
+        )
+    return state

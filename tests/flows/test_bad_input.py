@@ -50,6 +50,13 @@ def _all_unreadable(settings: dict[str, Any], folder: Path) -> None:
         path.write_text("no photo")
 
 
+def _ood(name: str, photos: str) -> Change:
+    def change(settings: dict[str, Any], _: Path) -> None:
+        settings["evaluation"]["ood"] = [{"name": name, "uri": photos or settings["data"]["uri"]}]
+
+    return change
+
+
 MISTAKES: dict[str, tuple[Change, str]] = {
     "unknown key": (_set("training", "epoch", 5), r"'training\.epoch' is not a setting.*epochs"),
     "unknown section": (_set("trainings", {}), r"'trainings' is not a setting.*training"),
@@ -57,14 +64,23 @@ MISTAKES: dict[str, tuple[Change, str]] = {
     "missing folder": (_set("data", "uri", "/no/such/folder"), r"/no/such/folder"),
     "empty folder": (_empty_folder, r"empty.*\.jpg"),
     "nothing readable": (_all_unreadable, r"photo-0000\.png"),
-    "unknown student": (_set("student", "model", "resnet_18"), r"no model named 'resnet_18'.*resnet18"),
+    "unknown student": (_set("student", "model", "resnet_18"),
+        r"no model named 'resnet_18'.*resnet18"),
     "unknown teacher": (_set("teacher", "model", "dino"), r"no model named 'dino'"),
-    "missing weights": (_set("teacher", "weights", "none.safetensors"), r"no file .*none\.safetensors"),
+    "missing weights": (_set("teacher", "weights", "none.safetensors"),
+        r"no file .*none\.safetensors"),
     "weights that do not fit": (_wrong_weights, r"teacher\.safetensors does not fit test_vit"),
     "torn weights": (_torn_weights, r"torn\.safetensors is not a readable weight file"),
     "too wide": (_set("mapping", "width", 5000), r"set mapping\.width to at most"),
     "no such optimiser": (_set("training", "optimizer", "adamx"), r"no optimiser 'adamx'"),
-    "no such gpu": (_set("runtime", "device", "cuda:9"), r"no GPU here"),
+    "no such gpu": (_set("runtime", "device", "cuda:9"), r"sees 0 GPUs here"),
+    "odd device": (_set("runtime", "device", "gpu"), r"'runtime\.device' is 'gpu'"),
+    "odd augmentation": (_set("views", "recipe", {"name": "timm", "augment": "foo"}),
+        r"'foo' is no"),
+    "no list of sets": (_set("evaluation", "ood", 5), r"'evaluation\.ood' is 5"),
+    "an ood set named test": (_ood("test", "x"), r"cannot be named 'train' or 'test'"),
+    "a name used twice": (_ood("shapes", "x"), r"two datasets are named 'shapes'"),
+    "nothing strange": (_ood("strange", ""), r"has 0 photos that are not in shapes"),
     "patches do not fit": (_set("student", {"model": "vit_tiny_patch16_224", "image_size": 65}),
                            r"choose a multiple of 16"),
 }  # fmt: skip
@@ -136,3 +152,31 @@ def test_init_writes_a_config_that_is_valid_and_never_overwrites(
     again = tintem("init", str(photos), "--config", str(target), home=tmp_path)
     assert again.returncode == 2
     assert "exists already" in again.stderr
+
+
+def test_a_weight_file_with_a_training_state_around_it_is_unwrapped(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    from flows.stages.teacher import load_teacher
+
+    plain = load_config(write_config(tmp_path, settings)).teacher
+    tensors = load_file(plain.weights)
+    torch.save({"model": tensors, "epoch": 3}, tmp_path / "wrapped.pth")
+    wrapped = plain.model_copy(update={"weights": str(tmp_path / "wrapped.pth")})
+    assert load_teacher(wrapped, "cpu").digest == load_teacher(plain, "cpu").digest
+    torch.save({"optimizer": {"lr": 0.1}, "epoch": 3}, tmp_path / "other.pth")
+    other = plain.model_copy(update={"weights": str(tmp_path / "other.pth")})
+    with pytest.raises(InputError, match=r"other\.pth holds no plain table of tensors"):
+        load_teacher(other, "cpu")
+
+
+@pytest.mark.parametrize("name", ["2024", "yes", "photos [new] & 'more'", "a" * 60 + " b " * 20])
+def test_init_finds_the_folder_again_whatever_its_name(name: str, tmp_path: Path) -> None:
+    from flows.init import write_config as init
+
+    (tmp_path / name).mkdir()
+    init(tmp_path / name, tmp_path / "run.yaml")
+    assert load_config(tmp_path / "run.yaml").data.uri == str(tmp_path / name)

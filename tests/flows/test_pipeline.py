@@ -193,6 +193,19 @@ def test_unreadable_photos_are_left_out_and_counted(settings: dict[str, Any]) ->
     assert any("2 of 50 photos" in note for note in notes.notes)
 
 
+def test_a_photo_that_changed_after_indexing_is_never_stored_under_its_old_key(
+    config: RunConfig,
+) -> None:
+    from tintem_core.errors import InputError
+
+    pipeline = Pipeline(config)
+    assert pipeline.indexed
+    photos = sorted(Path(config.data.uri).rglob("*.png"))
+    photos[0].write_bytes(photos[1].read_bytes())
+    with pytest.raises(InputError, match=f"{photos[0].name} has changed since it was indexed"):
+        assert pipeline.extracted
+
+
 def test_photos_without_labels_need_no_class_folders(
     settings: dict[str, Any], photo_folder: Callable[..., Path]
 ) -> None:
@@ -200,7 +213,7 @@ def test_photos_without_labels_need_no_class_folders(
     pipeline, _ = finish(configured(settings, data__uri=str(flat)))
     names = {row["name"] for row in pipeline.evaluated.record["rows"]}
     assert "pairwise_pearson" in names
-    assert not any(name.startswith("knn_") for name in names)
+    assert not any(name == "knn" for name in names)
 
 
 def test_evaluation_never_sees_a_training_photo(settings: dict[str, Any]) -> None:

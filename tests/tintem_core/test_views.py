@@ -103,6 +103,23 @@ def test_sixteen_bit_photos_keep_their_contrast() -> None:
     assert 110 < decoded.mean() < 145
 
 
+@pytest.mark.parametrize(
+    ("values", "form"),
+    [
+        (np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.int32), "TIFF"),
+        (np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16), "PPM"),
+        (np.linspace(0, 1, 64 * 64).reshape(64, 64).astype(np.float32), "TIFF"),
+        (np.linspace(0, 255, 64 * 64).reshape(64, 64).astype(np.float32), "TIFF"),
+    ],
+    ids=["int32", "pgm", "fractions", "float"],
+)
+def test_grey_values_of_every_depth_fill_the_range(values: np.ndarray, form: str) -> None:
+    decoded = np.asarray(decode_image(encoded(Image.fromarray(values), form)))
+    np.testing.assert_allclose(
+        decoded[..., 0], np.linspace(0, 255, 64 * 64).reshape(64, 64), atol=1
+    )
+
+
 @pytest.mark.parametrize("data", [b"", b"no image", encoded(photo(6))[:200]])
 def test_unreadable_bytes_are_an_input_error(data: bytes) -> None:
     with pytest.raises(InputError, match="not a readable image"):

@@ -1,0 +1,271 @@
+"""How close the whole extraction comes to the bare teacher, as ratios, in one run.
+
+``teacher``     views per second of `Teacher.embed` on batches that lie in memory: the ceiling.
+``pixels``      the extraction itself (copies, forward, shards written and flushed), but with the
+                views ready in memory: what this project adds where decoding is not the limit.
+``photos``      the whole of it: JPEG files read, decoded, cut, embedded, written.
+``decoders``    JPEG to RGB pixels alone, images per second on one thread, as ratios to Pillow.
+                "scaled" decodes at the smallest eighth that is not smaller than the teacher's
+                input: fewer pixels, and slightly others. "and views" cuts the views too, as the
+                extraction does: what another decoder would change in the end.
+
+Rounds alternate, and the median counts. On a CPU, decoding and the teacher share the cores, so that
+``photos`` cannot reach the teacher; ``cores`` says how many there were, ``load_before`` how many
+processes wanted them already: above a few tenths per core the ratios are noisy.
+
+Usage: python benchmarks/extraction.py [--model NAME] [--image-size 128] [--views 2] [--tokens]
+       [--images 96] [--batch 64] [--precision float32] [--rounds 5] [--out FILE]
+On a GPU: --model vit_small_patch14_dinov2 --image-size 224 --tokens --images 20000 --batch 256
+          --precision bfloat16
+"""
+
+import argparse
+import datetime
+import importlib.util
+import io
+import json
+import os
+import platform
+import re
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from flows.stages.batches import ViewSource
+from flows.stages.embed import embed_shards
+from storage.cache import CacheSpec, FeatureCache
+from storage.manifest import SourceConfig, build_manifest, open_reader
+from storage.root import open_root
+from storage.spec import KindSpec
+from tintem_core.backbones import build_backbone
+from tintem_core.teachers import Teacher, TeacherConfig
+from tintem_core.views import Pixels, ViewRecipe, render_view
+
+PHOTO = (500, 375)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="tf_efficientnet_lite0")
+    parser.add_argument("--image-size", type=int, default=128)
+    parser.add_argument("--views", type=int, default=2)
+    parser.add_argument("--tokens", action="store_true")
+    parser.add_argument("--images", type=int, default=96)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--precision", default="float32")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=None, help="that decode; one per core")
+    parser.add_argument("--out", type=Path, default=None, help="default: benchmarks/results/…")
+    options = parser.parse_args()
+    teacher = make_teacher(options)
+    with tempfile.TemporaryDirectory() as folder:
+        source = make_photos(Path(folder), options.images, options.image_size)
+        result = {
+            **describe(teacher, options),
+            "views_per_second": measure(Path(folder), teacher, source, options),
+            "decoded_images_per_second": decoders(
+                source, options.image_size, options.views, options.rounds
+            ),
+        }
+    show(result)
+    name = f"extraction-{datetime.datetime.now(datetime.UTC):%Y-%m-%d}-{result['hardware']}.json"
+    out = options.out or Path(__file__).parent / "results" / name
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(result, indent=2) + "\n")
+    print(f"\nwritten to {out}")
+
+
+def make_teacher(options: argparse.Namespace) -> Teacher:
+    """Random weights: what they say does not matter here."""
+    config = TeacherConfig(
+        model=options.model,
+        image_size=options.image_size,
+        precision=options.precision,
+        batch_size=options.batch,
+    )
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return Teacher(config, build_backbone(config), device)
+
+
+def make_photos(folder: Path, count: int, size: int) -> ViewSource:
+    """JPEG files with structure at every scale, as in photos; quality 90, chroma subsampled."""
+    rng = np.random.default_rng(0)
+    place = folder / "photos"
+    place.mkdir()
+    for i in range(count):
+        layers = [
+            Image.fromarray(rng.integers(0, 256, (side, side, 3), np.uint8)).resize(PHOTO)
+            for side in (4, 16, 64)
+        ]
+        mixed = np.mean([np.asarray(layer, np.float32) for layer in layers], axis=0)
+        Image.fromarray(mixed.astype(np.uint8)).save(place / f"{i:05d}.jpg", quality=90)
+    source = SourceConfig(name="bench", uri=str(place), test_share=0)
+    manifest = build_manifest(source)
+    uris = tuple(manifest.table["uri"].to_list())
+    return ViewSource(open_reader(manifest), uris, tuple(manifest.keys()), ViewRecipe(), size)
+
+
+class Ready(ViewSource):
+    """Views that need no work."""
+
+    def views(self, row: int, views: range, size: int) -> Pixels:
+        return READY[row % len(READY), : len(views), :size, :size]
+
+
+def measure(
+    folder: Path, teacher: Teacher, source: ViewSource, options: argparse.Namespace
+) -> dict[str, dict[str, Any]]:
+    """Median views per second, and ratios to the teacher in the same round."""
+    global READY
+    size, views = options.image_size, options.views
+    READY = np.random.default_rng(1).integers(0, 256, (64, views, size, size, 3), np.uint8)
+    ready = Ready(source.images, source.uris, source.keys, source.recipe, size)
+    shapes = teacher.describe()
+
+    def extract(images: ViewSource) -> None:
+        kinds = {"global": KindSpec(shape=shapes["global"], dims=("feature",))}
+        if options.tokens:
+            kinds["tokens"] = KindSpec(shape=shapes["tokens"], dims=("token", "feature"))
+        spec = CacheSpec(slug="bench", content={"at": time.time_ns()}, views=views, kinds=kinds)
+        cache = FeatureCache.create_or_open(open_root(folder), spec)
+        tasks = cache.plan(images.keys)
+        embed_shards(cache, tasks, teacher, images, options.threads, lambda _: None)
+
+    def bare() -> None:
+        batch = np.resize(READY.reshape(-1, size, size, 3), (options.batch, size, size, 3))
+        for start in range(0, options.images * views, options.batch):
+            pixels = batch[: min(options.batch, options.images * views - start)]
+            # In a thread of its own, as in the extraction: where others use the cores too, OpenMP
+            # waits for them differently in the first thread of a process.
+            alone.submit(teacher.embed, pixels, tokens=options.tokens).result()
+
+    ways: dict[str, Callable[[], None]] = {
+        "teacher": bare,
+        "pixels": lambda: extract(ready),
+        "photos": lambda: extract(source),
+    }
+    rounds: dict[str, list[float]] = {name: [] for name in ways}
+    with ThreadPoolExecutor(1) as alone:
+        bare()
+        for _ in range(options.rounds):
+            for name, way in ways.items():
+                started = time.perf_counter()
+                way()
+                rounds[name].append(options.images * views / (time.perf_counter() - started))
+    # Ratios within a round: what else the machine does changes from one round to the next.
+    ratios = {
+        name: [rate / teacher for rate, teacher in zip(found, rounds["teacher"], strict=True)]
+        for name, found in rounds.items()
+    }
+    return {
+        name: {
+            "median": round(statistics.median(found), 2),
+            "ratio": round(statistics.median(ratios[name]), 4),
+            "ratios": [round(ratio, 4) for ratio in ratios[name]],
+        }
+        for name, found in rounds.items()
+    }
+
+
+def decoders(
+    source: ViewSource, size: int, views: int, rounds: int
+) -> dict[str, dict[str, float] | str]:
+    """Images per second of each JPEG decoder there is, one thread, and ratios to Pillow."""
+    data = [source.images.read(uri) for uri in source.uris[:64]]
+    ways: dict[str, Callable[[bytes], Any]] = {
+        "Pillow": lambda d: np.asarray(Image.open(io.BytesIO(d)).convert("RGB")),
+        "Pillow, scaled": lambda d: np.asarray(drafted(d, size).convert("RGB")),
+    }
+    found: dict[str, dict[str, float] | str] = {}
+    if importlib.util.find_spec("simplejpeg"):
+        import simplejpeg
+
+        ways["simplejpeg"] = simplejpeg.decode_jpeg
+        ways["simplejpeg, scaled"] = lambda d: simplejpeg.decode_jpeg(
+            d, min_height=size, min_width=size
+        )
+    else:
+        found["simplejpeg"] = "not installed"
+    try:
+        from torchvision.io import decode_jpeg
+
+        decode_jpeg(torch.frombuffer(bytearray(data[0]), dtype=torch.uint8))
+        ways["torchvision"] = lambda d: decode_jpeg(
+            torch.frombuffer(bytearray(d), dtype=torch.uint8)
+        )
+    except (ImportError, RuntimeError, AttributeError) as error:
+        found["torchvision"] = f"not usable: {str(error).split('. ')[0]}"
+    for name in ("Pillow", "simplejpeg"):
+        if name in ways:
+            ways[f"{name} and views"] = partial(cut, ways[name], size, views)
+    speeds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(max(3, rounds)):
+        for name, decode in ways.items():
+            started = time.perf_counter()
+            for item in data:
+                decode(item)
+            speeds[name].append(len(data) / (time.perf_counter() - started))
+    pillow = statistics.median(speeds["Pillow"])
+    for name, speed in speeds.items():
+        median = statistics.median(speed)
+        found[name] = {"median": round(median, 1), "ratio": round(median / pillow, 3)}
+    return found
+
+
+def cut(decode: Callable[[bytes], Any], size: int, views: int, data: bytes) -> None:
+    """Decode one photo and cut its views, as the extraction does."""
+    image = Image.fromarray(decode(data))
+    for view in range(views):
+        render_view(image, "key", view, ViewRecipe(), size, size)
+
+
+def drafted(data: bytes, size: int) -> Image.Image:
+    """An opened JPEG that will be decoded at the smallest scale of at least ``size``."""
+    image = Image.open(io.BytesIO(data))
+    image.draft("RGB", (size, size))
+    return image
+
+
+def describe(teacher: Teacher, options: argparse.Namespace) -> dict[str, Any]:
+    """What the figures depend on."""
+    is_gpu = teacher.device.type == "cuda"
+    hardware = torch.cuda.get_device_name() if is_gpu else f"{platform.machine()}-{os.cpu_count()}c"
+    return {
+        "hardware": re.sub(r"[^A-Za-z0-9]+", "-", hardware).strip("-").lower(),
+        "cores": os.cpu_count(),
+        "load_before": os.getloadavg()[0],
+        "torch": torch.__version__,
+        "torch_threads": torch.get_num_threads(),
+        "photo": list(PHOTO),
+        **{name: value for name, value in vars(options).items() if name != "out"},
+    }
+
+
+def show(result: dict[str, Any]) -> None:
+    """A table on the terminal."""
+    print(f"{result['model']} at {result['image_size']} px on {result['hardware']}, "
+          f"{result['views']} views, tokens: {result['tokens']}")  # fmt: skip
+    for name, speed in result["views_per_second"].items():
+        print(f"  {name:20} {speed['median']:10,.1f} views/s   {speed['ratio']:6.3f} × teacher")
+    print("decoding, one thread")
+    for name, speed in result["decoded_images_per_second"].items():
+        if isinstance(speed, str):
+            print(f"  {name:20} {speed}")
+        else:
+            print(f"  {name:20} {speed['median']:10,.1f} images/s  {speed['ratio']:6.3f} × Pillow")
+
+
+READY: Pixels = np.empty(0, np.uint8)
+
+
+if __name__ == "__main__":
+    main()
