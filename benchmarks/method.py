@@ -80,7 +80,7 @@ class Budget:
     views_studied: tuple[int, ...]
 
 
-FULL = Budget(seeds=3, epochs=24, images=None, views_studied=(1, 2, 4))
+FULL = Budget(seeds=3, epochs=20, images=None, views_studied=(1, 2, 4))
 QUICK = Budget(seeds=2, epochs=2, images=160, views_studied=(1,))
 
 
@@ -220,6 +220,8 @@ def materials(folder: Path, budget: Budget) -> Iterator[tuple[str, functools.par
             "student": {"model": "test_resnet", "image_size": STUDENT_SIZE},
             "training": {
                 "epochs": budget.epochs, "batch_size": 64, "learning_rate": 5e-3, "views": VIEWS,
+                # Nearly twice as fast for this student, also on CPUs.
+                "precision": "bfloat16",
             },
             "runtime": {"device": "cpu"},
         }  # fmt: skip
