@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help install quickstart test test-slow check format bench clean
+.PHONY: help install quickstart test test-slow check format bench bench-method bench-payoff clean
 
 help:  ## show this
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -41,6 +41,12 @@ format: $(VENV)/.test  ## let ruff mend what it can
 
 bench: $(VENV)/.test  ## every benchmark, one after the other
 	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+
+bench-method: $(VENV)/.test  ## TinTeM against its baselines, into benchmarks/results (half an hour)
+	$(BIN)/python benchmarks/method.py
+
+bench-payoff: $(VENV)/.test  ## a step with the teacher on-line against one with the cache
+	$(BIN)/python benchmarks/payoff.py
 
 clean:  ## remove the environment and everything generated
 	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache tintem-quickstart

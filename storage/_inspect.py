@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import polars as pl
 from PIL import Image, UnidentifiedImageError
 
-from storage.errors import MissingObjectError
+from storage.errors import DeniedError, MissingObjectError
 from storage.identity import content_key
 from storage.source import ImageReader
 
@@ -33,7 +33,13 @@ def inspect(reader: ImageReader, uris: pl.Series, check: str) -> Iterator[pl.Dat
             reason = "the file is missing" + (r", or its name is no UTF-8" if r"\x" in uri else "")
         except UnidentifiedImageError:
             reason = "it is no image that Pillow can read"
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        except (
+            DeniedError,
+            OSError,
+            ValueError,
+            SyntaxError,
+            Image.DecompressionBombError,
+        ) as error:
             reason = str(error) or type(error).__name__
         return uri, None, None, None, reason
 

@@ -1,15 +1,19 @@
 """A root in a local folder."""
 
+import errno
 import os
 import secrets
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from storage.errors import MissingObjectError, StorageInputError
+from storage.errors import DeniedError, MissingObjectError, StorageInputError
 from storage.root import ObjectFacts, Root, clean
 
 PART_SUFFIX = ".part"
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 class LocalRoot(Root):
@@ -17,8 +21,11 @@ class LocalRoot(Root):
 
     def __init__(self, url: str) -> None:
         folder = Path(url).expanduser().absolute()
-        if folder.exists() and not folder.is_dir():
-            raise StorageInputError(f"{folder} is a file. Name a folder instead.")
+        with _told(folder, "read"):
+            found = next(place for place in (folder, *folder.parents) if place.exists())
+        if not found.is_dir():
+            below = "" if found == folder else f", so {folder} cannot be a folder"
+            raise StorageInputError(f"{found} is a file{below}. Name a folder instead.")
         super().__init__(str(folder))
         self._folder = folder
 
@@ -27,19 +34,26 @@ class LocalRoot(Root):
 
     def read(self, path: str) -> bytes:
         try:
-            return self.path(path).read_bytes()
+            with _told(self.path(path), "read"):
+                return self.path(path).read_bytes()
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
             raise MissingObjectError(f"{self.url} holds no {path}.") from error
 
     def write(self, path: str, data: bytes) -> None:
         target = self.path(path)
-        part = _write_aside(target, data)
-        part.replace(target)
+        with _told(target, "written"):
+            part = _write_aside(target, data)
+            try:
+                part.replace(target)
+            except OSError:
+                part.unlink(missing_ok=True)
+                raise
         _flush_folder(target.parent)
 
     def create(self, path: str, data: bytes) -> bool:
         target = self.path(path)
-        part = _write_aside(target, data)
+        with _told(target, "written"):
+            part = _write_aside(target, data)
         try:
             # A hard link, unlike a rename, refuses to replace: the first of two writers wins.
             os.link(part, target)
@@ -59,7 +73,7 @@ class LocalRoot(Root):
 
     def read_range(self, path: str, start: int, length: int) -> bytes:
         try:
-            with self.path(path).open("rb") as stream:
+            with _told(self.path(path), "read"), self.path(path).open("rb") as stream:
                 stream.seek(start)
                 data = stream.read(length)
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
@@ -88,10 +102,11 @@ class LocalRoot(Root):
 
     def delete(self, prefix: str) -> None:
         target = self.path(prefix)
-        if target.is_dir():
-            shutil.rmtree(target)
-        else:
-            target.unlink(missing_ok=True)
+        with _told(target, "deleted"):
+            if target.is_dir():
+                shutil.rmtree(target)
+            else:
+                target.unlink(missing_ok=True)
 
     def delete_unfinished(self, prefix: str) -> None:
         for part in self.path(prefix).rglob(f".*{PART_SUFFIX}"):
@@ -100,6 +115,26 @@ class LocalRoot(Root):
 
 def _facts(status: os.stat_result) -> ObjectFacts:
     return ObjectFacts(status.st_size, status.st_mtime_ns)
+
+
+@contextmanager
+def _told(place: Path, wish: str) -> Iterator[None]:
+    """Turns what the system refuses into a sentence with a cure.
+
+    Raises:
+        DeniedError: if rights are lacking; StorageInputError: if writing is impossible here.
+    """
+    try:
+        yield
+    except OSError as error:
+        said = f"{place} cannot be {wish} ({error.strerror or type(error).__name__})."
+        if error.errno in _DENIED:
+            raise DeniedError(f"{said} Give yourself the rights, or use another folder.") from error
+        if wish == "written":
+            full = error.errno in _FULL
+            cure = "Free some space" if full else "Move what is in the way"
+            raise StorageInputError(f"{said} {cure}, or use another folder.") from error
+        raise
 
 
 def _write_aside(target: Path, data: bytes) -> Path:
@@ -145,8 +180,9 @@ def _files(
         above: (device, inode) of the folders on the way here.
     """
     try:
-        status = folder.stat()
-        entries = os.scandir(folder)
+        with _told(folder, "read"):
+            status = folder.stat()
+            entries = os.scandir(folder)
     except (FileNotFoundError, NotADirectoryError):
         return
     here = (status.st_dev, status.st_ino)

@@ -29,10 +29,9 @@ embedding = {value}
 
 {arrays}
 
-`view` 0 is the evaluation view, the others are augmented. `image` is the row: `rows/*.parquet`
-name the image of each row by `key`, the 128-bit BLAKE2b of the image file's bytes (where two
-tables name a key, the later one counts). Rows that are NaN hold no image. In int8 arrays
-multiply by the scale beside them; a row without an image has a NaN scale.
+`view` counts the views of each image; the end of this page says how they were made. `image` is
+the row: `rows/*.parquet` name the image of each row by `key`, the 128-bit BLAKE2b of the image
+file's bytes (where two tables name a key, the later one counts). {_absent(spec)}
 
 A shard file holds {layout.rows_per_shard} images. `commits/` says which shards are done, with the
 size and CRC-32 of their files. `xarray.open_zarr(".")` works too.
@@ -43,3 +42,16 @@ What the values were made from:
 {json.dumps(spec.content, indent=2, ensure_ascii=False, sort_keys=True)}
 ```
 """
+
+
+def _absent(spec: CacheSpec) -> str:
+    dtypes = {kind.dtype for kind in spec.kinds.values()}
+    said = []
+    if dtypes - {"int8"}:
+        said.append("Rows of NaN hold no image.")
+    if "int8" in dtypes:
+        said.append(
+            "Multiply int8 rows by the scale beside them; a row without an image is -128 "
+            "throughout, and its scale is NaN."
+        )
+    return " ".join(said)

@@ -15,6 +15,8 @@ _MAP_NORESERVE = 0x4000 if sys.platform == "linux" else 0
 # Files that begin at a multiple of this are up to 40 % faster to read at random: processors join
 # neighbouring pages of a file in their address cache when both addresses are aligned alike.
 _BIG_PAGE = 2 * 2**20
+_MADVISE = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+_MMAP = [*_MADVISE, ctypes.c_int, ctypes.c_int, ctypes.c_int64]
 _CAN_MAP = sys.platform in ("linux", "darwin")
 
 
@@ -54,6 +56,11 @@ class Region:
         """Put a file's pages at a place. Raises OSError."""
         with path.open("rb") as stream:
             self._place(place, size, mmap.MAP_SHARED, stream.fileno())
+        if hasattr(mmap, "MADV_HUGEPAGE"):
+            # Otherwise a file that is not in memory yet comes in page by page, scattered, and stays
+            # a third slower to read at random. Where the kernel cannot, nothing changes.
+            address = self._address + int(self.starts[place])
+            _libc("madvise", _MADVISE)(address, size, mmap.MADV_HUGEPAGE)
 
     def load(self, place: int, data: bytes) -> None:
         """Copy bytes to a place."""
@@ -76,7 +83,7 @@ class Region:
     ) -> None:
         access = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
         address = self._address + int(self.starts[place])
-        found = _libc_mmap()(address, size, access, flags | _MAP_FIXED, handle, 0)
+        found = _libc("mmap", _MMAP)(address, size, access, flags | _MAP_FIXED, handle, 0)
         if found != address:
             number = ctypes.get_errno()
             raise OSError(number, f"mmap failed: {os.strerror(number)}")
@@ -86,15 +93,8 @@ def _power_of_two(sizes: np.ndarray[Any, np.dtype[np.int64]]) -> Any:
     return np.exp2(np.ceil(np.log2(np.maximum(sizes, 1)))).astype(np.int64)
 
 
-def _libc_mmap() -> Any:
-    function = ctypes.CDLL(None, use_errno=True).mmap
+def _libc(name: str, arguments: list[Any]) -> Any:
+    function = getattr(ctypes.CDLL(None, use_errno=True), name)
     function.restype = ctypes.c_void_p
-    function.argtypes = [
-        ctypes.c_void_p,
-        ctypes.c_size_t,
-        ctypes.c_int,
-        ctypes.c_int,
-        ctypes.c_int,
-        ctypes.c_int64,
-    ]
+    function.argtypes = arguments
     return function

@@ -2,19 +2,28 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import obstore
-from obstore.exceptions import AlreadyExistsError
+from obstore.exceptions import (
+    AlreadyExistsError,
+    BaseError,
+    PermissionDeniedError,
+    UnauthenticatedError,
+)
 from obstore.store import S3Store
 
 if TYPE_CHECKING:
     from obstore import ObjectMeta
+    from obstore.store import RetryConfig
 
-from storage.errors import MissingObjectError, StorageInputError
+from storage.errors import DeniedError, MissingObjectError, StorageError, StorageInputError
 from storage.root import ObjectFacts, Root, clean
 
+# None: as patient as obstore is by default, some minutes.
+_RETRY: "RetryConfig | None" = None
 _first_user: int | None = None
 
 
@@ -30,7 +39,7 @@ class S3Root(Root):
         if not bucket:
             raise StorageInputError(f"{url} names no bucket. Write s3://bucket/prefix.")
         super().__init__(f"s3://{bucket}/{prefix}".rstrip("/"))
-        self.__store = S3Store(bucket, prefix=prefix or None)
+        self.__store = S3Store(bucket, prefix=prefix or None, retry_config=_RETRY)
 
     @property
     def _store(self) -> S3Store:
@@ -53,16 +62,19 @@ class S3Root(Root):
 
     def read(self, path: str) -> bytes:
         try:
-            return bytes(obstore.get(self._store, clean(path)).bytes())
+            with self._told():
+                return bytes(obstore.get(self._store, clean(path)).bytes())
         except FileNotFoundError as error:
             raise MissingObjectError(f"{self.url} holds no {path}.") from error
 
     def write(self, path: str, data: bytes) -> None:
-        obstore.put(self._store, clean(path), data)
+        with self._told():
+            obstore.put(self._store, clean(path), data)
 
     def create(self, path: str, data: bytes) -> bool:
         try:
-            obstore.put(self._store, clean(path), data, mode="create", use_multipart=False)
+            with self._told():
+                obstore.put(self._store, clean(path), data, mode="create", use_multipart=False)
         except AlreadyExistsError:
             return False
         return True
@@ -70,14 +82,18 @@ class S3Root(Root):
     def exists(self, path: str) -> bool:
         prefix = clean(path)
         try:
-            obstore.head(self._store, prefix)
+            with self._told():
+                obstore.head(self._store, prefix)
         except FileNotFoundError:
-            return any(True for _ in obstore.list(self._store, prefix=prefix, chunk_size=1))
+            with self._told():
+                return any(True for _ in obstore.list(self._store, prefix=prefix, chunk_size=1))
         return True
 
     def read_range(self, path: str, start: int, length: int) -> bytes:
         try:
-            data = bytes(obstore.get_range(self._store, clean(path), start=start, length=length))
+            with self._told():
+                found = obstore.get_range(self._store, clean(path), start=start, length=length)
+            data = bytes(found)
         except FileNotFoundError as error:
             raise MissingObjectError(f"{self.url} holds no {path}.") from error
         if len(data) != length:
@@ -86,18 +102,21 @@ class S3Root(Root):
 
     def walk(self, prefix: str = "") -> Iterator[tuple[str, ObjectFacts]]:
         base, is_empty = clean(prefix), True
-        for batch in obstore.list(self._store, prefix=base or None, chunk_size=1000):
-            for meta in batch:
-                is_empty = False
-                yield str(meta["path"]), _facts(meta)
+        with self._told():
+            for batch in obstore.list(self._store, prefix=base or None, chunk_size=1000):
+                for meta in batch:
+                    is_empty = False
+                    yield str(meta["path"]), _facts(meta)
         if base and is_empty:
             try:
-                yield base, _facts(obstore.head(self._store, base))
+                with self._told():
+                    yield base, _facts(obstore.head(self._store, base))
             except FileNotFoundError:
                 return
 
     def folders(self, prefix: str = "") -> list[str]:
-        listing = obstore.list_with_delimiter(self._store, prefix=clean(prefix) or None)
+        with self._told():
+            listing = obstore.list_with_delimiter(self._store, prefix=clean(prefix) or None)
         return sorted(
             str(path).rstrip("/").rsplit("/", 1)[-1] for path in listing["common_prefixes"]
         )
@@ -106,7 +125,26 @@ class S3Root(Root):
         base = clean(prefix)
         paths = list(self.sizes(base))
         if paths:
-            obstore.delete(self._store, paths)
+            with self._told():
+                obstore.delete(self._store, paths)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Turns what the store refuses into a sentence with a cure; a missing object stays so.
+
+        Raises:
+            StorageInputError: if there is no such bucket; DeniedError: if rights are lacking;
+            StorageError: if the store cannot be reached, or answers with anything else.
+        """
+        try:
+            yield
+        except AlreadyExistsError:
+            raise
+        except (BaseError, FileNotFoundError) as error:
+            told = _problem(self.url, error)
+            if told is None:
+                raise
+            raise told from error
 
     def delete_unfinished(self, prefix: str) -> None:
         """Nothing to do: an interrupted upload leaves no object behind."""
@@ -114,3 +152,34 @@ class S3Root(Root):
 
 def _facts(meta: "ObjectMeta") -> ObjectFacts:
     return ObjectFacts(int(meta["size"]), int(meta["last_modified"].timestamp() * 1e9))
+
+
+def _problem(url: str, error: Exception) -> StorageError | None:
+    """What an error of the store means to its user; None for a missing object."""
+    text = str(error)
+    bucket = url.removeprefix("s3://").partition("/")[0]
+    if "NoSuchBucket" in text:
+        return StorageInputError(f"{url}: there is no bucket {bucket}. Make it, or mend the URL.")
+    if isinstance(error, FileNotFoundError):
+        return None
+    is_denied = isinstance(error, PermissionDeniedError | UnauthenticatedError)
+    # obstore reports a refused listing as a generic error.
+    if is_denied or "403 Forbidden" in text or "401 Unauthorized" in text:
+        return DeniedError(
+            f"{url}: access is denied. Check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and "
+            f"what they may do in {bucket}."
+        )
+    if "169.254.169.254" in text:
+        return StorageInputError(
+            f"{url}: there are no credentials. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
+        )
+    if "incorrectly configured region" in text:
+        return StorageInputError(f"{url}: the bucket is in another region. Set AWS_REGION.")
+    if "HTTP error" in text:
+        where = os.environ.get("AWS_ENDPOINT_URL", "its endpoint")
+        return StorageError(
+            f"{url}: {where} cannot be reached. Check AWS_ENDPOINT_URL (http:// also needs "
+            "AWS_ALLOW_HTTP=true) and the network."
+        )
+    first = text.partition("<?xml")[0].partition("\n")[0].strip()
+    return StorageError(f"{url}: the object store answered: {first} Try again later.")

@@ -24,13 +24,27 @@ Array = np.ndarray[Any, Any]
 _MOST_MAPPINGS = 32_000
 _PARALLEL = 8
 # What belongs to one process and is made again in another.
-_STAYS = {"_region", "_windows", "_table", "_starts", "_ready", "_all_ready", "_used", "_clock"}
+_STAYS = {
+    "_region",
+    "_windows",
+    "_table",
+    "_starts",
+    "_direct",
+    "_ready",
+    "_all_ready",
+    "_used",
+    "_clock",
+}
+# Up to this size the beginning of every row and view is kept, else it is computed for each batch.
+_MOST_DIRECT_BYTES = 64 * 2**20
 _WITHIN_BITS = 24
 _WITHIN_MASK = (1 << _WITHIN_BITS) - 1
 
 
 class ShardSet:
     """Random rows of one array, over some of its shards.
+
+    ``rows_N`` are counted over ``commits``: the place of the shard times R, plus the row in it.
 
     Plain shards in a local folder are mapped where they lie. Remote and archived ones are fetched
     into ``copies`` and mapped there, or into memory; those least recently used are unmapped when
@@ -45,6 +59,7 @@ class ShardSet:
         layout: Layout,
         views: int,
         commits: Sequence[Commit],
+        rows_N: Array,
         *,
         in_memory: bool,
         copies: CopyFolder | None,
@@ -55,6 +70,7 @@ class ShardSet:
         self._layout = layout
         self._views = views
         self._commits = list(commits)
+        self._places_N = _packed(rows_N, layout, views)
         self._in_memory = in_memory
         self._copies = copies
         self._checked = np.zeros(len(self._commits), bool)
@@ -68,6 +84,7 @@ class ShardSet:
         self._used = np.zeros(len(self._commits), np.int64)
         self._clock = 0
         self._all_ready = False
+        self._direct: Array | None = None
         self._table = np.full((len(self._commits), self._views, self._chunks), -1, np.int64)
         self._starts = self._table.reshape(-1)
         self._sizes = np.array(
@@ -92,41 +109,23 @@ class ShardSet:
             writeable=False,
         )
 
-    @property
-    def plain_bytes(self) -> int:
-        """Memory that all shards would need."""
-        return int(self._sizes.sum())
-
-    def places(self, slots_N: Array, locals_N: Array) -> Array:
-        """Where rows lie, computed once for all minibatches, in one number per row.
-
-        Args:
-            slots_N: places in ``commits``.
-            locals_N: rows within the shard.
-
-        Returns:
-            int64: the cell of the row's chunk for view 0, and below it the row in that chunk. One
-            number, because each look into a long array costs a wait for memory.
-        """
-        chunks_N, within_N = np.divmod(locals_N, self._layout.rows_per_chunk)
-        cells_N = slots_N * (self._views * self._chunks) + chunks_N
-        packed_N: Array = cells_N.astype(np.int64) << _WITHIN_BITS | within_N
-        return packed_N
-
-    def take(self, places_B: Array, views_B: Array) -> Array:
-        """Rows by what `places` returned, and view: (B, items)."""
+    def take(self, rows_B: Array, views_B: Array) -> Array:
+        """Rows by their place in ``rows_N``, and view, both in range: (B, items)."""
+        if self._direct is not None:
+            return self._gather(self._direct[views_B, rows_B])
+        places_B = self._places_N[rows_B]
         if self._all_ready:
-            return self._gather(places_B, views_B)
+            return self._gather(self._starts_of(places_B, views_B))
         slots_B = (places_B >> _WITHIN_BITS) // (self._views * self._chunks)
         groups = list(self._fitting_groups(np.unique(slots_B)))
         if len(groups) == 1:
             self._touch(groups[0])
-            return self._gather(places_B, views_B)
+            return self._gather(self._starts_of(places_B, views_B))
         out = np.empty((len(places_B), self._items), self._array.dtype)
         for group in groups:
             self._touch(group)
             here = np.flatnonzero(np.isin(slots_B, group))
-            out[here] = self._gather(places_B[here], views_B[here])
+            out[here] = self._gather(self._starts_of(places_B[here], views_B[here]))
         return out
 
     def load_all(self) -> None:
@@ -134,10 +133,13 @@ class ShardSet:
         for group in self._fitting_groups(np.arange(len(self._commits))):
             self._touch(group)
 
-    def _gather(self, places_B: Array, views_B: Array) -> Array:
-        starts_B = places_B & _WITHIN_MASK
-        starts_B *= self._items
-        starts_B += self._starts[(places_B >> _WITHIN_BITS) + views_B * self._chunks]
+    def _starts_of(self, places_B: Array, views_B: Array) -> Array:
+        """The window at which each row begins."""
+        starts_B: Array = self._starts[(places_B >> _WITHIN_BITS) + views_B * self._chunks]
+        starts_B += (places_B & _WITHIN_MASK) * self._items
+        return starts_B
+
+    def _gather(self, starts_B: Array) -> Array:
         rows_B: Array = self._windows[starts_B].view(self._array.dtype)
         return rows_B.reshape(len(starts_B), self._items)
 
@@ -172,6 +174,9 @@ class ShardSet:
             with ThreadPoolExecutor(_PARALLEL) as pool:
                 list(pool.map(self._open_shard, wanted.tolist()))
         self._all_ready = bool(self._ready.all())
+        if self._all_ready and self._views * self._places_N.nbytes <= _MOST_DIRECT_BYTES:
+            views_V1 = np.arange(self._views)[:, None]
+            self._direct = self._starts_of(self._places_N, views_V1)
 
     def _make_room(self, slots: Array) -> None:
         """Unmap the least recently used shards until those wanted fit."""
@@ -184,6 +189,7 @@ class ShardSet:
                 break
             self._region.clear(slot)
             self._ready[slot] = self._all_ready = False
+            self._direct = None
             held -= int(self._sizes[slot])
             count -= 1
 
@@ -213,10 +219,10 @@ class ShardSet:
                     _refuse_size(path.stat().st_size, size, where)
                 self._region.map_file(slot, path, size)
         except FileNotFoundError as error:
-            if data is None:
+            if self._copies is None:
                 raise CorruptShardError(f"{where} is missing. Run `tintem repair`.") from error
             # Another process dropped the copy to keep its own limit.
-            self._region.load(slot, data)
+            self._region.load(slot, data or self._read(slot))
         held = self._region.view(slot, size)
         is_plain = self._layout.codec == "none"
         if is_plain and not self._checked[slot] and checksum(held) != self._fact(slot).crc32:
@@ -280,3 +286,15 @@ def _refuse_size(found: int, wanted: int, where: str) -> None:
         raise CorruptShardError(
             f"{where} has {found} bytes instead of {wanted}. Run `tintem repair`."
         )
+
+
+def _packed(rows_N: Array, layout: Layout, views: int) -> Array:
+    """int64: the cell of a row's chunk for view 0, and below it the row in that chunk.
+
+    One number per row, because each look into a long array costs a wait for memory.
+    """
+    slots_N, locals_N = np.divmod(rows_N, layout.rows_per_shard)
+    chunks_N, within_N = np.divmod(locals_N, layout.rows_per_chunk)
+    chunks = layout.rows_per_shard // layout.rows_per_chunk
+    packed_N: Array = (slots_N * (views * chunks) + chunks_N) << _WITHIN_BITS | within_N
+    return packed_N

@@ -48,6 +48,14 @@ class State:
         """(key, row) of the current rows that lie in some shards."""
         return self.current.filter((pl.col("row") // self._size).is_in(shards))
 
+    @property
+    def pending(self) -> set[int]:
+        """Shards that are not done and hold a row that counts."""
+        waiting = self.rows.shards.keys() - self.sound.keys()
+        if not waiting:
+            return set()
+        return waiting & set((self.current["row"] // self._size).unique().to_list())
+
     def resumable(self, wanted: pl.Series) -> dict[int, list[str]]:
         """Pending shards all of whose images are still wanted: only those can be computed."""
         pending = sorted(self.rows.shards.keys() - self.sound.keys())

@@ -208,9 +208,10 @@ def _group_attributes(spec: CacheSpec) -> dict[str, Any]:
     return {
         "title": f"Feature cache {spec.id}",
         "description": (
-            "Embeddings of images by a frozen teacher model. Axis `view`: augmented views of each "
-            "image, view 0 the evaluation view. Axis `image`: rows; rows/*.parquet name the image "
-            "of each row by a hash of its bytes. Rows that are NaN hold no image."
+            "Embeddings of images by a frozen teacher model. Axis `view`: views of each image; "
+            "`content` says how they were made. Axis `image`: rows; rows/*.parquet name the image "
+            "of each row by a hash of its bytes. Rows without an image are NaN in floating-point "
+            "arrays, and -128 with a scale of NaN in int8 arrays."
         ),
         "content": spec.content,
     }

@@ -224,7 +224,10 @@ class FeatureCache:
         return compaction.compact(self, fullness=fullness, keep=wanted)
 
     def stats(self) -> dict[str, Any]:
-        """Rows and shards done and pending, and bytes per stored array."""
+        """Rows and shards done and pending, and bytes per stored array.
+
+        A shard is pending if it is not done and a row that counts is in it.
+        """
         state = State(self)
         sizes = {array.name: 0 for array in _zarr.arrays_of(self.spec)}
         for commit in state.sound.values():
@@ -233,7 +236,7 @@ class FeatureCache:
         return {
             "rows": state.done_rows().height,
             "shards": len(state.sound),
-            "pending": len(state.rows.shards.keys() - state.sound.keys()),
+            "pending": len(state.pending),
             "rows_per_shard": self.layout.rows_per_shard,
             "bytes": sizes,
         }

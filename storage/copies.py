@@ -63,7 +63,10 @@ class CopyFolder:
         if len(kept) != size or checksum(kept) != int.from_bytes(check, "little"):
             path.unlink(missing_ok=True)
             return False
-        os.utime(path)
+        try:
+            os.utime(path)
+        except FileNotFoundError:  # another process has dropped it
+            return False
         return True
 
     def put(self, name: str, data: bytes) -> None:

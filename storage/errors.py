@@ -3,6 +3,7 @@
 StorageError
 ├── StorageInputError         the user asked for something impossible; the message holds the cure
 │   ├── SourceError           a source of images that cannot be used
+│   ├── DeniedError           something that may not be read or written with the rights at hand
 │   ├── CacheMismatchError    what lies at this place was made from something else
 │   └── CacheFormatError      written by another version of the format
 ├── MissingObjectError        nothing is stored under this path
@@ -23,6 +24,10 @@ class StorageInputError(StorageError):
 
 class SourceError(StorageInputError):
     """A source of images that cannot be used."""
+
+
+class DeniedError(StorageInputError):
+    """Something that may not be read or written with the rights at hand."""
 
 
 class CacheMismatchError(StorageInputError):

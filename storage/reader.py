@@ -43,6 +43,8 @@ class FeatureReader:
         self._kind = cache.spec.kinds[kind]
         self.views = cache.spec.views
         arrays = [array for array in _zarr.arrays_of(cache.spec) if array.kind == kind]
+        rows_N = slots * layout.rows_per_shard + rows % layout.rows_per_shard
+        self._count = len(rows_N)
         used = [commits[int(shard)] for shard in shards]
         plain = sum(
             _zarr.plain_size(array, layout, self.views, commit.rows)
@@ -63,6 +65,7 @@ class FeatureReader:
                 layout,
                 self.views,
                 used,
+                rows_N,
                 in_memory=in_memory,
                 copies=copies,
             )
@@ -70,10 +73,9 @@ class FeatureReader:
         }
         self._values = self._sets[kind]
         self._scales = self._sets.get(kind + SCALE_SUFFIX)
-        self._places_N = self._values.places(slots, rows % layout.rows_per_shard)
 
     def __len__(self) -> int:
-        return len(self._places_N)
+        return self._count
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -99,18 +101,18 @@ class FeatureReader:
             IndexError: if a view or row is out of range.
             CorruptShardError: if a shard touched for the first time differs from its record.
         """
-        places_B, views_B = self._find(views_B, rows_B)
+        views_B, rows_B = self._in_range(views_B, rows_B)
         if self._scales is None:
-            return self._values.take(places_B, views_B).reshape(len(places_B), *self.shape)
-        scales_B1 = self._scales.take(places_B, views_B)
-        out = np.empty((len(places_B), self._kind.items), np.float32)
+            return self._values.take(rows_B, views_B).reshape(len(rows_B), *self.shape)
+        scales_B1 = self._scales.take(rows_B, views_B)
+        out = np.empty((len(rows_B), self._kind.items), np.float32)
         step = max(1, _CACHED_BYTES // self._kind.items)
         # A few rows at a time: their int8 values are still in the processor's cache when scaled.
-        for i in range(0, len(places_B), step):
+        for i in range(0, len(rows_B), step):
             part = slice(i, i + step)
-            values = self._values.take(places_B[part], views_B[part])
+            values = self._values.take(rows_B[part], views_B[part])
             np.multiply(values, scales_B1[part], out=out[part])
-        return out.reshape(len(places_B), *self.shape)
+        return out.reshape(len(rows_B), *self.shape)
 
     def take_stored(self, views_B: Array, rows_B: Array) -> tuple[Array, Array | None]:
         """As `take`, but as stored: to scale int8 on the GPU moves a quarter of the bytes.
@@ -119,13 +121,13 @@ class FeatureReader:
             (B, *shape) int8, float16 or float32, and for int8 the float32 scales (B,) to multiply
             by; None for the others.
         """
-        places_B, views_B = self._find(views_B, rows_B)
-        values = self._values.take(places_B, views_B).reshape(len(places_B), *self.shape)
+        views_B, rows_B = self._in_range(views_B, rows_B)
+        values = self._values.take(rows_B, views_B).reshape(len(rows_B), *self.shape)
         if self._scales is None:
             return values, None
-        return values, self._scales.take(places_B, views_B)[:, 0]
+        return values, self._scales.take(rows_B, views_B)[:, 0]
 
-    def _find(self, views_B: Array, rows_B: Array) -> tuple[Array, Array]:
+    def _in_range(self, views_B: Array, rows_B: Array) -> tuple[Array, Array]:
         views_B, rows_B = np.asarray(views_B, np.int64), np.asarray(rows_B, np.int64)
         if views_B.shape != rows_B.shape:
             views_B, rows_B = np.broadcast_arrays(views_B, rows_B)
@@ -134,7 +136,7 @@ class FeatureReader:
             views_B.view(np.uint64).max() >= self.views or rows_B.view(np.uint64).max() >= len(self)
         ):
             raise IndexError(f"views must be in [0, {self.views}) and rows in [0, {len(self)})")
-        return self._places_N[rows_B], views_B
+        return views_B, rows_B
 
     def all(self, view: int) -> Array:
         """One whole view: (N, *shape) in `dtype`."""

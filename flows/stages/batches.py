@@ -111,6 +111,7 @@ class StepDataset(Dataset[Batch]):
         seed: of the data order.
         tokens: cached patch tokens, (V, N, T, D), for the local term.
         labels: class numbers (N,), for a supervised training.
+        views: use only the first so many; None for all that ``pixels`` has.
         part: which of how many processes this is; each takes its share of every batch.
 
     Raises:
@@ -126,10 +127,12 @@ class StepDataset(Dataset[Batch]):
         *,
         tokens: Latents | None = None,
         labels: Indices | None = None,
+        views: int | None = None,
         part: tuple[int, int] = (0, 1),
     ) -> None:
         self._pixels, self._latents, self._tokens, self._labels = pixels, latents, tokens, labels
         self._order = EpochOrder(rows=pixels.images, seed=seed)
+        self._views = views or pixels.views
         batch_size = min(batch_size, pixels.images)
         self._rank, processes = part
         self._share, rest = divmod(batch_size, processes)
@@ -146,7 +149,7 @@ class StepDataset(Dataset[Batch]):
         epoch, position = divmod(step, self.steps_per_epoch)
         first = position * self._batch_size + self._rank * self._share
         rows = self._order.at(epoch, np.arange(first, first + self._share))
-        views = (rows + epoch) % self._pixels.views
+        views = (rows + epoch) % self._views
 
         def taken(cached: Latents | None) -> torch.Tensor | None:
             return None if cached is None else torch.from_numpy(cached.take(views, rows))

@@ -4,6 +4,7 @@ The student has no batch norm: torch has no synchronised batch norm for CPUs, wh
 would keep statistics of its own half of the batch (on GPUs it is converted to SyncBatchNorm).
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -34,9 +35,15 @@ def launch(config: Path, processes: int = 2) -> subprocess.Popen[bytes]:
         sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}",
         "--master-addr=127.0.0.1", f"--master-port={port}", "-m", "flows.torchrun", str(config),
     ]  # fmt: skip
-    return subprocess.Popen(
-        command, env=ENVIRONMENT, stderr=subprocess.PIPE, start_new_session=True
-    )
+    return subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE)
+
+
+def kill_all(config: Path) -> None:
+    """SIGKILL the launcher and its workers, which have sessions of their own: all name the file."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if str(config).encode() in (folder / "cmdline").read_bytes().split(b"\0"):
+                os.kill(int(folder.name), signal.SIGKILL)
 
 
 def finish(config: Path, processes: int = 2) -> None:
@@ -97,7 +104,7 @@ def test_processes_killed_together_go_on_bit_for_bit(
         while step_of(root) < wanted and time.monotonic() < deadline:
             assert process.poll() is None, "it ended before it could be killed"
             time.sleep(0.005)
-        os.killpg(process.pid, signal.SIGKILL)
+        kill_all(config)
         process.communicate()
     finish(config)
     assert record(root)["resumed_at_step"] >= 40

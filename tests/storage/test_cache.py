@@ -85,6 +85,16 @@ def test_an_image_that_vanished_before_it_was_computed_does_not_block_the_rest(s
     )
 
 
+def test_a_shard_none_of_whose_rows_counts_is_not_pending(sample, keys):
+    names = keys(8)
+    sample.cache.plan(names)
+    sample.fill(names[1:])
+    assert sample.cache.stats()["pending"] == 1
+    sample.fill(names[:1])
+    assert sample.cache.missing(names) == []
+    assert sample.cache.stats()["pending"] == 0
+
+
 def test_repeated_keys_get_one_row(sample, keys):
     names = keys(3)
     sample.fill([*names, *names])
@@ -209,6 +219,10 @@ def test_plain_zarr_and_xarray_read_a_cache(sample, keys):
     np.testing.assert_array_equal(group["global"][:, :20], sample.stacked(names, "global"))
     assert np.isnan(group["global"][:, 20:]).all()
     assert np.isnan(group["tokens_scale"][:, 20:]).all()
+    assert (group["tokens"][:, 20:] == -128).all()
+    for said in (group.attrs["description"], (place / "README.md").read_text()):
+        assert "evaluation view" not in said
+        assert "-128" in said
     assert "Feature cache" in group.attrs["title"]
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -1,12 +1,14 @@
 """Contract of every root; runs on a folder here and on S3 in test_s3.py."""
 
+import errno
 import os
+from pathlib import Path
 
 import pytest
 
 from storage import _local
 from storage._local import LocalRoot
-from storage.errors import StorageInputError
+from storage.errors import DeniedError, StorageInputError
 from storage.root import open_root
 from storage.testing import check_root
 
@@ -46,10 +48,62 @@ def test_unusable_places_are_refused_with_the_cure(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageInputError, match="is a file"):
         open_root(tmp_path / "file")
+    with pytest.raises(StorageInputError, match=r"file is a file, so .*/file/x/y cannot be"):
+        open_root(tmp_path / "file/x/y")
     with pytest.raises(StorageInputError, match="gs://"):
         open_root("gs://bucket/x")
     with pytest.raises(StorageInputError, match="no bucket"):
         open_root("s3://")
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "cure"),
+    [
+        (errno.EACCES, DeniedError, "Give yourself the rights"),
+        (errno.EROFS, DeniedError, "Give yourself the rights"),
+        (errno.ENOSPC, StorageInputError, "Free some space"),
+        (errno.EIO, StorageInputError, "use another folder"),
+    ],
+)
+def test_a_place_that_takes_no_files_is_told_with_the_cure(
+    tmp_path, monkeypatch, number, kind, cure
+):
+    def refuse(_handle):
+        raise OSError(number, os.strerror(number))
+
+    root = open_root(tmp_path)
+    monkeypatch.setattr("storage._local.os.fsync", refuse)
+    for write in (root.write, root.create):
+        with pytest.raises(kind, match=f"{tmp_path}/a/thing cannot be written .*{cure}"):
+            write("a/thing", b"new")
+    assert root.list() == []
+
+
+def test_things_in_the_way_of_a_write_are_told(tmp_path):
+    root = open_root(tmp_path)
+    root.write("file", b"1")
+    root.write("folder/file", b"1")
+    for path in ("file/below", "folder"):
+        with pytest.raises(StorageInputError, match="Move what is in the way"):
+            root.write(path, b"2")
+    assert root.list() == ["file", "folder/file"]
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_what_may_not_be_read_is_told(tmp_path, monkeypatch):
+    root = open_root(tmp_path)
+    root.write("a/b", b"1")
+
+    def refuse(*_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("storage._local.os.scandir", refuse)
+    with pytest.raises(DeniedError, match="cannot be read"):
+        root.list()
+    monkeypatch.setattr(Path, "open", refuse)
+    for read in (root.read, lambda path: root.read_range(path, 0, 1)):
+        with pytest.raises(DeniedError, match=f"{tmp_path}/a/b cannot be read"):
+            read("a/b")
 
 
 def test_a_folder_without_hard_links_still_lets_the_first_writer_win(tmp_path, monkeypatch):

@@ -1,11 +1,14 @@
 """The same promises on an S3 protocol server."""
 
+import http.client
+import http.server
 import multiprocessing
 import os
 import pickle
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -13,7 +16,8 @@ import pytest
 
 from storage.cache import FeatureCache
 from storage.copies import CopyFolder
-from storage.errors import CorruptShardError, StorageInputError
+from storage.errors import CorruptShardError, DeniedError, StorageError, StorageInputError
+from storage.manifest import SourceConfig, build_manifest
 from storage.root import open_root
 from storage.testing import SPEC, Sample, check_root, some_keys
 
@@ -72,6 +76,33 @@ def test_copies_are_used_again_unless_damaged(remote, tmp_path, monkeypatch):
     monkeypatch.setattr(type(remote.cache.root), "read", note)
     np.testing.assert_array_equal(reader.all(0), remote.stacked(names, "global")[0])
     assert len(reads) == 1
+
+
+@pytest.mark.parametrize("moment", ["has", "utime"])
+def test_a_copy_that_another_process_drops_is_read_from_the_store(
+    remote, tmp_path, monkeypatch, moment
+):
+    names = some_keys(16)
+    remote.fill(names)
+    copies = CopyFolder(tmp_path / "copies")
+    remote.cache.reader(names, copies=copies).load_all()
+    has, utime = CopyFolder.has, os.utime
+
+    def drop_after(self, name, size):
+        found = has(self, name, size)
+        self.path(name).unlink(missing_ok=True)
+        return found
+
+    def drop_before(path):
+        path.unlink()
+        utime(path)
+
+    if moment == "has":
+        monkeypatch.setattr(CopyFolder, "has", drop_after)
+    else:
+        monkeypatch.setattr("storage.copies.os.utime", drop_before)
+    reader = remote.cache.reader(names, copies=copies)
+    np.testing.assert_array_equal(reader.all(0), remote.stacked(names, "global")[0])
 
 
 def test_a_damaged_remote_shard_is_named(remote, tmp_path):
@@ -154,9 +185,81 @@ def test_a_killed_extraction_resumes_with_exactly_what_is_missing(s3_url, tmp_pa
     )
 
 
-def test_an_upload_that_breaks_off_leaves_nothing_visible(s3_endpoint, s3_url):
-    import http.client
+USES = [
+    lambda root: root.read("a"),
+    lambda root: root.read_range("a", 0, 1),
+    lambda root: root.write("a", b"x"),
+    lambda root: root.create("a", b"x"),
+    lambda root: root.exists("a"),
+    lambda root: root.list(),
+    lambda root: root.folders(),
+    lambda root: root.delete("a"),
+]
 
+
+def test_a_missing_bucket_is_told_by_name(s3_url):
+    for use in USES:
+        with pytest.raises(StorageInputError, match="s3://nowhere/x: there is no bucket nowhere"):
+            use(open_root("s3://nowhere/x"))
+    with pytest.raises(StorageInputError, match="no bucket nowhere"):
+        build_manifest(SourceConfig(name="demo", uri="s3://nowhere/list.csv"))
+
+
+@pytest.fixture
+def refusing(s3_url, monkeypatch):
+    """A server that answers everything with one status."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        status = 403
+
+        def answer(self):
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            self.send_response(self.status)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    for method in ("GET", "PUT", "HEAD", "POST"):
+        setattr(Handler, f"do_{method}", Handler.answer)
+    server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+    yield Handler
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "message"),
+    [
+        (403, DeniedError, "access is denied. Check AWS_ACCESS_KEY_ID"),
+        (401, DeniedError, "access is denied. Check AWS_ACCESS_KEY_ID"),
+        (301, StorageInputError, "Set AWS_REGION"),
+        (400, StorageError, "the object store answered: .*400 Bad Request.* Try again"),
+    ],
+)
+def test_what_the_store_refuses_is_told_in_a_sentence(refusing, s3_url, status, kind, message):
+    refusing.status = status
+    for use in USES:
+        with pytest.raises(kind, match=f"^{s3_url}: .*{message}") as caught:
+            use(open_root(s3_url))
+        assert "\n" not in str(caught.value)
+
+
+def test_a_store_that_cannot_be_reached_is_told_by_its_address(s3_url, monkeypatch):
+    monkeypatch.setattr("storage._s3._RETRY", {"max_retries": 0})
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    for use in USES:
+        with pytest.raises(StorageError, match=r"http://127\.0\.0\.1:9 cannot be reached"):
+            use(open_root(s3_url))
+    monkeypatch.delenv("AWS_ALLOW_HTTP")
+    with pytest.raises(StorageError, match="AWS_ALLOW_HTTP=true"):
+        open_root(s3_url).read("a")
+
+
+def test_an_upload_that_breaks_off_leaves_nothing_visible(s3_endpoint, s3_url):
     root = open_root(s3_url)
     bucket = s3_url.split("/")[2]
     connection = http.client.HTTPConnection(s3_endpoint.removeprefix("http://"), timeout=5)

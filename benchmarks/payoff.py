@@ -1,0 +1,213 @@
+"""What the cache saves: a training step with the teacher on-line against one with the cache.
+
+Both train the same student on the same pixels in memory with the same batch; on-line the teacher
+embeds each batch first, cached its latents are read. The cache costs one teacher pass over every
+cached view; after so many epochs (of all students together) it is paid for.
+Needs the demo packages. Run: python benchmarks/payoff.py --help
+"""
+
+import argparse
+import itertools
+import json
+import math
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from flows.config import RunConfig, parse_config
+from flows.demo import prepare
+from flows.provenance import provenance
+from flows.stages.batches import PixelStore, StepDataset
+from flows.stages.extract import view_source
+from flows.stages.fit import load_mapping
+from flows.stages.latents import training_latents
+from flows.stages.pipeline import Pipeline
+from flows.stages.teacher import load_teacher
+from tintem_core.backbones import BackboneConfig, build_backbone, place
+from tintem_core.objectives import build_objective
+from tintem_core.students import build_student
+from tintem_core.training import Batch, start_run, train
+
+# Teacher and its input, student and its input. The speed of a teacher does not depend on its
+# weights: where the demo packages have none, random ones are taken.
+PAIRS = (
+    ("tf_efficientnet_lite0", 128, "test_resnet", 64),
+    ("vit_small_patch16_224", 224, "vit_tiny_patch16_224", 224),
+    ("vit_base_patch16_224", 224, "vit_tiny_patch16_224", 224),
+)
+QUICK_PAIRS = (("test_efficientnet", 64, "test_resnet", 32),)
+
+
+def measure(folder: Path, pair: tuple[str, int, str, int], options: Any) -> dict[str, Any]:
+    """Time one pair of models; seconds are medians over steps, after one that warms up."""
+    config = _config(folder, pair, options)
+    pipeline = Pipeline(config)
+    started = time.perf_counter()
+    extracted = pipeline.extracted
+    extraction = time.perf_counter() - started
+    keys = pipeline.indexed.data.keys("train")
+    source = view_source(config, pipeline.indexed.data, "train")
+    small = PixelStore(source, config.student.image_size, config.views.count, 2**33)
+    large = PixelStore(source, config.teacher.image_size, config.views.count, 2**33)
+    latents = training_latents(pipeline.root, extracted, keys)
+    cached = StepDataset(small, latents, options.batch, seed=0)
+    seen_by_teacher = StepDataset(large, latents, options.batch, seed=0)
+    teacher = load_teacher(config.teacher, config.runtime.device)
+    steps = options.steps + 1
+    for number in range(steps):
+        # Rendered before the clock starts: both ways train on pixels in memory.
+        cached[number], seen_by_teacher[number]
+
+    def from_cache() -> Iterator[Batch]:
+        return (cached[number] for number in range(steps))
+
+    def on_line() -> Iterator[Batch]:
+        for number in range(steps):
+            pixels = seen_by_teacher[number].pixels.numpy()
+            found = torch.from_numpy(teacher.embed(pixels).embedding)
+            yield cached[number]._replace(latents=found)
+
+    seconds = {
+        "cached": _step_seconds(config, pipeline, from_cache),
+        "on-line": _step_seconds(config, pipeline, on_line),
+    }
+    pixels = seen_by_teacher[0].pixels.numpy()
+    teacher_step = _median(lambda: teacher.embed(pixels), options.steps)
+    saved = seconds["on-line"] - seconds["cached"]
+    return {
+        "teacher": f"{pair[0]}, {pair[1]} px",
+        "student": f"{pair[2]}, {pair[3]} px",
+        "batch": options.batch,
+        "on-line": seconds["on-line"],
+        "cached": seconds["cached"],
+        "ratio": seconds["on-line"] / seconds["cached"],
+        "teacher_alone": teacher_step,
+        # Per batch of images: every view of it goes through the teacher once.
+        "break_even_epochs": {
+            str(views): math.ceil(views * teacher_step / saved) if saved > 0 else None
+            for views in (2, 4, 8)
+        },
+        "extraction_seconds": extraction,
+    }
+
+
+def _step_seconds(
+    config: RunConfig, pipeline: Pipeline, batches: Callable[[], Iterator[Batch]]
+) -> float:
+    """Return the median time of a training step, the wait for its batch included."""
+    mapping = load_mapping(config, pipeline.root, pipeline.mapped)
+    width = pipeline.mapped.record["spec"]["width"]
+    student = place(build_student(config.student, width, 0), "cpu")
+    run = start_run(student, build_objective(config.training, mapping), config.training, 1)
+    moments = [time.perf_counter()]
+    train(
+        run,
+        batches(),
+        config.training,
+        1,
+        save=lambda _step, _checkpoint: None,
+        save_every_s=math.inf,
+        on_step=lambda _step, _loss: moments.append(time.perf_counter()),
+    )
+    assert len(moments) == config.training.epochs + 1
+    return statistics.median(b - a for a, b in itertools.pairwise(moments[1:]))
+
+
+def _median(work: Callable[[], object], repeats: int) -> float:
+    seconds = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds)
+
+
+def _config(folder: Path, pair: tuple[str, int, str, int], options: Any) -> RunConfig:
+    teacher, teacher_size, student, student_size = pair
+    prepare(folder)
+    weights = folder / "teacher.safetensors"
+    if teacher != "tf_efficientnet_lite0":
+        weights = folder / f"{teacher}.safetensors"
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = build_backbone(BackboneConfig(model=teacher, image_size=teacher_size)).model
+        save_file({k: v.contiguous() for k, v in model.state_dict().items()}, weights)
+    settings = {
+        "root": str(folder / "root"),
+        "data": {
+            "name": "mono-cells",
+            "uri": str(_shortened(folder, 2 * options.batch)),
+            "label_column": "label",
+        },
+        "teacher": {"model": teacher, "image_size": teacher_size, "weights": str(weights)},
+        "views": {"count": 2},
+        "mapping": {"objective": "svd"},
+        "student": {"model": student, "image_size": student_size},
+        # One step is one epoch here: the schedule and the history cost what they cost anywhere.
+        "training": {"epochs": options.steps + 1, "batch_size": options.batch},
+        "runtime": {"device": "cpu"},
+    }
+    return parse_config(settings, "benchmark")
+
+
+def _shortened(folder: Path, images: int) -> Path:
+    """List a part of the photos, so that about ``images`` of them are for training."""
+    header, *lines = (folder / "mono-cells.csv").read_text().splitlines()
+    path = folder / "some-cells.csv"
+    path.write_text("\n".join([header, *lines[: round(images * 1.6)]]) + "\n")
+    return path
+
+
+def table(rows: list[dict[str, Any]], found: dict[str, Any]) -> str:
+    """Write the measurements as Markdown."""
+    lines = [
+        "# What the cache saves",
+        "",
+        "Seconds per training step, median; pixels in memory. Break-even: epochs, summed over all "
+        "students trained from the cache, after which extracting 2 / 4 / 8 views of every image "
+        "has paid for itself.",
+        "",
+        "| teacher | student | batch | on-line | cached | ratio | break-even epochs |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        even = " / ".join(str(v) for v in row["break_even_epochs"].values())
+        lines.append(
+            f"| {row['teacher']} | {row['student']} | {row['batch']} | {row['on-line']:.3f} s | "
+            f"{row['cached']:.3f} s | {row['ratio']:.1f}× | {even} |"
+        )
+    where = f"{found['cores']} cores ({found['machine']}), {found['torch_threads']} threads"
+    lines += ["", f"{where}, torch {found['packages']['torch']}, {found['created'][:10]}.", ""]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="a smoke run with tiny models")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--steps", type=int, default=8, help="steps timed per pair and way")
+    parser.add_argument("--folder", type=Path, default=Path("build/bench-payoff"))
+    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
+    options = parser.parse_args()
+    folder = options.folder.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
+    pairs = QUICK_PAIRS if options.quick else PAIRS
+    rows = [measure(folder, pair, options) for pair in pairs]
+    found = provenance()
+    target = folder if options.quick else options.results
+    target.mkdir(parents=True, exist_ok=True)
+    (target / "payoff.json").write_text(json.dumps({"rows": rows, "provenance": found}, indent=1))
+    text = table(rows, found)
+    (target / "payoff.md").write_text(text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
