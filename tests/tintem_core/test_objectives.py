@@ -55,6 +55,18 @@ def test_tintem_compares_with_the_mapped_teacher_image_by_image(per_token: bool)
     assert found.item() == pytest.approx(wanted, rel=1e-5)
 
 
+@pytest.mark.parametrize("per_token", [False, True])
+def test_tokens_that_are_mapped_already_are_not_mapped_again(per_token: bool) -> None:
+    assert TARGETS.tokens is not None
+    mapping = Mapping(D, K)
+    mapping.set_weight(rows(K, D, seed=9))
+    config = ObjectiveConfig(local_weight=0.7, local_per_token=per_token)
+    mapped = Targets(TARGETS.latents, mapping(TARGETS.tokens))
+    found = build_objective(config, mapping, tokens_are_mapped=True)(EMBEDDING, TOKENS, mapped)
+    wanted = build_objective(config, mapping)(EMBEDDING, TOKENS, TARGETS)
+    torch.testing.assert_close(found, wanted)
+
+
 def test_without_tokens_only_embeddings_count() -> None:
     found = objective("tintem", local_weight=1)(EMBEDDING, None, TARGETS)
     wanted = 1 - cosine(EMBEDDING.numpy(), TARGETS.latents.numpy() @ W.T).mean()
