@@ -13,6 +13,7 @@ from storage.root import ObjectFacts, Root, clean
 
 PART_SUFFIX = ".part"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_IN_THE_WAY = (errno.ENOTDIR, errno.EEXIST, errno.EISDIR)
 _DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
@@ -131,9 +132,12 @@ def _told(place: Path, wish: str) -> Iterator[None]:
         if error.errno in _DENIED:
             raise DeniedError(f"{said} Give yourself the rights, or use another folder.") from error
         if wish == "written":
-            full = error.errno in _FULL
-            cure = "Free some space" if full else "Move what is in the way"
-            raise StorageInputError(f"{said} {cure}, or use another folder.") from error
+            cure = "Use another folder"
+            if error.errno in _FULL:
+                cure = "Free some space, or use another folder"
+            elif error.errno in _IN_THE_WAY:
+                cure = "Move what is in the way, or use another folder"
+            raise StorageInputError(f"{said} {cure}.") from error
         raise
 
 

@@ -62,7 +62,7 @@ def test_unusable_places_are_refused_with_the_cure(tmp_path):
         (errno.EACCES, DeniedError, "Give yourself the rights"),
         (errno.EROFS, DeniedError, "Give yourself the rights"),
         (errno.ENOSPC, StorageInputError, "Free some space"),
-        (errno.EIO, StorageInputError, "use another folder"),
+        (errno.EIO, StorageInputError, "Use another folder"),
     ],
 )
 def test_a_place_that_takes_no_files_is_told_with_the_cure(
