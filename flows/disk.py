@@ -51,7 +51,7 @@ def measure_disk(root: Root) -> DiskSpeed:
     """Write and read back up to 64 MiB; nothing of it stays.
 
     Raises:
-        InputError: if nothing can be written there.
+        StorageInputError: if nothing can be written there.
     """
     folder = root.path()
     place = root if folder is None else open_root(_existing(folder))
@@ -71,8 +71,6 @@ def measure_disk(root: Root) -> DiskSpeed:
         for path in paths:
             place.read(path)
         reading = time.perf_counter() - started
-    except OSError as error:
-        raise InputError(f"root: nothing can be written to {place.url} ({error}).") from error
     finally:
         place.delete(name)
     return DiskSpeed(pieces * _PIECE / writing, pieces * _PIECE / reading)

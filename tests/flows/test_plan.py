@@ -14,7 +14,7 @@ from flows.config import load_config
 from flows.plan import plan
 from flows.plan_table import plan_tables
 from flows.stages.pipeline import Pipeline
-from storage.errors import SourceError
+from storage.errors import SourceError, StorageInputError
 from storage.root import open_root
 from tests.flows.conftest import write_config
 from tintem_core.errors import InputError
@@ -120,7 +120,7 @@ def test_the_disk_is_measured_and_left_as_it_was(tmp_path: Path) -> None:
     assert contents(tmp_path) == set()
     file = tmp_path / "file"
     file.touch()
-    with pytest.raises(InputError, match="nothing can be written"):
+    with pytest.raises(StorageInputError, match="cannot be written"):
         disk.measure_disk(open_root("/proc/nothing"))
 
 
