@@ -93,13 +93,14 @@ views:
 
 mapping:
   width: 256
+  steps: 100
 
 student:
   model: mobilenetv3_small_100
   image_size: 64
 
 training:
-  epochs: 100
+  epochs: 70
   learning_rate: 3.0e-3
 
 evaluation:
