@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help install quickstart test test-slow check format bench bench-method bench-payoff clean
+.PHONY: help install quickstart test test-slow check format bench bench-cache bench-method bench-payoff clean
 
 help:  ## show this
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -41,6 +41,10 @@ format: $(VENV)/.test  ## let ruff mend what it can
 
 bench: $(VENV)/.test  ## every benchmark, one after the other
 	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+
+bench-cache: $(VENV)/.test  ## reading the cache: memmap, zarr, tensorstore, zarrs, ours
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	$(BIN)/python benchmarks/cache_reading.py
 
 bench-method: $(VENV)/.test  ## TinTeM against its baselines, into benchmarks/results (half an hour)
 	$(BIN)/python benchmarks/method.py
