@@ -83,7 +83,7 @@ def evaluate(
     record = read_record(root, "evaluations", evaluation_id)
     if record is not None:
         reporter().note(f"evaluation {evaluation_id}: reused")
-        return Evaluated(evaluation_id, record, reused=True)
+        return Evaluated(id=evaluation_id, record=record, reused=True)
 
     student = load_student(config, root, mapped, trained)
     objective = load_objective(config, root, mapped, trained)
@@ -121,7 +121,7 @@ def evaluate(
     }
     files = {"metrics.parquet": table.getvalue(), "ood_scores.parquet": curves.getvalue()}
     write_artifact(root, "evaluations", evaluation_id, files, record)
-    return Evaluated(evaluation_id, record, reused=False)
+    return Evaluated(id=evaluation_id, record=record, reused=False)
 
 
 def spaces_of(objective: Objective, teacher: Array, student: Array) -> Spaces:

@@ -47,7 +47,7 @@ def export(
     record = read_record(root, "exports", export_id)
     if record is not None:
         reporter().note(f"export {export_id}: reused")
-        return Exported(export_id, record, location, reused=True)
+        return Exported(id=export_id, record=record, location=location, reused=True)
 
     student = load_student(config, root, mapped, trained)
     source = eval_source(config, indexed.data, None)
@@ -92,7 +92,7 @@ def export(
         "report.html": page.encode(),
     }
     write_artifact(root, "exports", export_id, files, record)
-    return Exported(export_id, record, location, reused=False)
+    return Exported(id=export_id, record=record, location=location, reused=False)
 
 
 def _metadata(config: RunConfig, trained: Trained) -> dict[str, str]:

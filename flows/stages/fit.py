@@ -45,7 +45,7 @@ def fit(config: RunConfig, root: Root, indexed: Indexed, extracted: Extracted) -
     record = read_record(root, "mappings", mapping_id)
     if record is not None:
         reporter().note(f"mapping {mapping_id}: reused")
-        return Mapped(mapping_id, record, reused=True)
+        return Mapped(id=mapping_id, record=record, reused=True)
 
     keys = indexed.data.keys("train")
     train = training_latents(root, extracted, keys)
@@ -84,7 +84,7 @@ def fit(config: RunConfig, root: Root, indexed: Indexed, extracted: Extracted) -
     }
     files = {_TENSORS: save({k: v.contiguous() for k, v in fitted.mapping.state_dict().items()})}
     write_artifact(root, "mappings", mapping_id, files, record)
-    return Mapped(mapping_id, record, reused=False)
+    return Mapped(id=mapping_id, record=record, reused=False)
 
 
 def mapping_spec(
@@ -135,7 +135,9 @@ def through_mapping(config: RunConfig, root: Root, mapping_id: str) -> Transform
             "`tintem map CONFIG.yaml` fits it again."
         )
     device = choose_device(config.runtime.device)
-    mapping = load_mapping(config, root, Mapped(mapping_id, record, reused=True)).to(device)
+    mapping = load_mapping(config, root, Mapped(id=mapping_id, record=record, reused=True)).to(
+        device
+    )
     if device.startswith("cuda"):
         # The threads that embed have streams of their own, which do not wait for this copy.
         torch.cuda.synchronize(device)

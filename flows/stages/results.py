@@ -66,38 +66,29 @@ class Extracted:
         return latents_identity(self.views, [(o.views, o.weight) for o in self.others])
 
 
-@dataclass(frozen=True)
-class Mapped:
-    """The stored mapping, and what its record says."""
+@dataclass(frozen=True, kw_only=True)
+class Stored:
+    """A finished result of a stage: its id, what its record says, whether it was there already."""
 
     id: str
     record: dict[str, Any]
     reused: bool
 
 
-@dataclass(frozen=True)
-class Trained:
-    """The stored student, and what its record says."""
-
-    id: str
-    record: dict[str, Any]
-    reused: bool
+class Mapped(Stored):
+    """The mapping."""
 
 
-@dataclass(frozen=True)
-class Evaluated:
-    """The stored evaluation, and what its record says."""
-
-    id: str
-    record: dict[str, Any]
-    reused: bool
+class Trained(Stored):
+    """The student."""
 
 
-@dataclass(frozen=True)
-class Exported:
-    """The published ONNX model, and what its record says."""
+class Evaluated(Stored):
+    """The evaluation."""
 
-    id: str
-    record: dict[str, Any]
+
+@dataclass(frozen=True, kw_only=True)
+class Exported(Stored):
+    """The published ONNX model, and where it lies."""
+
     location: str
-    reused: bool

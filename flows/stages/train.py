@@ -96,7 +96,7 @@ def train(
     record = from_main(read_record(root, "students", student_id))
     if record is not None:
         reporter().note(f"student {student_id}: reused")
-        return Trained(student_id, record, reused=True)
+        return Trained(id=student_id, record=record, reused=True)
 
     parent = None
     if config.training.extends is not None:
@@ -151,7 +151,8 @@ def train(
             files[_OBJECTIVE] = _packed(trained)
         write_artifact(root, "students", student_id, files, record)
         drop_checkpoints(root, student_id)
-    return Trained(student_id, from_main(read_record(root, "students", student_id)), reused=False)
+    stored = from_main(read_record(root, "students", student_id))
+    return Trained(id=student_id, record=stored, reused=False)
 
 
 def load_student(config: RunConfig, root: Root, mapped: Mapped, trained: Trained) -> Student:
