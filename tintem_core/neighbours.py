@@ -206,6 +206,11 @@ def shared_share(first_Nk: Ints, second_Nk: Ints) -> NDArray[np.float64]:
 def _class_count(labels_N: NDArray[np.integer], rows: int, classes: int | None) -> int:
     if labels_N.shape != (rows,):
         raise ShapeError(f"{rows} bank rows came with labels of shape {labels_N.shape}.")
+    return count_classes(labels_N, classes)
+
+
+def count_classes(labels_N: NDArray[np.integer], classes: int | None) -> int:
+    """C: as given, or one more than the highest label; InputError for labels outside 0..C-1."""
     highest = int(labels_N.max()) + 1
     known = highest if classes is None else classes
     if labels_N.min() < 0 or highest > known:

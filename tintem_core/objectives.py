@@ -16,6 +16,7 @@ All but `supervised` add the same loss over the patch tokens, times ``local_weig
 Legend: ``B`` batch, ``T`` teacher's patch tokens, ``D`` teacher width, ``K`` student width.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -73,9 +74,10 @@ class Targets:
     labels: Tensor | None = None
 
 
-class Objective(nn.Module):
+class Objective(nn.Module, ABC):
     """The loss of a student's answer, and whatever lives only as long as the training."""
 
+    @abstractmethod
     def forward(self, embedding_BK: Tensor, tokens_BTK: Tensor | None, targets: Targets) -> Tensor:
         """Return the loss, a float32 scalar.
 
@@ -84,7 +86,6 @@ class Objective(nn.Module):
             tokens_BTK: the student's tokens on the teacher's grid; None without local term.
             targets: the teacher's side.
         """
-        raise NotImplementedError
 
     def through_head(self, embedding_BK: Tensor) -> Tensor | None:
         """Return embeddings (B, D) in the teacher's space; None where no head leads there."""

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
 from tintem_core.errors import DegenerateError, InputError, ShapeError
+from tintem_core.neighbours import count_classes
 
 Table = NDArray[np.floating]
 Labels = NDArray[np.integer]
@@ -280,11 +281,4 @@ def _checked(rows_NK: Table, labels_N: Labels, classes: int | None) -> int:
         )
     if not np.isfinite(rows_NK).all():
         raise DegenerateError("Some train embeddings are not finite; mend the embeddings first.")
-    highest = int(labels_N.max()) + 1
-    known = highest if classes is None else classes
-    if labels_N.min() < 0 or highest > known:
-        raise InputError(
-            f"Labels run from {labels_N.min()} to {highest - 1}, but must lie in 0..{known - 1}; "
-            "number the classes from 0."
-        )
-    return known
+    return count_classes(labels_N, classes)
