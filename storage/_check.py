@@ -3,6 +3,7 @@
 Repair expects that nobody writes to or compacts the cache meanwhile.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,9 @@ from storage._rows import RowTable
 
 if TYPE_CHECKING:
     from storage.cache import FeatureCache
+
+# Shards in memory at once.
+_PARALLEL = 4
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ def repair(cache: "FeatureCache") -> list[int]:
     for shard in _written_shards(cache) - rows.shards.keys():
         cache.withdraw(shard)
     _description.restore(cache.root, cache.base)
-    _description.fit_metadata(cache.root, cache.base, cache.spec, cache.layout, rows, force=True)
+    cache.describe(rows.next_shard, force=True)
     cache.root.delete_unfinished(cache.base)
     return dropped
 
@@ -73,6 +77,7 @@ def _shard_problems(cache: "FeatureCache", rows: RowTable) -> list[ShardProblem]
         ShardProblem(shard, _commits.commit_path(cache.base, shard), reason)
         for shard, reason in damaged.items()
     ]
+    mine = []
     for shard, commit in good.items():
         if not commit.belongs_to(cache.id, rows.shards[shard]):
             path = _commits.commit_path(cache.base, shard)
@@ -81,7 +86,10 @@ def _shard_problems(cache: "FeatureCache", rows: RowTable) -> list[ShardProblem]
             )
             problems.append(ShardProblem(shard, path, reason))
             continue
-        problems += _file_problems(cache, commit)
+        mine.append(commit)
+    with ThreadPoolExecutor(_PARALLEL) as pool:
+        for found in pool.map(lambda commit: _file_problems(cache, commit), mine):
+            problems += found
     return sorted(problems, key=lambda problem: (problem.shard or 0, problem.file))
 
 

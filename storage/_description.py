@@ -4,10 +4,9 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
-from storage import _zarr
+from storage import _rows, _zarr
 from storage._readme import readme
 from storage._records import checksum, seal, unseal
-from storage._rows import RowTable
 from storage.errors import (
     CacheFormatError,
     CacheMismatchError,
@@ -27,7 +26,12 @@ _METADATA = "metadata.json"
 def create(
     root: Root, base: str, spec: CacheSpec, layout: Layout, provenance: dict[str, Any]
 ) -> None:
-    """Make an empty cache; where two processes do so at once, the first one's record counts."""
+    """Make an empty cache; where two processes do so at once, the first one's record counts.
+
+    Raises:
+        CorruptRecordError: if embeddings are there, but no record of how they were cut.
+    """
+    _refuse_orphan(root, base)
     write_metadata(root, base, spec, layout, 0)
     record = {
         "kind": FOLDER,
@@ -50,15 +54,15 @@ def read(root: Root, base: str) -> tuple[CacheSpec, Layout]:
         CorruptRecordError: if record and copy are both damaged.
         CacheFormatError: if another version of the format wrote it.
     """
-    problem: CorruptError | None = None
+    is_damaged = False
     for name in (_RECORD, _COPY):
         data = root.read_or_none(f"{base}/{name}")
         if data is None:
             continue
         try:
             record = unseal(data, f"{root.url}/{base}/{name}")
-        except CorruptError as error:
-            problem = problem or error
+        except CorruptError:
+            is_damaged = True
             continue
         if record["format"] != FORMAT:
             raise CacheFormatError(
@@ -66,14 +70,27 @@ def read(root: Root, base: str) -> tuple[CacheSpec, Layout]:
                 "Extract into another root, or use the version that wrote it."
             )
         return CacheSpec.model_validate(record["spec"]), Layout.model_validate(record["layout"])
-    if problem is not None:
-        raise CorruptRecordError(f"{problem} Delete this cache to rebuild it.") from problem
+    if is_damaged:
+        raise CorruptRecordError(
+            f"{root.url}/{base}: {_RECORD} is damaged, and so is the copy of it. Delete this "
+            "cache to rebuild it."
+        )
+    _refuse_orphan(root, base)
     raise MissingObjectError(f"{root.url} holds no {base}. Run `tintem extract`.")
 
 
 def exists(root: Root, base: str) -> bool:
     """Whether a cache was made here, be its record damaged or not."""
     return root.exists(f"{base}/{_RECORD}") or root.exists(f"{base}/{_COPY}")
+
+
+def _refuse_orphan(root: Root, base: str) -> None:
+    # Rows come after the record; they tell nothing without the number of rows in a shard.
+    if root.exists(f"{base}/{_rows.FOLDER}") and not exists(root, base):
+        raise CorruptRecordError(
+            f"{root.url}/{base}: {_RECORD} is missing, and so is the copy of it. Delete this "
+            "cache to rebuild it."
+        )
 
 
 def write_metadata(root: Root, base: str, spec: CacheSpec, layout: Layout, rows: int) -> None:
@@ -87,17 +104,36 @@ def write_metadata(root: Root, base: str, spec: CacheSpec, layout: Layout, rows:
 
 
 def fit_metadata(
-    root: Root, base: str, spec: CacheSpec, layout: Layout, rows: RowTable, *, force: bool = False
+    root: Root, base: str, spec: CacheSpec, layout: Layout, shards: int, *, force: bool = False
 ) -> None:
-    """Make the Zarr arrays as long as the rows that were given out, where they are not yet."""
-    room = (max(rows.shards, default=-1) + 1) * layout.rows_per_shard
+    """Make the Zarr arrays as long as the rows that were given out, where they are not yet.
+
+    Several processes may do so at once, and mix their files. Each looks again after it has written,
+    so the last one leaves metadata that are whole and long enough for everybody's rows.
+
+    Args:
+        shards: there must be room for at least so many; others may have given out more meanwhile.
+    """
+    while force or not _has_room(root, base, shards * layout.rows_per_shard):
+        shards = max(shards, _shards(root, base))
+        write_metadata(root, base, spec, layout, shards * layout.rows_per_shard)
+        shards = max(shards, _shards(root, base))
+        force = False
+
+
+def _shards(root: Root, base: str) -> int:
+    return max(_rows.allocated(root, base), default=-1) + 1
+
+
+def _has_room(root: Root, base: str, rows: int) -> bool:
     data = root.read_or_none(f"{base}/{_METADATA}")
+    if data is None:
+        return False
     try:
-        is_short = data is None or unseal(data, base)["rows"] < room
+        described = unseal(data, base)
     except CorruptError:
-        is_short = True
-    if is_short or force:
-        write_metadata(root, base, spec, layout, room)
+        return False
+    return described["rows"] >= rows and not any(_differing(root, base, described["files"]))
 
 
 def problems(root: Root, base: str) -> Iterator[tuple[str, str]]:
@@ -112,12 +148,19 @@ def problems(root: Root, base: str) -> Iterator[tuple[str, str]]:
         except CorruptError as error:
             described = {}
             yield f"{base}/{name}", str(error)
-    for name, fact in described.get("files", {}).items():
-        found = root.read_or_none(f"{base}/{name}")
+    yield from _differing(root, base, described.get("files", {}))
+
+
+def _differing(
+    root: Root, base: str, files: dict[str, dict[str, int]]
+) -> Iterator[tuple[str, str]]:
+    """Files that are not as they were written, and what is wrong with each."""
+    paths = [f"{base}/{name}" for name in files]
+    for path, fact, found in zip(paths, files.values(), root.read_many(paths), strict=True):
         if found is None:
-            yield f"{base}/{name}", "it is missing"
+            yield path, "it is missing"
         elif (len(found), checksum(found)) != (fact["bytes"], fact["crc32"]):
-            yield f"{base}/{name}", "its checksum differs"
+            yield path, "its checksum differs"
 
 
 def restore(root: Root, base: str) -> None:
@@ -130,7 +173,7 @@ def restore(root: Root, base: str) -> None:
 
 def refuse_other(where: str, found: CacheSpec, wanted: CacheSpec) -> None:
     """Raises CacheMismatchError that names the first field in which two specifications differ."""
-    have, want = found.model_dump(mode="json"), wanted.model_dump(mode="json")
+    have, want = found.determining(), wanted.determining()
     have = {**have.pop("content"), **have}
     want = {**want.pop("content"), **want}
     for name in [*want, *have]:

@@ -14,6 +14,7 @@ def readme(spec: CacheSpec, layout: Layout) -> str:
     arrays = "\n".join(
         f"- `{n}` (view, image, {', '.join(k.dims)}), {k.dtype}, {spec.views} views, "
         f"{' × '.join(str(size) for size in k.shape)} numbers per image"
+        + (f"; a grid of {k.grid[0]} × {k.grid[1]}, row by row" if k.grid else "")
         for n, k in spec.kinds.items()
     )
     return f"""# Feature cache {spec.id}
@@ -31,7 +32,8 @@ embedding = {value}
 
 `view` counts the views of each image; the end of this page says how they were made. `image` is
 the row: `rows/*.parquet` name the image of each row by `key`, the 128-bit BLAKE2b of the image
-file's bytes (where two tables name a key, the later one counts). {_absent(spec)}
+file's bytes (where two tables name a key, the later one counts).
+{_absent(spec)}
 
 A shard file holds {layout.rows_per_shard} images. `commits/` says which shards are done, with the
 size and CRC-32 of their files. `xarray.open_zarr(".")` works too.

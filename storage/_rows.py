@@ -10,7 +10,7 @@ count. Both have a copy under ``rows/copies/``: without the table the shards wou
 
 import io
 import secrets
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -23,6 +23,8 @@ from storage.root import Root
 Purpose = Literal["append", "reserve", "switch"]
 FOLDER = "rows"
 COPIES = f"{FOLDER}/copies"
+# Generations read at once: few enough for memory, many enough for an object store.
+_AT_ONCE = 32
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class RowTable:
     shards: dict[int, Allocation]
     next_shard: int = 0
     next_generation: int = 0
-    reserved: frozenset[int] = frozenset()
+    generations: int = 0
     damaged: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -123,33 +125,51 @@ def load(root: Root, base: str, tolerant: bool = False) -> RowTable:
         CorruptRecordError: if a generation and its copy are both damaged.
     """
     damaged: dict[str, str] = {}
-    generations = [
-        found
-        for number in _numbers(root, base)
-        if (found := _read_generation(root, base, number, tolerant, damaged)) is not None
-    ]
-    switches = [i for i, (record, _) in enumerate(generations) if record["purpose"] == "switch"]
-    last = _last_number(root, base)
-    taken = [a["shard"] for record, _ in generations for a in record["shards"]]
-    live = generations[switches[-1] :] if switches else generations
-    tables = [table for record, table in live if record["purpose"] != "reserve"]
-    shards = {
+    numbers = _numbers(root, base)
+    try:
+        generations = _read_generations(root, base, numbers, tolerant, damaged)
+    except CorruptRecordError:
+        if _numbers(root, base) == numbers:
+            raise
+        # A compaction has put one generation in the place of these meanwhile.
+        return load(root, base)
+    records = [record for record, _ in generations]
+    live = _live(records)
+    tables = [table for record, table in generations[len(records) - len(live) :]]
+    taken = [a["shard"] for record in records for a in record["shards"]]
+    return RowTable(
+        assigned=pl.concat(tables) if tables else empty_table(),
+        shards=_shards(live),
+        next_shard=max(taken, default=-1) + 1,
+        next_generation=max(numbers, default=-1) + 1,
+        generations=len(numbers),
+        damaged=damaged,
+    )
+
+
+def allocated(root: Root, base: str) -> dict[int, Allocation]:
+    """The shards of a cache by number; no table is read for it.
+
+    Raises:
+        CorruptRecordError: if a generation's record and its copy are both damaged.
+    """
+    records = _read_records(root, base, _numbers(root, base), False, {})
+    return _shards(_live(records))
+
+
+def _live(records: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
+    """What counts: the last switch, and everything after it."""
+    switches = [i for i, record in enumerate(records) if record["purpose"] == "switch"]
+    return records[switches[-1] :] if switches else records
+
+
+def _shards(records: Iterable[dict[str, Any]]) -> dict[int, Allocation]:
+    return {
         a["shard"]: Allocation(**a)
-        for record, _ in live
+        for record in records
         if record["purpose"] != "reserve"
         for a in record["shards"]
     }
-    reserved = frozenset(
-        a["shard"] for record, _ in live if record["purpose"] == "reserve" for a in record["shards"]
-    )
-    return RowTable(
-        assigned=pl.concat(tables) if tables else empty_table(),
-        shards=shards,
-        next_shard=max(taken, default=-1) + 1,
-        next_generation=last + 1,
-        reserved=reserved - shards.keys(),
-        damaged=damaged,
-    )
 
 
 def forget_before(root: Root, base: str, generation: int) -> None:
@@ -166,46 +186,69 @@ def _numbers(root: Root, base: str) -> list[int]:
     return sorted(int(name[:6]) for name in names if name.endswith(".json"))
 
 
-def _last_number(root: Root, base: str) -> int:
-    return max(_numbers(root, base), default=-1)
+def _read_generations(
+    root: Root, base: str, numbers: Sequence[int], tolerant: bool, damaged: dict[str, str]
+) -> list[tuple[dict[str, Any], pl.DataFrame]]:
+    """Records and tables, many at once: on an object store each waits for an answer."""
+    found = []
+    for start in range(0, len(numbers), _AT_ONCE):
+        part = numbers[start : start + _AT_ONCE]
+        records = _read_records(root, base, part, tolerant, damaged)
+        wanted = {record["table"]["file"]: record["table"] for record in records}
+        tables = _read_pairs(root, base, wanted, _parse_table, tolerant, damaged)
+        for record in records:
+            if (table := tables.get(record["table"]["file"])) is not None:
+                found.append((record, table))
+    return found
 
 
-def _read_generation(
-    root: Root, base: str, number: int, tolerant: bool, damaged: dict[str, str]
-) -> tuple[dict[str, Any], pl.DataFrame] | None:
-    def first_good(name: str, parse: Any) -> Any:
-        problem: CorruptError | None = None
-        result = None
-        for folder in (FOLDER, COPIES):
-            path = f"{base}/{folder}/{name}"
-            data = root.read_or_none(path)
+def _read_records(
+    root: Root, base: str, numbers: Sequence[int], tolerant: bool, damaged: dict[str, str]
+) -> list[dict[str, Any]]:
+    names = {f"{number:06d}.json": None for number in numbers}
+    records = _read_pairs(
+        root, base, names, lambda data, where, _: unseal(data, where), tolerant, damaged
+    )
+    return [records[name] for name in names if name in records]
+
+
+def _parse_table(data: bytes, where: str, wanted: dict[str, Any]) -> pl.DataFrame:
+    if len(data) != wanted["bytes"] or checksum(data) != wanted["crc32"]:
+        raise CorruptRecordError(f"{where} is damaged: its checksum differs.")
+    return pl.read_parquet(io.BytesIO(data))
+
+
+def _read_pairs(
+    root: Root,
+    base: str,
+    names: Mapping[str, Any],
+    parse: Callable[[bytes, str, Any], Any],
+    tolerant: bool,
+    damaged: dict[str, str],
+) -> dict[str, Any]:
+    """Objects by name, each from its place or, where it is damaged there, from its copy.
+
+    Args:
+        names: and what ``parse`` is told about each.
+        tolerant: look at both, leave out what is damaged in both, and name all damage.
+    """
+    found: dict[str, Any] = {}
+    for folder in (FOLDER, COPIES):
+        todo = [name for name in names if tolerant or name not in found]
+        paths = [f"{base}/{folder}/{name}" for name in todo]
+        for name, path, data in zip(todo, paths, root.read_many(paths), strict=True):
             try:
                 if data is None:
                     raise CorruptRecordError(f"{root.url}/{path} is missing.")
-                parsed = parse(data, f"{root.url}/{path}")
+                parsed = parse(data, f"{root.url}/{path}", names[name])
             except CorruptError as error:
-                problem = error
                 damaged[path] = str(error)
             else:
-                result = parsed if result is None else result
-                if not tolerant:
-                    return result
-        if result is None and problem is not None and not tolerant:
-            raise CorruptRecordError(f"{problem} Run `tintem repair`.") from problem
-        return result
-
-    record = first_good(f"{number:06d}.json", unseal)
-    if record is None:
-        return None
-    wanted = record["table"]
-
-    def parse_table(data: bytes, where: str) -> pl.DataFrame:
-        if len(data) != wanted["bytes"] or checksum(data) != wanted["crc32"]:
-            raise CorruptRecordError(f"{where} is damaged: its checksum differs.")
-        return pl.read_parquet(io.BytesIO(data))
-
-    table = first_good(wanted["file"], parse_table)
-    return None if table is None else (record, table)
+                found.setdefault(name, parsed)
+    for name in names:
+        if name not in found and not tolerant:
+            raise CorruptRecordError(f"{damaged[f'{base}/{COPIES}/{name}']} Run `tintem repair`.")
+    return found
 
 
 def restore(root: Root, base: str) -> None:
@@ -217,14 +260,13 @@ def restore(root: Root, base: str) -> None:
     named: set[str] = set()
     for number in _numbers(root, base):
         damaged: dict[str, str] = {}
-        kept = _read_generation(root, base, number, True, damaged)
-        for path in damaged:
+        kept = _read_generations(root, base, [number], True, damaged)
+        for path in damaged if kept else ():
             name = path.rsplit("/", 1)[-1]
             folder = FOLDER if f"/{COPIES}/" in path else COPIES
-            if kept is not None:
-                root.write(path, root.read(f"{base}/{folder}/{name}"))
-        if kept is not None:
-            named |= {f"{number:06d}.json", kept[0]["table"]["file"]}
+            root.write(path, root.read(f"{base}/{folder}/{name}"))
+        for record, _ in kept:
+            named |= {f"{number:06d}.json", record["table"]["file"]}
     for path in root.list(f"{base}/{FOLDER}"):
         if path.rsplit("/", 1)[-1] not in named:
             root.delete(path)

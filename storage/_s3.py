@@ -19,7 +19,13 @@ if TYPE_CHECKING:
     from obstore import ObjectMeta
     from obstore.store import RetryConfig
 
-from storage.errors import DeniedError, MissingObjectError, StorageError, StorageInputError
+from storage.errors import (
+    DeniedError,
+    MissingObjectError,
+    StorageError,
+    StorageInputError,
+    UnreachableError,
+)
 from storage.root import ObjectFacts, Root, clean
 
 # None: as patient as obstore is by default, some minutes.
@@ -134,7 +140,7 @@ class S3Root(Root):
 
         Raises:
             StorageInputError: if there is no such bucket; DeniedError: if rights are lacking;
-            StorageError: if the store cannot be reached, or answers with anything else.
+            UnreachableError: if the store cannot be reached, or answers with anything else.
         """
         try:
             yield
@@ -177,9 +183,9 @@ def _problem(url: str, error: Exception) -> StorageError | None:
         return StorageInputError(f"{url}: the bucket is in another region. Set AWS_REGION.")
     if "HTTP error" in text:
         where = os.environ.get("AWS_ENDPOINT_URL", "its endpoint")
-        return StorageError(
+        return UnreachableError(
             f"{url}: {where} cannot be reached. Check AWS_ENDPOINT_URL (http:// also needs "
             "AWS_ALLOW_HTTP=true) and the network."
         )
     first = text.partition("<?xml")[0].partition("\n")[0].strip()
-    return StorageError(f"{url}: the object store answered: {first} Try again later.")
+    return UnreachableError(f"{url}: the object store answered: {first} Try again later.")

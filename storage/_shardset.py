@@ -179,19 +179,28 @@ class ShardSet:
             self._direct = self._starts_of(self._places_N, views_V1)
 
     def _make_room(self, slots: Array) -> None:
-        """Unmap the least recently used shards until those wanted fit."""
+        """Unmap the least recently used shards until those wanted fit.
+
+        Also those whose copies another reader has dropped: while they are mapped, the disk is full
+        of them all the same.
+        """
         will_open = self._ready.copy()
         will_open[slots] = True
         held, count = int(self._sizes[will_open].sum()), int(will_open.sum())
         spare = np.setdiff1d(np.flatnonzero(self._ready), slots)
         for slot in spare[np.argsort(self._used[spare])].tolist():
-            if held <= self._limit_bytes() and count <= _MOST_MAPPINGS:
-                break
+            fits = held <= self._limit_bytes() and count <= _MOST_MAPPINGS
+            if fits and not self._is_dropped(slot):
+                continue
             self._region.clear(slot)
             self._ready[slot] = self._all_ready = False
             self._direct = None
             held -= int(self._sizes[slot])
             count -= 1
+
+    def _is_dropped(self, slot: int) -> bool:
+        copies = self._copies
+        return copies is not None and not copies.path(self._copy_name(slot)).exists()
 
     def _open_shard(self, slot: int) -> None:
         self._load(slot, None if self._copies is None else self._fetch(self._copies, slot))
@@ -264,17 +273,7 @@ class ShardSet:
 
     def __getstate__(self) -> dict[str, Any]:
         """What a worker needs to open the same files itself; no embeddings travel."""
-        left = (
-            "_region",
-            "_windows",
-            "_table",
-            "_starts",
-            "_ready",
-            "_all_ready",
-            "_used",
-            "_clock",
-        )
-        return {name: value for name, value in self.__dict__.items() if name not in left}
+        return {name: value for name, value in self.__dict__.items() if name not in _STAYS}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)

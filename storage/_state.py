@@ -48,29 +48,25 @@ class State:
         """(key, row) of the current rows that lie in some shards."""
         return self.current.filter((pl.col("row") // self._size).is_in(shards))
 
-    @property
-    def pending(self) -> set[int]:
-        """Shards that are not done and hold a row that counts."""
-        waiting = self.rows.shards.keys() - self.sound.keys()
-        if not waiting:
-            return set()
-        return waiting & set((self.current["row"] // self._size).unique().to_list())
+    def resumable(self, wanted: pl.Series | None = None) -> dict[int, list[str]]:
+        """Shards that are not done and still can be: none of their images is gone.
 
-    def resumable(self, wanted: pl.Series) -> dict[int, list[str]]:
-        """Pending shards all of whose images are still wanted: only those can be computed."""
-        pending = sorted(self.rows.shards.keys() - self.sound.keys())
-        if not pending:
+        A shard without all of its rows is left for ever: a compaction has moved some of them, or
+        an image was gone, so that a plan has given the others rows elsewhere.
+
+        Args:
+            wanted: the images there are; None: all that were ever planned.
+        """
+        left = sorted(self.rows.shards.keys() - self.sound.keys())
+        if not left:
             return {}
-        shard = pl.col("row") // self._size
-        waiting = self.rows.assigned.with_columns(shard=shard)
-        waiting = waiting.filter(pl.col("shard").is_in(pending))
+        waiting = self.rows_in(left)
+        if wanted is not None:
+            waiting = waiting.filter(present(waiting["key"], wanted))
         groups = (
-            waiting.with_columns(wanted=present(waiting["key"], wanted))
-            .sort("row")
-            .group_by("shard", maintain_order=True)
-            .agg(pl.col("key"), pl.col("wanted").all())
-            .filter("wanted")
+            waiting.sort("row")
+            .group_by(pl.col("row") // self._size, maintain_order=True)
+            .agg("key")
         )
-        found = dict(zip(groups["shard"].to_list(), groups["key"].to_list(), strict=True))
-        # A compaction leaves rows behind; a shard without all of its rows cannot be made again.
+        found = dict(zip(groups["row"].to_list(), groups["key"].to_list(), strict=True))
         return {s: keys for s, keys in found.items() if len(keys) == self.rows.shards[s].rows}

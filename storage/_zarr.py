@@ -33,6 +33,7 @@ class ArraySpec:
     shape: tuple[int, ...]
     dims: tuple[str, ...]
     dtype: str
+    grid: tuple[int, int] | None = None
 
     @property
     def dimensions(self) -> tuple[str, ...]:
@@ -53,7 +54,7 @@ def arrays_of(spec: CacheSpec) -> list[ArraySpec]:
     for name, kind in spec.kinds.items():
         # xarray gives every dimension name of a group one size.
         dims = tuple(dim if len(sizes[dim]) == 1 else f"{name}_{dim}" for dim in kind.dims)
-        found.append(ArraySpec(name, name, kind.shape, dims, kind.dtype))
+        found.append(ArraySpec(name, name, kind.shape, dims, kind.dtype, kind.grid))
         if kind.dtype == "int8":
             found.append(ArraySpec(name + SCALE_SUFFIX, name, (), (), "float32"))
     return found
@@ -220,6 +221,9 @@ def _group_attributes(spec: CacheSpec) -> dict[str, Any]:
 def _array_attributes(array: ArraySpec) -> dict[str, Any]:
     if array.name != array.kind:
         return {"description": f"multiply the int8 rows of {array.kind} by these scales"}
+    said: dict[str, Any] = {"description": "embeddings as the teacher gave them"}
     if array.dtype == "int8":
-        return {"description": "int8 embeddings", "scales": array.name + SCALE_SUFFIX}
-    return {"description": "embeddings as the teacher gave them"}
+        said = {"description": "int8 embeddings", "scales": array.name + SCALE_SUFFIX}
+    if array.grid is not None:
+        said["grid"] = list(array.grid)
+    return said

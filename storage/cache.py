@@ -8,7 +8,7 @@ Legend: V views, N images, B batch, R rows of one shard.
 <cache>/commits/          which shards are done (see _commits)
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,7 @@ from storage.spec import CacheSpec, KindSpec, Layout, choose_layout
 
 if TYPE_CHECKING:
     from storage._check import ShardProblem
-    from storage.compaction import Compaction
+    from storage.compaction import Compaction, Fragmentation
     from storage.reader import FeatureReader
 
 __all__ = ["CacheSpec", "FeatureCache", "KindSpec", "ShardTask"]
@@ -109,7 +109,7 @@ class FeatureCache:
             new = wanted.filter(~shards.is_in([*state.sound, *resumable]).fill_null(False))
             if new.is_empty() or self._append(state.rows, new):
                 break
-        _description.fit_metadata(self.root, self.base, self.spec, self.layout, state.rows)
+        self.describe(max(state.rows.shards, default=-1) + 1)
         tasks = [ShardTask(shard, tuple(names)) for shard, names in resumable.items()]
         for i, start in enumerate(range(0, len(new), size)):
             names = new.slice(start, size).to_list()
@@ -119,8 +119,8 @@ class FeatureCache:
     def write_shard(self, task: ShardTask, arrays: dict[str, np.ndarray[Any, Any]]) -> None:
         """Store one shard: each file whole, then the record that makes it count.
 
-        A shard that is already recorded and sound is left as it is. Different shards may be
-        written by different processes at once; the same shard by one process at a time.
+        A shard that is recorded and sound is left as it is. Different shards may be written by
+        different processes at once; the same shard by one process at a time.
 
         Args:
             arrays: per kind (V, len(task.keys), *shape), float32 or float16, finite.
@@ -147,7 +147,12 @@ class FeatureCache:
             self.root.write(f"{self.base}/{path}", data)
             files[path] = FileFact(len(data), checksum(data))
         commit = Commit(self.id, shard, len(keys), keys_digest(keys), files)
+        self.describe(shard + 1)
         _commits.write_commit(self.root, self.base, commit)
+
+    def describe(self, shards: int, *, force: bool = False) -> None:
+        """Make sure that the Zarr metadata are whole and have room for so many shards."""
+        _description.fit_metadata(self.root, self.base, self.spec, self.layout, shards, force=force)
 
     def withdraw(self, shard: int) -> None:
         """Delete the record of a shard, then its files."""
@@ -165,15 +170,15 @@ class FeatureCache:
         keys: Sequence[str] | pl.Series,
         kind: str = "global",
         *,
-        memory_bytes: int = 0,
+        memory_bytes: int | None = None,
         copies: CopyFolder | None = None,
     ) -> "FeatureReader":
         """Random access to the rows of these keys, in their order.
 
         Args:
             memory_bytes: hold the shards in memory when they need no more than this.
-            copies: where remote or archived shards are kept while they are read; None: the user's
-                cache folder. Plain shards in a local folder are read where they lie.
+            copies: where shards are kept while they are read, unless they can be read in place.
+                Both are as the root's `Reading` says where they are not given.
 
         Raises:
             MissingRowsError: if any key is not in the cache yet; says how many and names three.
@@ -206,29 +211,42 @@ class FeatureCache:
         return _check.verify(self)
 
     def repair(self) -> list[int]:
-        """Withdraw damaged shards so that the next plan computes exactly them again.
-
-        Metadata and row tables are restored from what is known; leftovers are removed.
-        """
+        """Withdraw damaged shards, so that the next plan computes them again; mend all else."""
         from storage import _check
 
         return _check.repair(self)
 
+    def fragmentation(self) -> "Fragmentation":
+        """How finely the cache is cut; only small records are read for it."""
+        from storage import compaction
+
+        shards = _rows.allocated(self.root, self.base)
+        return compaction.fragmentation(shards.values(), self.layout.rows_per_shard)
+
     def compact(
-        self, *, fullness: float = 0.5, keep: Sequence[str] | pl.Series | None = None
+        self,
+        *,
+        fullness: float = 0.5,
+        keep: Sequence[str] | pl.Series | None = None,
+        progress: Callable[[int, int], None] | None = None,
     ) -> "Compaction":
         """Merge part-filled shards after many small appends; see `storage.compaction`."""
         from storage import compaction
 
         wanted = None if keep is None else as_series(keep)
-        return compaction.compact(self, fullness=fullness, keep=wanted)
+        return compaction.compact(self, fullness=fullness, keep=wanted, progress=progress)
 
-    def stats(self) -> dict[str, Any]:
+    def stats(self, keys: Sequence[str] | pl.Series | None = None) -> dict[str, Any]:
         """Rows and shards done and pending, and bytes per stored array.
 
-        A shard is pending if it is not done and a row that counts is in it.
+        A shard is pending if it is not done and a plan would ask for it.
+
+        Args:
+            keys: the images there are; None: all that were ever planned. A shard that waits for an
+                image that is gone is never computed.
         """
         state = State(self)
+        wanted = None if keys is None else distinct(as_series(keys))
         sizes = {array.name: 0 for array in _zarr.arrays_of(self.spec)}
         for commit in state.sound.values():
             for path, fact in commit.files.items():
@@ -236,7 +254,7 @@ class FeatureCache:
         return {
             "rows": state.done_rows().height,
             "shards": len(state.sound),
-            "pending": len(state.pending),
+            "pending": len(state.resumable(wanted)),
             "rows_per_shard": self.layout.rows_per_shard,
             "bytes": sizes,
         }

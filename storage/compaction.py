@@ -5,13 +5,14 @@ reader that opens the cache to them; the old shards go last. A crash at any mome
 the old state or the new one, and at worst files of nobody, which `repair` removes.
 """
 
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 
-from storage import _description, _rows, _zarr
+from storage import _rows, _zarr
 from storage._rows import Allocation
 from storage._state import State
 from storage.reader import FeatureReader
@@ -19,6 +20,11 @@ from storage.spec import SCALE_SUFFIX
 
 if TYPE_CHECKING:
     from storage.cache import FeatureCache
+
+FULLNESS = 0.5
+# Fewer shards to save are not worth a word.
+_WORTH_A_WORD = 16
+_MANY_GENERATIONS = 32
 
 
 @dataclass(frozen=True)
@@ -30,26 +36,59 @@ class Compaction:
     shards_after: int
 
 
+@dataclass(frozen=True)
+class Fragmentation:
+    """Into how many shards a cache is cut, and how many a compaction would leave."""
+
+    shards: int
+    compacted: int
+
+    @property
+    def is_high(self) -> bool:
+        """Whether a compaction at least halves the shards, and saves more than a few."""
+        return self.shards - self.compacted >= max(_WORTH_A_WORD, self.compacted)
+
+
+def fragmentation(
+    shards: Collection[Allocation], rows_per_shard: int, fullness: float = FULLNESS
+) -> Fragmentation:
+    """Count from what was given out alone: images that are gone count as if they were there."""
+    small = [shard.rows for shard in shards if shard.rows < fullness * rows_per_shard]
+    merged = -(-sum(small) // rows_per_shard)
+    return Fragmentation(len(shards), len(shards) - max(0, len(small) - merged))
+
+
 def compact(
-    cache: "FeatureCache", *, fullness: float = 0.5, keep: pl.Series | None = None
+    cache: "FeatureCache",
+    *,
+    fullness: float = FULLNESS,
+    keep: pl.Series | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Compaction:
     """Rewrite the shards of which less than a share of rows is in use.
 
-    Readers opened before keep what they have already touched; open them again afterwards.
+    Shards that no plan will ever ask for are forgotten, and the row tables become one. Readers
+    opened before keep what they have already touched; open them again afterwards.
 
     Args:
         fullness: rewrite shards in which fewer rows than this share of a full shard are used.
         keep: images still wanted; others are left behind in the shards that are rewritten.
+        progress: called with (rows moved, rows to move).
     """
     state = State(cache)
     before = len(state.rows.shards)
     moving = _rows_to_move(cache, state, fullness, keep)
     size = cache.layout.rows_per_shard
-    old = set((moving["row"] // size).unique().to_list()) | _unused(cache, state, keep)
-    if len(old) <= -(-moving.height // size):
+    sparse = set((moving["row"] // size).unique().to_list())
+    if len(sparse) <= -(-moving.height // size):
+        moving, sparse = moving.clear(), set()
+    old = sparse | _unused(cache, state, keep) | _abandoned(state)
+    if not old and state.rows.generations <= _MANY_GENERATIONS:
         return Compaction(0, before, before)
-    new = _reserve(cache, moving["key"])
-    _copy_rows(cache, state, moving, new)
+    new = _reserve(cache, moving["key"]) if moving.height else []
+    for moved in _copy_rows(cache, state, moving, new):
+        if progress is not None:
+            progress(moved, moving.height)
     _switch(cache, moving["key"], new, old)
     for shard in old:
         cache.withdraw(shard)
@@ -78,6 +117,11 @@ def _unused(cache: "FeatureCache", state: State, keep: pl.Series | None) -> set[
     return state.sound.keys() - set(used)
 
 
+def _abandoned(state: State) -> set[int]:
+    """Shards that are not done and that no plan will ask for again."""
+    return state.rows.shards.keys() - state.sound.keys() - state.resumable().keys()
+
+
 def _reserve(cache: "FeatureCache", keys: pl.Series) -> list[Allocation]:
     """Take shard numbers that no planner will give out."""
     while True:
@@ -90,8 +134,8 @@ def _reserve(cache: "FeatureCache", keys: pl.Series) -> list[Allocation]:
 
 def _copy_rows(
     cache: "FeatureCache", state: State, moving: pl.DataFrame, new: list[Allocation]
-) -> None:
-    """Write the new shards from the stored values of the old ones, unchanged."""
+) -> Iterator[int]:
+    """Write the new shards from the stored values of the old ones, unchanged; yield rows done."""
     if not new:
         return
     rows, start = moving["row"].to_numpy(), 0
@@ -104,6 +148,7 @@ def _copy_rows(
         arrays = [(array, stored[array.name]) for array in _zarr.arrays_of(cache.spec)]
         cache.commit_shard(shard.shard, keys, arrays)
         start += shard.rows
+        yield start
 
 
 def _stored(
@@ -132,6 +177,5 @@ def _switch(cache: "FeatureCache", keys: pl.Series, new: list[Allocation], old: 
         number = rows.next_generation
         if _rows.publish(cache.root, cache.base, number, "switch", table, shards):
             break
-    rows = _rows.load(cache.root, cache.base)
-    _description.fit_metadata(cache.root, cache.base, cache.spec, cache.layout, rows)
+    cache.describe(rows.next_shard)
     _rows.forget_before(cache.root, cache.base, number)

@@ -1,14 +1,18 @@
 """A folder of local copies of remote or archived shards, kept below a size."""
 
+import contextlib
 import hashlib
 import os
 import secrets
 import shutil
 import threading
+import time
 from pathlib import Path
 
 from storage._records import checksum
 from storage.errors import StorageInputError
+from storage.root import Root
+from storage.spec import Layout
 
 _CHECK_BYTES = 4
 # Two threads that make room at once would each count on the space that the other takes.
@@ -16,6 +20,12 @@ _putting = threading.Lock()
 _SUFFIX = ".shard"
 DEFAULT_LIMIT = 50 * 2**30
 _SHARE_OF_FREE_DISK = 0.5
+_ABANDONED_SECONDS = 3600
+
+
+def read_in_place(root: Root, layout: Layout) -> bool:
+    """Whether shards are read where they lie, so that no copies of them are made."""
+    return root.path() is not None and layout.codec == "none"
 
 
 class CopyFolder:
@@ -29,8 +39,7 @@ class CopyFolder:
         """Use a folder.
 
         Args:
-            folder: None: ``tintem/shards`` in the user's cache folder.
-            limit_bytes: None: 50 GiB, or half of what the disk has free if that is less.
+            folder, limit_bytes: see :class:`storage.root.Reading`.
 
         Raises:
             StorageInputError: if the folder cannot be made.
@@ -43,10 +52,13 @@ class CopyFolder:
             raise StorageInputError(
                 f"{self.folder} cannot hold copies of shards ({error.strerror}). Name another."
             ) from error
+        self._drop_unfinished()
         if limit_bytes is None:
             free = shutil.disk_usage(self.folder).free + self.size()
             limit_bytes = min(DEFAULT_LIMIT, int(free * _SHARE_OF_FREE_DISK))
         self.limit_bytes = limit_bytes
+        # It may have been larger the last time.
+        self._shrink(limit_bytes)
 
     def path(self, name: str) -> Path:
         """Where the copy of a shard lies, there or not."""
@@ -97,6 +109,13 @@ class CopyFolder:
                 break
             path.unlink(missing_ok=True)
             total -= size
+
+    def _drop_unfinished(self) -> None:
+        """Remove what processes left that were killed while they wrote a copy."""
+        for part in self.folder.glob(f".*{_SUFFIX}.*"):
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - part.stat().st_mtime > _ABANDONED_SECONDS:
+                    part.unlink()
 
     def _copies(self) -> list[tuple[int, int, Path]]:
         found = []

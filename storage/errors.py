@@ -8,6 +8,9 @@ StorageError
 │   └── CacheFormatError      written by another version of the format
 ├── MissingObjectError        nothing is stored under this path
 ├── MissingRowsError          embeddings that were asked for are not in the cache yet
+├── LatestChangedError        another student came into force than the one compared with
+├── UnreachableError          an object store that cannot be reached, or is at fault itself
+├── LeaseLostError            another process has taken over what this one was working on
 └── CorruptError              stored bytes that differ from what was recorded
     ├── CorruptRecordError    a commit record, a row table or a specification
     └── CorruptShardError     a shard of embeddings
@@ -44,6 +47,18 @@ class MissingObjectError(StorageError):
 
 class MissingRowsError(StorageError):
     """Embeddings that were asked for are not in the cache yet."""
+
+
+class UnreachableError(StorageError):
+    """An object store that cannot be reached, or is at fault itself: it may pass."""
+
+
+class LeaseLostError(StorageError):
+    """Another process has taken over what this one was working on."""
+
+
+class LatestChangedError(StorageError):
+    """Another student came into force than the one that was compared with."""
 
 
 class CorruptError(StorageError):

@@ -39,6 +39,17 @@ def slugify(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", plain.lower()).strip("-") or "x"
 
 
+def distinct_slug(text: str) -> str:
+    """A slug, and six digits of a digest where it loses capitals, accents or other scripts.
+
+    A plain name stays as it is. Names that differ only in their punctuation share a slug.
+    """
+    # Systems spell one accented letter in two ways.
+    text = unicodedata.normalize("NFC", text)
+    is_plain = text.isascii() and text == text.lower()
+    return slugify(text) if is_plain else f"{slugify(text)}-{digest(text)[:6]}"
+
+
 def make_id(slug: str, spec: Any) -> str:
     """A readable name plus ten digits of the digest of everything that determines the content."""
     return f"{slugify(slug)}-{digest(spec)[:10]}"

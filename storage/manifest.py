@@ -97,7 +97,7 @@ class Manifest:
             root.write(f"{FOLDER}/{self.id}{part}.parquet", data)
         record = {
             "id": self.id,
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "created": datetime.now(UTC).isoformat(timespec="microseconds"),
             "source": self.source.model_dump(mode="json"),
             "images": self.table.height,
             "unreadable": self.quarantine.height,
@@ -138,12 +138,14 @@ class Manifest:
         None also where it is damaged: the next one is then built by reading every image again.
         """
         named = []
-        for path in root.list(FOLDER):
-            if not path.endswith(".json"):
+        # A dataset that grows every night has hundreds.
+        paths = [path for path in root.list(FOLDER) if path.endswith(".json")]
+        for path, data in zip(paths, root.read_many(paths), strict=True):
+            if data is None:
                 continue
             try:
-                record = unseal(root.read(path), f"{root.url}/{path}")
-            except (CorruptError, MissingObjectError):
+                record = unseal(data, f"{root.url}/{path}")
+            except CorruptError:
                 continue
             if record["source"]["name"] == name:
                 named.append(record)

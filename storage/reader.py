@@ -10,7 +10,8 @@ import numpy as np
 from storage import _zarr
 from storage._commits import Commit
 from storage._shardset import ShardSet
-from storage.copies import CopyFolder
+from storage.copies import CopyFolder, read_in_place
+from storage.errors import StorageInputError
 from storage.spec import SCALE_SUFFIX
 
 if TYPE_CHECKING:
@@ -26,6 +27,14 @@ class FeatureReader:
 
     Local shards are memory-mapped; each is checked against its recorded checksum when it is first
     touched. A reader can be pickled, or inherited by a forked worker, without copying embeddings.
+
+    Attributes:
+        views: V.
+        bytes: of all shards in use, uncompressed.
+        copies: the folder that they are copied into; None where they are read in place, or held.
+
+    Raises:
+        StorageInputError: if that folder may hold less than one shard.
     """
 
     def __init__(
@@ -35,7 +44,7 @@ class FeatureReader:
         rows: Array,
         commits: dict[int, Commit],
         *,
-        memory_bytes: int = 0,
+        memory_bytes: int | None = None,
         copies: CopyFolder | None = None,
     ) -> None:
         layout = cache.layout
@@ -46,17 +55,26 @@ class FeatureReader:
         rows_N = slots * layout.rows_per_shard + rows % layout.rows_per_shard
         self._count = len(rows_N)
         used = [commits[int(shard)] for shard in shards]
-        plain = sum(
+        sizes = [
             _zarr.plain_size(array, layout, self.views, commit.rows)
             for array in arrays
             for commit in used
-        )
-        in_memory = plain <= memory_bytes
-        is_local = cache.root.path() is not None and layout.codec == "none"
-        if in_memory or is_local:
+        ]
+        self.bytes = sum(sizes)
+        if memory_bytes is None:
+            memory_bytes = cache.root.reading.memory_bytes
+        in_memory = self.bytes <= memory_bytes
+        if in_memory or read_in_place(cache.root, layout):
             copies = None
         elif copies is None:
-            copies = CopyFolder()
+            reading = cache.root.reading
+            copies = CopyFolder(reading.copies_folder, reading.copies_bytes)
+        self.copies = copies
+        if copies is not None and max(sizes, default=0) > copies.limit_bytes:
+            raise StorageInputError(
+                f"A shard of {cache.id} takes {max(sizes)} bytes, the folder of copies "
+                f"{copies.folder} may hold {copies.limit_bytes}. Give it more."
+            )
         self._sets = {
             array.name: ShardSet(
                 cache.root,

@@ -20,6 +20,19 @@ class ObjectFacts:
     """Nanoseconds since 1970."""
 
 
+@dataclass(frozen=True)
+class Reading:
+    """How this machine reads the caches of a root."""
+
+    copies_folder: str | None = None
+    """Where remote or archived shards are copied to; None: ``tintem/shards`` in the user's cache
+    folder."""
+    copies_bytes: int | None = None
+    """The oldest copies go above this; None: 50 GiB, or half of the disk's free space if less."""
+    memory_bytes: int = 0
+    """A kind of embeddings that needs no more than this is held in memory instead."""
+
+
 class Root(ABC):
     """Where a project's manifests, caches, students and exports live.
 
@@ -28,6 +41,7 @@ class Root(ABC):
 
     def __init__(self, url: str) -> None:
         self.url = url
+        self.reading = Reading()
 
     @abstractmethod
     def read(self, path: str) -> bytes:
@@ -97,30 +111,38 @@ class Root(ABC):
         except MissingObjectError:
             return None
 
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return open_root, (self.url,)
+    def __reduce__(self) -> tuple[object, tuple[str, Reading]]:
+        return open_root, (self.url, self.reading)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.url!r})"
 
 
-def open_root(url: str | Path) -> Root:
+def open_root(url: str | Path, reading: Reading | None = None) -> Root:
     """Open a folder (made when first written to) or ``s3://bucket/prefix``.
+
+    Args:
+        reading: for readers of the root's caches.
 
     Raises:
         StorageInputError: for any other scheme, or a path that is a file.
     """
-    text = str(url)
-    if text.startswith("s3://"):
+    root = _open(str(url))
+    root.reading = reading or root.reading
+    return root
+
+
+def _open(url: str) -> Root:
+    if url.startswith("s3://"):
         from storage._s3 import S3Root
 
-        return S3Root(text)
-    if "://" in text:
-        scheme = text.split("://", 1)[0]
-        raise StorageInputError(f"{text}: {scheme}:// is not supported. Use a folder or s3://.")
+        return S3Root(url)
+    if "://" in url:
+        scheme = url.split("://", 1)[0]
+        raise StorageInputError(f"{url}: {scheme}:// is not supported. Use a folder or s3://.")
     from storage._local import LocalRoot
 
-    return LocalRoot(text)
+    return LocalRoot(url)
 
 
 def clean(path: str) -> str:

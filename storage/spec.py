@@ -29,6 +29,9 @@ class KindSpec(BaseModel, frozen=True, extra="forbid"):
     dtype: Literal["float16", "int8", "float32"] = Field(
         "float16", description="as stored; int8 keeps one float32 scale per row beside it"
     )
+    grid: tuple[int, int] | None = Field(
+        None, description="rows and columns that the first axis of `shape` fills, row by row"
+    )
 
     @model_validator(mode="after")
     def _one_name_per_axis(self) -> "KindSpec":
@@ -36,6 +39,8 @@ class KindSpec(BaseModel, frozen=True, extra="forbid"):
             raise ValueError(f"shape {self.shape} needs {len(self.shape)} dims and sizes above 0")
         if len({"view", "image", *self.dims}) < len(self.dims) + 2:
             raise ValueError(f"dims {self.dims} must differ, also from 'view' and 'image'")
+        if self.grid is not None and math.prod(self.grid) != self.shape[0]:
+            raise ValueError(f"a grid of {self.grid} does not hold {self.shape[0]}")
         return self
 
     @property
@@ -71,8 +76,13 @@ class CacheSpec(BaseModel, frozen=True, extra="forbid"):
     @property
     def id(self) -> str:
         """Slug plus digest of content, views and kinds."""
-        kinds = {name: kind.model_dump(mode="json") for name, kind in self.kinds.items()}
-        return make_id(self.slug, {"content": self.content, "views": self.views, "kinds": kinds})
+        what = self.determining()
+        return make_id(what.pop("slug"), what)
+
+    def determining(self) -> dict[str, Any]:
+        """Everything that determines the values, as JSON has it."""
+        # A grid says how to look at the values; it does not change them.
+        return self.model_dump(mode="json", exclude={"kinds": {"__all__": {"grid"}}})
 
 
 class Layout(BaseModel, frozen=True, extra="forbid"):

@@ -85,13 +85,20 @@ def test_an_image_that_vanished_before_it_was_computed_does_not_block_the_rest(s
     )
 
 
-def test_a_shard_none_of_whose_rows_counts_is_not_pending(sample, keys):
-    names = keys(8)
+def test_a_shard_that_will_never_be_computed_is_not_pending(sample, keys):
+    names = keys(24)
     sample.cache.plan(names)
+    assert sample.cache.stats()["pending"] == 3
+    assert sample.cache.stats(names[8:])["pending"] == 2
+    # One image is gone: the seven others of its shard get new rows, and it is nobody's.
     sample.fill(names[1:])
+    assert sample.cache.stats()["pending"] == 0
+    # The image is back: one more row, not its seven neighbours once more.
+    assert [task.keys for task in sample.cache.plan(names)] == [(names[0],)]
     assert sample.cache.stats()["pending"] == 1
-    sample.fill(names[:1])
+    sample.fill(names)
     assert sample.cache.missing(names) == []
+    assert sample.cache.plan(names) == []
     assert sample.cache.stats()["pending"] == 0
 
 
@@ -172,6 +179,18 @@ def test_a_cache_of_something_else_is_refused_by_name(root, spec):
         FeatureCache.open(root, cache.id)
 
 
+def test_rows_without_a_record_are_refused_rather_than_cut_in_another_way(sample, keys, root):
+    sample.fill(keys(20))
+    for name in ("record.json", "record-copy.json"):
+        root.delete(f"{sample.cache.base}/{name}")
+    for opening in (
+        lambda: FeatureCache.open(root, sample.cache.id),
+        lambda: FeatureCache.create_or_open(root, sample.cache.spec, 16),
+    ):
+        with pytest.raises(CorruptRecordError, match=r"is missing, and so is .* Delete this cache"):
+            opening()
+
+
 def test_an_existing_cache_keeps_its_layout_and_is_in_the_catalogue(root, spec):
     first = FeatureCache.create_or_open(root, spec, 16, provenance={"torch": "2"})
     assert FeatureCache.create_or_open(root, spec, 32).layout == first.layout
@@ -199,6 +218,16 @@ def test_shards_are_about_32_mib_of_whole_rows():
     assert rows(wide).rows_per_shard == 4096
     assert rows(tokens).rows_per_shard == 64
     assert rows(wide).rows_per_shard % rows(wide).rows_per_chunk == 0
+
+
+def test_a_grid_is_no_part_of_the_id_and_must_hold_the_axis(root, spec):
+    flat = KindSpec(shape=(4, 8), dims=("token", "feature"))
+    square = flat.model_copy(update={"grid": (2, 2)})
+    specs = [spec.model_copy(update={"kinds": {"tokens": kind}}) for kind in (flat, square)]
+    one, other = (FeatureCache.create_or_open(root, each).id for each in specs)
+    assert one == other
+    with pytest.raises(ValueError, match="does not hold 4"):
+        KindSpec(shape=(4, 8), dims=("token", "feature"), grid=(2, 3))
 
 
 @pytest.mark.parametrize("name", ["rows", "a/b", "commits"])

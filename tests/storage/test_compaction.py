@@ -4,6 +4,7 @@ import zarr
 
 from storage import _rows
 from storage.cache import FeatureCache
+from storage.root import open_root
 from storage.testing import SPEC, Sample, some_keys
 
 
@@ -72,6 +73,45 @@ def test_full_shards_and_unfinished_ones_are_left_alone(root):
     check(sample, names)
 
 
+def test_a_shard_that_waits_for_an_image_that_is_gone_is_forgotten(root):
+    sample = Sample(FeatureCache.create_or_open(root, SPEC, rows_per_shard=16))
+    names = some_keys(40)
+    sample.cache.plan(names[:16])
+    sample.fill(names[1:])
+    waiting = sample.cache.plan(some_keys(8, seed=1))
+    assert sample.cache.compact().shards_after == 4
+    assert sample.cache.plan(some_keys(8, seed=1)) == waiting
+    assert sample.cache.plan(names[1:]) == []
+    assert sample.cache.verify() == []
+    check(sample, names[1:])
+
+
+def test_many_row_tables_become_one_even_where_every_shard_is_full(root, monkeypatch):
+    monkeypatch.setattr("storage.compaction._MANY_GENERATIONS", 5)
+    sample = Sample(FeatureCache.create_or_open(root, SPEC, rows_per_shard=2))
+    names = some_keys(12)
+    for start in range(0, 12, 2):
+        sample.fill(names[: start + 2])
+    done = sample.cache.compact()
+    assert (done.moved_rows, done.shards_after) == (0, 6)
+    assert _rows.load(root, sample.cache.base).generations == 1
+    assert sample.cache.verify() == []
+    check(sample, names)
+
+
+def test_how_finely_a_cache_is_cut_is_told_before_and_after(root, monkeypatch):
+    monkeypatch.setattr("storage.compaction._WORTH_A_WORD", 5)
+    sample = Sample(FeatureCache.create_or_open(root, SPEC, rows_per_shard=16))
+    names = some_keys(14)
+    for start in range(0, 14, 2):
+        sample.fill(names[: start + 2])
+    before = sample.cache.fragmentation()
+    assert (before.shards, before.compacted, before.is_high) == (7, 1, True)
+    assert sample.cache.compact().shards_after == before.compacted
+    after = sample.cache.fragmentation()
+    assert (after.shards, after.compacted, after.is_high) == (1, 1, False)
+
+
 @pytest.mark.parametrize("moment", ["reserve", "copy", "switch", "delete"])
 def test_a_compaction_killed_at_any_moment_loses_nothing(appended, moment, monkeypatch):
     names, cache = some_keys(40), appended.cache
@@ -119,10 +159,29 @@ def test_an_append_during_a_compaction_is_kept(appended, monkeypatch):
 
 
 @pytest.mark.slow
-def test_ten_thousand_images_in_a_hundred_appends(root):
+def test_ten_thousand_images_in_a_hundred_appends_end_as_in_one_write(root, tmp_path):
     sample = Sample(FeatureCache.create_or_open(root, SPEC, rows_per_shard=1024))
     names = some_keys(10_000)
     for start in range(0, 10_000, 100):
         sample.fill(names[: start + 100])
+    assert sample.cache.fragmentation().is_high
     assert sample.cache.compact().shards_after == 10
     check(sample, names)
+    at_once = Sample(
+        FeatureCache.create_or_open(open_root(tmp_path / "at-once"), SPEC, rows_per_shard=1024)
+    )
+    at_once.fill(names)
+    assert sample.cache.stats() == at_once.cache.stats()
+    for kind in SPEC.kinds:
+        files = [
+            {path: cache.root.read(path) for path in cache.root.list(f"{cache.base}/{kind}/c")}
+            for cache in (sample.cache, at_once.cache)
+        ]
+        # The same bytes in the same order, under other numbers.
+        assert _by_number(files[0]) == _by_number(files[1])
+
+
+def _by_number(files):
+    return [
+        files[path] for path in sorted(files, key=lambda p: int(p.split("/c/0/")[1].split("/")[0]))
+    ]

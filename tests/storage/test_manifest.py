@@ -259,6 +259,13 @@ def test_a_manifest_survives_storage(folder, root):
     assert Manifest.latest(root, "other") is None
 
 
+def test_the_latest_manifest_is_the_one_saved_last_also_within_a_second(folder, root):
+    few, all_of_them = (build_manifest(source(folder, max_images=n)) for n in (5, 12))
+    for manifest in (few, all_of_them, few, all_of_them):
+        manifest.save(root)
+        assert Manifest.latest(root, "demo").id == manifest.id
+
+
 @pytest.mark.parametrize("kind", ["csv", "tsv", "parquet"])
 def test_tables_of_uris(folder, kind):
     uris = sorted(str(p.relative_to(folder)) for p in folder.rglob("*.jpg"))

@@ -1,16 +1,19 @@
-"""Many planners at once, of the same images."""
+"""Many planners at once, of the same images and of different ones."""
 
 import multiprocessing
 import threading
 
+import numpy as np
 import polars as pl
+import zarr
 
-from storage import _rows
+from storage import _rows, _zarr
 from storage.cache import FeatureCache
 from storage.root import open_root
-from storage.testing import SPEC, some_keys
+from storage.testing import SPEC, Sample, some_keys
 
 ROUNDS, THREADS, PROCESSES = 12, 4, 2
+CACHES, WRITERS, EACH = 6, 4, 12
 KEYS = some_keys(100)
 
 
@@ -52,6 +55,50 @@ def test_threads_and_processes_that_plan_the_same_images_agree(tmp_path):
         cache = FeatureCache.open(open_root(tmp_path / str(i)), SPEC.id)
         assert cache.stats()["pending"] == 7
         assert cache.verify() == []
+
+
+def _plan_and_write(folder, number, barrier):
+    for i in range(CACHES):
+        sample = Sample(FeatureCache.open(open_root(folder / str(i)), SPEC.id))
+        barrier.wait(timeout=60)
+        sample.fill(some_keys(EACH, seed=number))
+
+
+def test_processes_that_add_different_images_leave_zarr_metadata_for_all_of_them(tmp_path):
+    for i in range(CACHES):
+        FeatureCache.create_or_open(open_root(tmp_path / str(i)), SPEC, rows_per_shard=4)
+    context = multiprocessing.get_context("spawn")
+    barrier = context.Barrier(WRITERS)
+    workers = [
+        context.Process(target=_plan_and_write, args=(tmp_path, number, barrier))
+        for number in range(WRITERS)
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    for i in range(CACHES):
+        cache = FeatureCache.open(open_root(tmp_path / str(i)), SPEC.id)
+        rows = dict(_rows.load(cache.root, cache.base).current.rows())
+        stored = zarr.open_group(cache.root.path(cache.base), mode="r")["global"][:]
+        for key in (key for number in range(WRITERS) for key in some_keys(EACH, seed=number)):
+            wanted = Sample.values(key)["global"][:, 0]
+            np.testing.assert_array_equal(stored[:, rows[key]], wanted)
+        assert cache.verify() == []
+
+
+def test_metadata_that_another_process_left_short_are_mended_before_a_shard_counts(sample):
+    first, second = sample.cache.plan(KEYS[:16])
+    # As a planner leaves them that is killed between two of its files.
+    short = _zarr.metadata_files(SPEC, sample.cache.layout, 8)
+    sample.cache.root.write(f"{sample.cache.base}/zarr.json", short["zarr.json"])
+    for task in (first, second):
+        sample.cache.write_shard(
+            task, {kind: sample.stacked(task.keys, kind) for kind in SPEC.kinds}
+        )
+        group = zarr.open_group(sample.cache.root.path(sample.cache.base), mode="r")
+        assert group["global"].shape[1] == 16
+    assert sample.cache.verify() == []
 
 
 def test_the_loser_of_a_race_leaves_the_winners_files(sample, root):

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 
 import numpy as np
 import pytest
@@ -20,11 +21,6 @@ from storage.errors import CorruptShardError, DeniedError, StorageError, Storage
 from storage.manifest import SourceConfig, build_manifest
 from storage.root import open_root
 from storage.testing import SPEC, Sample, check_root, some_keys
-
-
-@pytest.fixture
-def remote(s3_url):
-    return Sample(FeatureCache.create_or_open(open_root(s3_url), SPEC, rows_per_shard=8))
 
 
 def test_s3_keeps_the_contract(s3_url):
@@ -43,66 +39,6 @@ def test_a_cache_on_s3_grows_resumes_and_reads(remote, tmp_path):
     np.testing.assert_array_equal(reader.all(1), remote.stacked(names, "global")[1])
     assert remote.cache.verify() == []
     assert (tmp_path / "copies").exists()
-
-
-def test_reading_stays_within_the_limit_of_the_copies_folder(remote, tmp_path):
-    names = some_keys(64)
-    remote.fill(names)
-    copies = CopyFolder(tmp_path / "copies", limit_bytes=2_500)
-    reader = remote.cache.reader(names, copies=copies)
-    rng = np.random.default_rng(0)
-    wanted = remote.stacked(names, "global")
-    for _ in range(3):
-        views, rows = rng.integers(0, 2, 40), rng.integers(0, 64, 40)
-        np.testing.assert_array_equal(reader.take(views, rows), wanted[views, rows])
-        assert 0 < copies.size() <= 2_500
-
-
-def test_copies_are_used_again_unless_damaged(remote, tmp_path, monkeypatch):
-    names = some_keys(16)
-    remote.fill(names)
-    copies = CopyFolder(tmp_path / "copies")
-    remote.cache.reader(names, copies=copies).load_all()
-    damaged = next(copies.folder.iterdir())
-    damaged.write_bytes(damaged.read_bytes()[:50] + b"x" + damaged.read_bytes()[51:])
-    reads = []
-    read = type(remote.cache.root).read
-
-    def note(self, path):
-        reads.append(path)
-        return read(self, path)
-
-    reader = remote.cache.reader(names, copies=copies)
-    monkeypatch.setattr(type(remote.cache.root), "read", note)
-    np.testing.assert_array_equal(reader.all(0), remote.stacked(names, "global")[0])
-    assert len(reads) == 1
-
-
-@pytest.mark.parametrize("moment", ["has", "utime"])
-def test_a_copy_that_another_process_drops_is_read_from_the_store(
-    remote, tmp_path, monkeypatch, moment
-):
-    names = some_keys(16)
-    remote.fill(names)
-    copies = CopyFolder(tmp_path / "copies")
-    remote.cache.reader(names, copies=copies).load_all()
-    has, utime = CopyFolder.has, os.utime
-
-    def drop_after(self, name, size):
-        found = has(self, name, size)
-        self.path(name).unlink(missing_ok=True)
-        return found
-
-    def drop_before(path):
-        path.unlink()
-        utime(path)
-
-    if moment == "has":
-        monkeypatch.setattr(CopyFolder, "has", drop_after)
-    else:
-        monkeypatch.setattr("storage.copies.os.utime", drop_before)
-    reader = remote.cache.reader(names, copies=copies)
-    np.testing.assert_array_equal(reader.all(0), remote.stacked(names, "global")[0])
 
 
 def test_a_damaged_remote_shard_is_named(remote, tmp_path):
@@ -269,3 +205,32 @@ def test_an_upload_that_breaks_off_leaves_nothing_visible(s3_endpoint, s3_url):
     connection.send(b"x" * 1000)
     connection.close()
     assert root.list() == []
+
+
+_UPLOADER = """
+import sys
+from storage.root import open_root
+root = open_root(sys.argv[1])
+while True:
+    root.write("large", bytes(200 * 2**20))
+"""
+
+
+def test_a_process_killed_in_a_large_upload_leaves_nothing_visible(s3_endpoint, s3_url):
+    root = open_root(s3_url)
+    uploads = f"{s3_endpoint}/{s3_url.split('/')[2]}?uploads"
+    uploader = subprocess.Popen([sys.executable, "-c", _UPLOADER, s3_url])
+
+    def is_uploading():
+        with urllib.request.urlopen(uploads) as answer:
+            return b"<Upload>" in answer.read()
+
+    while not is_uploading():
+        assert uploader.poll() is None
+        time.sleep(0.005)
+    uploader.kill()
+    uploader.wait()
+    # The server knows of the parts; nobody else does.
+    assert is_uploading()
+    assert root.list() == []
+    assert not root.exists("large")

@@ -2,7 +2,6 @@
 
 import io
 import json
-import pickle
 import tarfile
 
 import polars as pl
@@ -12,6 +11,7 @@ from storage.errors import MissingObjectError, SourceError
 from storage.identity import content_key
 from storage.manifest import SourceConfig, build_manifest, open_reader
 from storage.root import open_root
+from storage.testing import in_another_process
 
 
 @pytest.fixture(params=["folder", "s3"])
@@ -26,10 +26,13 @@ def source(uri, **options):
     return SourceConfig(name="demo", uri=uri, **options)
 
 
+def content_keys(reader, uris):
+    return [content_key(reader.read(uri)) for uri in uris]
+
+
 def check_reads(manifest):
-    reader = pickle.loads(pickle.dumps(open_reader(manifest)))
-    for key, uri in manifest.table.select("key", "uri").rows():
-        assert content_key(reader.read(uri)) == key
+    uris, keys = manifest.table["uri"].to_list(), manifest.table["key"].to_list()
+    assert in_another_process(content_keys, open_reader(manifest), uris) == keys
     assert build_manifest(manifest.source, previous=manifest).table.equals(manifest.table)
 
 

@@ -1,0 +1,267 @@
+"""One process works on a name, the others wait: on a folder as on an object store.
+
+leases/<name>.<generation>.json           a claim: created once, never edited, by one process alone
+leases/<name>.<generation>.<token>.beat   changes as long as the claim's process lives
+
+All that the root has to offer is that creating an object is exclusive. A claim is taken over by
+creating the next generation, once every claim that is there is of a process that has ended (known
+at once on the same machine), or has not changed its beat for a minute of the waiter's own clock.
+Whoever has created a claim looks again: it holds only if nothing else came meanwhile.
+
+A machine that was suspended may wake up as the second one that believes to hold. It cannot know
+before it looks, so work ends in :meth:`Lease.confirm` and then a write of whole objects; what a
+suspension in the midst of that write would mix up, the checksums in the record tell.
+"""
+
+import contextlib
+import json
+import os
+import platform
+import random
+import re
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+
+import psutil
+
+from storage.errors import LeaseLostError, StorageError
+from storage.root import Root
+
+FOLDER = "leases"
+
+_BEAT_SECONDS = 10.0
+_SILENT_SECONDS = 60.0
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0
+# The system's own start times of one process differ by this much when the clock is set.
+_CLOCK_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who holds a lease, as its claim tells."""
+
+    host: str
+    pid: int
+    since: str
+    """UTC, ISO 8601."""
+    place: str
+    """The process numbers that ``pid`` is one of: a running machine, a container on it."""
+    started: float
+    """When the process began, by its machine's clock: process numbers are used again."""
+    token: str
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host} (since {self.since})"
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether the process is known to have ended; False where this cannot be seen from here."""
+        if self.place != _place():
+            return False
+        try:
+            process = psutil.Process(self.pid)
+            if process.status() == psutil.STATUS_ZOMBIE:
+                return True
+            return abs(process.create_time() - self.started) > _CLOCK_SECONDS
+        except psutil.NoSuchProcess:
+            return True
+        except psutil.Error:
+            return False
+
+
+class Lease:
+    """The right to work on a name; see :func:`hold`."""
+
+    def __init__(self, root: Root, name: str, generation: int, claim: bytes) -> None:
+        self.name = name
+        self._root = root
+        self._generation = generation
+        self._claim = claim
+        self._path = _claim_path(name, generation)
+        self._beat_path = f"{_stem(name, generation)}.{json.loads(claim)['token']}.beat"
+        self._ended = threading.Event()
+
+    def confirm(self) -> None:
+        """Make sure, before something is written, that nobody else has taken over.
+
+        Raises:
+            LeaseLostError: if somebody has.
+        """
+        claims = _claims(self._root, self.name)
+        newest = max(claims, default=0)
+        if claims.get(self._generation) == self._claim and newest == self._generation:
+            return
+        holder = _parse(claims[newest]) if newest > self._generation else None
+        raise LeaseLostError(
+            f"{self._root.url}: {holder or 'another process'} has taken over {self.name}, as this "
+            f"one gave no sign of life for {_SILENT_SECONDS:.0f} seconds (a suspended machine?). "
+            "Run it again: it waits for the other one, or finds the work done."
+        )
+
+    def _beat(self) -> None:
+        beats = 0
+        while not self._ended.wait(_BEAT_SECONDS):
+            beats += 1
+            with contextlib.suppress(StorageError, OSError):
+                self._root.write(self._beat_path, str(beats).encode())
+
+    def _withdraw(self) -> None:
+        self._ended.set()
+        self._root.delete(self._beat_path)
+        if self._root.read_or_none(self._path) == self._claim:
+            self._root.delete(self._path)
+
+
+@contextlib.contextmanager
+def hold(root: Root, name: str, on_wait: Callable[[Holder], None] | None = None) -> Iterator[Lease]:
+    """Wait until nobody else works on a name, and keep the others waiting until the block ends.
+
+    What was missing before may be there afterwards: look again inside the block.
+
+    Args:
+        name: such as ``students/<id>``.
+        on_wait: told once about each one that is waited for.
+    """
+    lease = _acquire(root, name, on_wait)
+    beating = threading.Thread(target=lease._beat, name=f"lease {name}", daemon=True)
+    beating.start()
+    try:
+        yield lease
+    finally:
+        lease._ended.set()
+        beating.join()
+        # What cannot be removed now is taken over once this process has ended.
+        with contextlib.suppress(StorageError, OSError):
+            lease._withdraw()
+
+
+def _acquire(root: Root, name: str, on_wait: Callable[[Holder], None] | None) -> Lease:
+    claim = _own_claim()
+    watch, told, pause = _Watch(root, name), b"", _SHORTEST_PAUSE
+    while True:
+        claims = _claims(root, name)
+        live = watch.live(claims)
+        if not live:
+            lease = _try_next(root, name, claims, claim)
+            if lease is not None:
+                return lease
+        elif on_wait is not None and claims[live[-1]] != told:
+            holder = _parse(told := claims[live[-1]])
+            if holder is not None:
+                on_wait(holder)
+        # Not all at once: two that see each other both withdraw.
+        time.sleep(pause * random.uniform(0.5, 1.0))
+        pause = min(pause * 1.5, _LONGEST_PAUSE)
+
+
+def _try_next(root: Root, name: str, over: dict[int, bytes], claim: bytes) -> Lease | None:
+    """Claim the next generation; None if another one was faster.
+
+    Args:
+        over: the claims to take over, all of them known to be given up.
+    """
+    generation = max(over, default=0) + 1
+    lease = Lease(root, name, generation, claim)
+    try:
+        if not root.create(_claim_path(name, generation), claim):
+            return None
+        others = {g: data for g, data in _claims(root, name).items() if g != generation}
+        if any(over.get(g) != data for g, data in others.items()):
+            lease._withdraw()
+            return None
+        for path in _objects(root, name):
+            if path != lease._path:
+                root.delete(path)
+    except BaseException:
+        with contextlib.suppress(StorageError, OSError):
+            lease._withdraw()
+        raise
+    return lease
+
+
+class _Watch:
+    """Tells claims whose process lives from those given up."""
+
+    def __init__(self, root: Root, name: str) -> None:
+        self._root = root
+        self._name = name
+        self._seen: dict[int, tuple[bytes, bytes | None]] = {}
+        self._silent: dict[int, float] = {}
+        self._looked_at = time.monotonic()
+
+    def live(self, claims: dict[int, bytes]) -> list[int]:
+        """The generations that are not given up, in order."""
+        # No more than a look's share counts, whether this process slept or the root was away.
+        passed = min(time.monotonic() - self._looked_at, 2 * _LONGEST_PAUSE)
+        self._looked_at = time.monotonic()
+        return [g for g in sorted(claims) if not self._is_given_up(g, claims[g], passed)]
+
+    def _is_given_up(self, generation: int, claim: bytes, passed: float) -> bool:
+        holder = _parse(claim)
+        if holder is not None and holder.is_dead:
+            return True
+        token = "" if holder is None else holder.token
+        beat = self._root.read_or_none(f"{_stem(self._name, generation)}.{token}.beat")
+        if self._seen.get(generation) != (claim, beat):
+            self._seen[generation] = (claim, beat)
+            self._silent[generation] = 0.0
+            return False
+        self._silent[generation] += passed
+        return self._silent[generation] > _SILENT_SECONDS
+
+
+def _claims(root: Root, name: str) -> dict[int, bytes]:
+    paths = [path for path in _objects(root, name) if path.endswith(".json")]
+    found = zip(paths, root.read_many(paths), strict=True)
+    return {int(path.split(".")[-2]): data for path, data in found if data is not None}
+
+
+def _objects(root: Root, name: str) -> list[str]:
+    """Every object of one name's lease, in order."""
+    base = f"{FOLDER}/{name}"
+    ours = re.compile(re.escape(base) + r"\.\d{6}\.(json|[0-9a-f]+\.beat)")
+    return [path for path in root.list(base.rpartition("/")[0]) if ours.fullmatch(path)]
+
+
+def _stem(name: str, generation: int) -> str:
+    return f"{FOLDER}/{name}.{generation:06d}"
+
+
+def _claim_path(name: str, generation: int) -> str:
+    return f"{_stem(name, generation)}.json"
+
+
+def _own_claim() -> bytes:
+    holder = Holder(
+        host=platform.node(),
+        pid=os.getpid(),
+        since=datetime.now(UTC).isoformat(timespec="seconds"),
+        place=_place(),
+        started=psutil.Process().create_time(),
+        token=secrets.token_hex(8),
+    )
+    return json.dumps(asdict(holder)).encode()
+
+
+def _parse(claim: bytes) -> Holder | None:
+    """None for what cannot be read: a folder without hard links shows an empty object first."""
+    try:
+        return Holder(**json.loads(claim))
+    except (ValueError, TypeError):
+        return None
+
+
+@cache
+def _place() -> str:
+    """Name the process numbers seen here: two containers of one machine have different ones."""
+    try:
+        booted = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{booted} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return platform.node()

@@ -1,0 +1,246 @@
+"""One works, the others wait: in threads, in real processes, on a folder and on S3."""
+
+import contextlib
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from storage import lease
+from storage.errors import LeaseLostError
+from storage.lease import hold
+from storage.root import open_root
+
+NAME = "students/vit-tiny-0123abcd"
+
+_HOLD = """
+import sys
+from storage import lease
+from storage.root import open_root
+lease._BEAT_SECONDS = 0.05
+with lease.hold(open_root(sys.argv[1]), sys.argv[2]) as held:
+    print("holding", flush=True)
+    sys.stdin.readline()
+    held.confirm()
+    print("still holding", flush=True)
+"""
+
+
+@pytest.fixture(params=["folder", "s3"])
+def place(request, tmp_path):
+    return (
+        str(tmp_path / "root") if request.param == "folder" else request.getfixturevalue("s3_url")
+    )
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """A minute of silence passes in half a second."""
+    monkeypatch.setattr(lease, "_BEAT_SECONDS", 0.05)
+    monkeypatch.setattr(lease, "_SILENT_SECONDS", 0.6)
+    monkeypatch.setattr(lease, "_LONGEST_PAUSE", 0.3)
+
+
+@contextlib.contextmanager
+def holder(place):
+    """Another process that holds the name."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", _HOLD, place, NAME],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        assert process.stdout.readline() == "holding\n", process.stderr.read()
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_what_was_held_is_free_again_and_nothing_is_left(place):
+    root = open_root(place)
+    for _ in range(2):
+        with hold(root, NAME) as held:
+            held.confirm()
+            assert len(root.list()) == 1
+        assert root.list() == []
+    with pytest.raises(ZeroDivisionError), hold(root, NAME):
+        raise ZeroDivisionError
+    assert root.list() == []
+
+
+def test_a_name_does_not_keep_another_waiting(place):
+    root = open_root(place)
+    with hold(root, "students/a"), hold(root, "students/a.b"), hold(root, "students/a-b"):
+        assert len(root.list()) == 3
+    assert root.list() == []
+
+
+def test_the_second_waits_for_the_first_and_is_told_for_whom(place, impatient):
+    root, waited, order = open_root(place), [], []
+
+    def second():
+        with hold(root, NAME, waited.append):
+            order.append("second")
+
+    with hold(root, NAME):
+        thread = threading.Thread(target=second)
+        thread.start()
+        # Longer than a silent holder would be waited for: this one beats.
+        time.sleep(1)
+        order.append("first")
+    thread.join(20)
+    assert order == ["first", "second"]
+    (told,) = waited
+    assert told.pid == os.getpid()
+    assert str(told) == f"process {os.getpid()} on {os.uname().nodename} (since {told.since})"
+    assert root.list() == []
+
+
+def test_a_killed_holder_on_this_machine_is_succeeded_at_once(place):
+    root = open_root(place)
+    with holder(place) as process:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        started = time.monotonic()
+        with hold(root, NAME) as held:
+            assert time.monotonic() - started < 2
+            held.confirm()
+            (left,) = root.list()
+            assert left.endswith(".000002.json")
+    assert root.list() == []
+
+
+def test_a_killed_holder_that_nobody_reaped_counts_as_dead(tmp_path):
+    with holder(str(tmp_path)) as process:
+        os.kill(process.pid, signal.SIGKILL)
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        started = time.monotonic()
+        with hold(open_root(tmp_path), NAME):
+            assert time.monotonic() - started < 2
+
+
+def test_a_process_number_that_is_used_again_does_not_keep_a_dead_holder_alive(tmp_path):
+    root = open_root(tmp_path)
+    claim = {**json.loads(lease._own_claim()), "started": 1.0}
+    root.create(f"leases/{NAME}.000001.json", json.dumps(claim).encode())
+    started = time.monotonic()
+    with hold(root, NAME):
+        assert time.monotonic() - started < 2
+
+
+def test_a_silent_holder_elsewhere_is_waited_for_as_long_as_its_beat_may_take(place, impatient):
+    root = open_root(place)
+    claim = {**json.loads(lease._own_claim()), "place": "another machine", "token": "abcd"}
+    root.create(f"leases/{NAME}.000001.json", json.dumps(claim).encode())
+    root.write(f"leases/{NAME}.000001.abcd.beat", b"7")
+    started, waited = time.monotonic(), []
+    with hold(root, NAME, waited.append):
+        assert time.monotonic() - started > 0.6
+        assert [told.place for told in waited] == ["another machine"]
+        assert len(root.list()) == 1
+    assert root.list() == []
+
+
+def test_a_claim_that_cannot_be_read_is_waited_for_like_a_silent_one(tmp_path, impatient):
+    root = open_root(tmp_path)
+    root.create(f"leases/{NAME}.000001.json", b"")
+    started = time.monotonic()
+    with hold(root, NAME):
+        assert time.monotonic() - started > 0.6
+    assert root.list() == []
+
+
+def test_a_holder_that_slept_too_long_is_told_before_it_writes(place, impatient):
+    root = open_root(place)
+    with holder(place) as process:
+        process.send_signal(signal.SIGSTOP)
+        with hold(root, NAME) as held:
+            process.send_signal(signal.SIGCONT)
+            _, errors = process.communicate("go on\n", timeout=20)
+            assert process.returncode == 1
+            assert LeaseLostError.__name__ in errors
+            assert f"process {os.getpid()} on" in errors
+            assert "Run it again" in errors
+            # Its end does not touch the lease of the one that took over.
+            held.confirm()
+        assert [path for path in root.list() if path.endswith(".json")] == []
+
+
+def test_a_waiter_that_slept_does_not_take_over_from_a_holder_that_beats(tmp_path, impatient):
+    root = open_root(tmp_path)
+    with holder(str(tmp_path)) as process:
+        watch = lease._Watch(root, NAME)
+        claims = lease._claims(root, NAME)
+        assert watch.live(claims) == [1]
+        process.send_signal(signal.SIGSTOP)
+        # Neither has seen the other for long; only one look has passed.
+        watch._looked_at -= 3600
+        assert watch.live(claims) == [1]
+        process.send_signal(signal.SIGCONT)
+
+
+def test_one_killed_between_its_claim_and_its_second_look_stands_in_nobodys_way(tmp_path):
+    root = open_root(tmp_path)
+    dead = {**json.loads(lease._own_claim()), "started": 1.0}
+    for generation in (1, 2):
+        root.create(f"leases/{NAME}.{generation:06d}.json", json.dumps(dead).encode())
+    with hold(root, NAME) as held:
+        held.confirm()
+        assert len(root.list()) == 1
+
+
+def test_a_claim_made_while_the_last_one_changed_hands_is_withdrawn(tmp_path):
+    """The one judged dead had gone, and its place was taken by another that lives."""
+    root = open_root(tmp_path)
+    with hold(root, NAME):
+        stale = {1: json.dumps({"was": "here before"}).encode()}
+        assert lease._try_next(root, NAME, stale, lease._own_claim()) is None
+        assert len(root.list()) == 1
+
+
+def _count(place, times, for_ever):
+    """Add to a number in a way that loses count if two do it at once."""
+    root = open_root(place)
+    for _ in range(times):
+        with hold(root, NAME):
+            number = int(root.read_or_none("number") or b"0")
+            time.sleep(0.002)
+            root.write("number", str(number + 1).encode())
+    if for_ever:
+        with hold(root, NAME):
+            root.write("asleep", b"")
+            time.sleep(600)
+
+
+def check_that_none_work_at_the_same_time(place, start):
+    workers = [start(target=_count, args=(place, 5, i == 0)) for i in range(4)]
+    for worker in workers:
+        worker.start()
+    root = open_root(place)
+    deadline = time.monotonic() + 60
+    while root.read_or_none("asleep") is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    workers[0].kill()
+    for worker in workers:
+        worker.join(60)
+    assert root.read("number") == b"20"
+    with hold(root, NAME):
+        pass
+    assert root.list() == ["asleep", "number"]
+
+
+def test_processes_never_work_at_the_same_time_and_survive_a_kill(tmp_path):
+    check_that_none_work_at_the_same_time(
+        str(tmp_path), multiprocessing.get_context("fork").Process
+    )
+
+
+@pytest.mark.slow
+def test_processes_on_s3_never_work_at_the_same_time_and_survive_a_kill(s3_url):
+    check_that_none_work_at_the_same_time(s3_url, multiprocessing.get_context("spawn").Process)
