@@ -6,7 +6,7 @@ Legend: D teacher width, K student width.
 from collections.abc import Iterator
 from collections.abc import Mapping as Mapped
 from contextlib import contextmanager
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import torch
 from pydantic import BaseModel, Field, model_validator
@@ -36,6 +36,12 @@ class MappingConfig(BaseModel, frozen=True, extra="forbid"):
         description="linear: no bias; layernorm: the official LayerNorm + Linear with bias; "
         "orthogonal: linear with exactly orthonormal rows",
     )
+    axes: Literal["mixed", "principal"] = Field(
+        "mixed",
+        description="mixed: turned at random, which changes no angle, so that every coordinate "
+        "varies about as much as every other and students learn it better; principal: along the "
+        "main directions of the data",
+    )
     fit: Literal["once", "joint"] = Field(
         "once", description="on the cache before the students, or inside each student's step"
     )
@@ -48,7 +54,7 @@ class MappingConfig(BaseModel, frozen=True, extra="forbid"):
     moment_rows: int = Field(
         100_000, ge=1, description="most rows, drawn with the seed, that the closed form reads"
     )
-    seed: int = Field(0, ge=0, description="of the batches and of random starts")
+    seed: int = Field(0, ge=0, description="of batches, random starts and mixed axes")
 
     @model_validator(mode="after")
     def _joint_needs_an_objective(self) -> Self:
@@ -58,6 +64,53 @@ class MappingConfig(BaseModel, frozen=True, extra="forbid"):
                 "use 'cosine' or 'sne', or fit 'once'"
             )
         return self
+
+    @property
+    def basis(self) -> Literal["svd", "pca-basis", "random"]:
+        """What the mapping is, or starts from."""
+        match self.objective:
+            case "svd" | "pca-basis":
+                return self.objective
+            case "random-orthogonal":
+                return "random"
+            case _:
+                return self.start
+
+    @property
+    def mixes(self) -> bool:
+        """Whether a rotation follows; a random basis has no main directions."""
+        return self.axes == "mixed" and self.basis != "random"
+
+    @property
+    def descends(self) -> bool:
+        """Whether optimiser steps on the cache follow the closed form."""
+        return self.objective in FITTED_OBJECTIVES and self.fit == "once"
+
+    def identity(self, rows: int, *, tokens: bool) -> dict[str, Any]:
+        """Return everything that determines the mapping, and nothing else; without K.
+
+        Args:
+            rows: N, that it is fitted on.
+            tokens: whether their tokens are at hand.
+        """
+        found: dict[str, Any] = {"objective": self.objective, "head": self.head, "fit": self.fit}
+        if self.objective in FITTED_OBJECTIVES:
+            found["start"] = self.start
+        is_random = self.basis == "random"
+        if not is_random:
+            found["axes"] = self.axes
+        reads_rows = not is_random or self.head == "layernorm"
+        is_sampled = reads_rows and rows > self.moment_rows
+        if is_sampled:
+            found["moment_rows"] = self.moment_rows
+        if self.descends:
+            found |= {"steps": self.steps, "learning_rate": self.learning_rate}
+            found["batch_size"] = min(self.batch_size, rows)
+            if tokens:
+                found["token_images"] = min(self.token_images, found["batch_size"])
+        if self.descends or is_random or is_sampled or self.mixes:
+            found["seed"] = self.seed
+        return found
 
 
 @contextmanager
@@ -137,6 +190,15 @@ class Mapping(nn.Module):
                 self.linear.weight = weight_KD.detach().to(self.linear.weight)
         else:
             self.linear.weight.copy_(weight_KD)
+
+    @torch.no_grad()
+    def turn(self, rotation_KK: Tensor) -> None:
+        """Follow the mapping by a rotation: every angle between outputs stays as it is."""
+        weight = self.linear.weight
+        rotation_KK = rotation_KK.to(weight.device, torch.float64)
+        self.set_weight(rotation_KK @ weight.double())
+        if self.linear.bias is not None:
+            self.linear.bias.copy_(rotation_KK @ self.linear.bias.double())
 
     def plain(self) -> Self:
         """Freeze an orthogonal head into ordinary weights (in place), so that `state_dict` holds

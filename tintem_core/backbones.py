@@ -14,6 +14,7 @@ import torch
 from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
+from tintem_core._allocator import keep_freed_memory
 from tintem_core.errors import InputError, UnknownModelError, WeightsError
 
 _Module = TypeVar("_Module", bound=nn.Module)
@@ -21,6 +22,8 @@ _Module = TypeVar("_Module", bound=nn.Module)
 
 def place(module: _Module, device: torch.device | str) -> _Module:
     """Move a module to a device, channels last in memory: nearly twice as fast for CNNs on CPUs."""
+    if torch.device(device).type == "cpu":
+        keep_freed_memory()
     moved: Any = module.to(device)
     placed: _Module = moved.to(memory_format=torch.channels_last)
     return placed

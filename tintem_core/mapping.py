@@ -43,7 +43,6 @@ __all__ = [
 Sample = Callable[[NDArray[np.int64]], NDArray[np.floating]]
 
 _PAIR_LOSSES = {"sne": sne_loss, "cosine": pairwise_cosine_loss}
-_CLOSED_START = {"svd": "svd", "pca-basis": "pca-basis", "random-orthogonal": "random"}
 _MOMENT_BATCH = 4096
 # Cosines exact to float32 (K == D, fewer rows than K): Adam would only amplify rounding from here.
 _EXACT_LOSS = 1e-12
@@ -89,11 +88,13 @@ def fit_mapping(
         ShapeError: `sample` gives another shape.
     """
     began = time.perf_counter()
-    mapping = start_mapping(config, sample, rows, dim, width).to(device)
+    mapping = _basis(config, sample, rows, dim, width).to(device)
     curve: list[dict[str, float]] = []
     if config.objective in _PAIR_LOSSES:
         curve = _descend(config, mapping, sample, rows, sample_tokens, progress)
     mapping = mapping.plain().cpu().eval().requires_grad_(False)
+    # Not before: the fit minimises a function of angles, and Adam's steps follow the axes.
+    _mix(config, mapping)
     error = orthogonality_error(mapping.linear.weight)
     return FittedMapping(mapping, curve, error, time.perf_counter() - began)
 
@@ -101,20 +102,37 @@ def fit_mapping(
 def start_mapping(
     config: MappingConfig, sample: Sample, rows: int, dim: int, width: int
 ) -> Mapping:
-    """The closed form, or the start of a fit: a trainable mapping with orthonormal rows.
+    """The closed form, or the start of a joint fit: a trainable mapping with orthonormal rows.
 
     Args and raises: as `fit_mapping`.
     """
+    mapping = _basis(config, sample, rows, dim, width)
+    _mix(config, mapping)
+    return mapping
+
+
+def _mix(config: MappingConfig, mapping: Mapping) -> None:
+    """Spread the variance evenly over the coordinates.
+
+    Along the principal axes the first coordinates hold nearly all of it, and a student trained by
+    Adam, whose steps are as long for a coordinate that hardly varies as for the first, ends up
+    with more noise than signal in the last (docs/benchmarks.md has the measurement).
+    """
+    if config.mixes:
+        width = mapping.linear.out_features
+        mapping.turn(torch.from_numpy(random_rows(width, width, config.seed)))
+
+
+def _basis(config: MappingConfig, sample: Sample, rows: int, dim: int, width: int) -> Mapping:
     if config.width not in (None, width):
         raise InputError(f"mapping.width is {config.width}, but the fit was asked for {width}.")
     if rows < 1:
         raise InputError("There is no image to fit a mapping on; check the train split.")
     mapping = Mapping(dim, width, config.head)
-    kind = _CLOSED_START.get(config.objective, config.start)
-    if kind == "random":
+    if config.basis == "random":
         basis = random_rows(width, dim, config.seed)
     else:
-        centre = kind == "pca-basis"
+        centre = config.basis == "pca-basis"
         batches = _moment_batches(config, sample, rows, dim)
         # Unit rows weigh every image the same, as cosines do. Centring needs the lengths: without
         # them the mean direction hardly varies, falls out of the basis, and every angle shifts.

@@ -1,6 +1,7 @@
 """Train a student against cached teacher latents; killed and resumed, the weights are the same."""
 
 import contextlib
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +16,8 @@ from tintem_core.training_config import TrainingConfig
 from tintem_core.training_run import Batch, Learner, Run, start_run
 
 __all__ = ["Batch", "Learner", "Run", "TrainingConfig", "start_run", "train"]
+
+log = logging.getLogger("tintem")
 
 # A GPU must not wait for Python after every step: its loss is looked at this often.
 _GPU_STEPS_BETWEEN_LOOKS = 10
@@ -48,7 +51,7 @@ def train(
             scalar on the device.
 
     Raises:
-        TintemError: if the loss is not finite.
+        TintemError: if the loss is not finite, or a single image does not fit into GPU memory.
     """
     learner = run.learner.train()
     device = run.epoch_loss.device
@@ -59,7 +62,7 @@ def train(
     while run.step < end:
         run.scheduler.step_update(run.step - run.first_step)
         batch = _to_device(next(batches), device)
-        loss = _backward(run, step_module, batch, config.accumulation)
+        loss = _backward_in_memory(run, step_module, batch)
         _optimise(run, config.clip_norm)
         run.step += 1
         if run.ema is not None:
@@ -105,11 +108,37 @@ def _to_device(batch: Batch, device: torch.device) -> Batch:
     return Batch(**moved)
 
 
-def _backward(run: Run, module: nn.Module, batch: Batch, pieces: int) -> Tensor:
+def _backward_in_memory(run: Run, module: nn.Module, batch: Batch) -> Tensor:
+    """Do the same as :func:`_backward`, in more pieces once the device's memory runs out."""
+    images = len(batch.pixels)
+    while True:
+        try:
+            return _backward(run, module, batch)
+        except torch.OutOfMemoryError as error:
+            pieces = min(2 * run.pieces, images)
+            if world_size() > 1:
+                # The others wait for this one inside a collective: they cannot start anew.
+                raise TintemError(
+                    f"out of GPU memory with training.accumulation {run.pieces}: set it to "
+                    f"{pieces}, or training.batch_size lower."
+                ) from error
+            if run.pieces >= images:
+                raise TintemError(
+                    "the GPU's memory does not hold one image of this student: take a smaller "
+                    "student.model or student.image_size, or training.precision bfloat16."
+                ) from error
+            run.pieces = pieces
+        # Outside of the handler, where the error no longer holds the tensors of the failed piece.
+        run.optimizer.zero_grad(set_to_none=True)
+        torch.cuda.empty_cache()
+        log.warning("out of GPU memory: each batch is now computed in %d pieces", run.pieces)
+
+
+def _backward(run: Run, module: nn.Module, batch: Batch) -> Tensor:
     """Add up the gradients of a batch's pieces; return the mean loss, float64, detached."""
     run.optimizer.zero_grad(set_to_none=True)
     images = len(batch.pixels)
-    count = min(pieces, images)
+    count = min(run.pieces, images)
     split = [[None] * count if t is None else t.tensor_split(count) for t in batch]
     mean = torch.zeros_like(run.epoch_loss)
     for number, piece in enumerate(zip(*split, strict=True)):

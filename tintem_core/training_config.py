@@ -20,7 +20,10 @@ class TrainingConfig(ObjectiveConfig, frozen=True, extra="forbid"):
     )
     batch_size: int = Field(64, ge=2, description="images per optimiser step, of all processes")
     accumulation: int = Field(
-        1, ge=1, description="pieces that each process computes a batch in, one after the other"
+        1,
+        ge=1,
+        description="pieces that each process computes a batch in, one after the other; doubled "
+        "where the GPU's memory does not hold a piece",
     )
     views: int | None = Field(
         None, ge=1, description="use only this many of the cached views; null for all"

@@ -74,6 +74,8 @@ class Run:
     """A training in progress.
 
     ``first_step`` is above 0 where a finished student is extended: its epochs are counted on.
+    ``pieces`` is how many each batch is computed in: what the recipe says, more where the device's
+    memory did not hold that.
     ``epoch_loss`` is the sum so far of this epoch's mean, float64, on the device. ``is_exact`` is
     False once a checkpoint of another number of processes was restored, whose random states do not
     fit.
@@ -84,6 +86,7 @@ class Run:
     optimizer: torch.optim.Optimizer
     scheduler: Scheduler
     scaler: torch.amp.GradScaler
+    pieces: int
     first_step: int
     step: int
     epoch_loss: Tensor
@@ -107,6 +110,7 @@ class Run:
                 "ema": None if self.ema is None else self.ema.module.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "scaler": self.scaler.state_dict(),
+                "pieces": self.pieces,
                 "step": self.step,
                 "epoch_loss": self.epoch_loss.item(),
                 "history": self.history,
@@ -134,7 +138,7 @@ class Run:
         except (RuntimeError, ValueError, KeyError, EOFError) as error:
             raise TintemError(f"the checkpoint does not fit this training: {error}") from error
         self.scaler.load_state_dict(state["scaler"])
-        self.step = state["step"]
+        self.pieces, self.step = state["pieces"], state["step"]
         self.epoch_loss.fill_(state["epoch_loss"])
         self.history = state["history"]
         self.is_exact = set_random_state(state["random"])
@@ -197,6 +201,7 @@ def start_run(
             optimizer, config, config.epochs * steps_per_epoch - first_step, steps_per_epoch
         ),
         torch.amp.GradScaler(device.type, enabled=config.precision == "float16"),
+        pieces=config.accumulation,
         first_step=first_step,
         step=first_step,
         epoch_loss=torch.zeros((), dtype=torch.float64, device=device),

@@ -25,8 +25,10 @@ from tintem_core.errors import InputError
 
 Pixels = NDArray[np.uint8]
 
-# Part of every view's seed and of every recipe's identity: raise it when the pixels change.
+# Part of every view's seed and of every recipe's identity: raise it when views are cut otherwise.
 _RECIPE_VERSION = 1
+# Part of the identity only: raise it when the pixels of an image change, but not how it is cut.
+_DECODING_VERSION = 2
 
 
 class ViewRecipe(BaseModel, frozen=True, extra="forbid"):
@@ -45,6 +47,10 @@ class ViewRecipe(BaseModel, frozen=True, extra="forbid"):
 
     def identity(self) -> dict[str, object]:
         """Return everything that determines the pixels, and nothing else."""
+        return {**self.cutting(), "decoding": _DECODING_VERSION}
+
+    def cutting(self) -> dict[str, object]:
+        """Return everything that determines where and how views are cut."""
         used = {
             "eval": {"name"},
             "light": {"name", "min_scale", "max_ratio", "flip"},
@@ -57,7 +63,7 @@ EVAL = ViewRecipe(name="eval")
 
 
 def decode_image(data: bytes) -> Image.Image:
-    """Decode an encoded image to upright RGB.
+    """Decode an encoded image to upright RGB, what is transparent over white.
 
     Raises:
         InputError: if the bytes are not a complete image that Pillow can read.
@@ -71,6 +77,11 @@ def decode_image(data: bytes) -> Image.Image:
                 upright = image
             if upright.mode.startswith(("I", "F")):
                 upright = Image.fromarray(_eight_bits(np.asarray(upright)))
+            if upright.has_transparency_data:
+                # The colours behind transparent pixels are whatever a program left there.
+                upright = upright.convert("RGBA")
+                white = Image.new("RGBA", upright.size, "white")
+                upright = Image.alpha_composite(white, upright)
             return upright.convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise InputError(f"not a readable image: {error}") from error
@@ -93,7 +104,7 @@ def _eight_bits(values: NDArray[Any]) -> Pixels:
 
 def generator(key: str, view: int, recipe: ViewRecipe) -> np.random.Generator:
     """Return the random generator that belongs to one view of one image."""
-    text = f"{key}/{view}/{sorted(recipe.identity().items())}"
+    text = f"{key}/{view}/{sorted(recipe.cutting().items())}"
     digest = hashlib.blake2b(text.encode(), digest_size=16).digest()
     return np.random.Generator(np.random.Philox(key=np.frombuffer(digest, dtype=np.uint64)))
 

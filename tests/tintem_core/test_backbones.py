@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 import timm
 import torch
@@ -65,3 +68,31 @@ def test_one_changed_bit_of_weights_changes_the_digest() -> None:
         bits = parameter.view(torch.int32).flatten()
         bits[0] ^= 1
     assert weights_digest(backbone) != before
+
+
+def test_a_model_on_the_cpu_gets_the_same_memory_again() -> None:
+    """In a process of its own: the setting is the process's, and other tests have made it."""
+    program = """
+import resource, sys, torch
+from tintem_core.backbones import place
+if sys.argv[1] == "placed":
+    place(torch.nn.Linear(2, 2), "cpu")
+
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+torch.ones(8 << 20)
+before = faults()
+for _ in range(10):
+    torch.ones(8 << 20)
+print(faults() - before)
+"""
+    new_pages = {
+        how: int(
+            subprocess.run(
+                [sys.executable, "-c", program, how], capture_output=True, text=True, check=True
+            ).stdout
+        )
+        for how in ("placed", "plain")
+    }
+    assert new_pages["plain"] > 10 * new_pages["placed"]

@@ -81,6 +81,7 @@ def weights(run: Run) -> bytes:
 RECIPES: dict[str, tuple[dict[str, Any], MappingConfig | None]] = {
     "plain": ({}, None),
     "bfloat16": ({"precision": "bfloat16"}, None),
+    "float16": ({"precision": "float16", "clip_norm": 1.0}, None),
     "average": ({"ema_decay": 0.9}, None),
     "pieces": ({"accumulation": 3}, None),
     "clipped sgd": (
@@ -135,6 +136,46 @@ def test_a_checkpoint_of_another_training_is_refused() -> None:
         start(config).restore(checkpoint)
     with pytest.raises(TintemError, match="does not fit this training"):
         start(config).restore(b"torn")
+
+
+def with_memory_for(run: Run, images: int) -> Run:
+    """Let the student fail as on a GPU whose memory holds no more images than these."""
+
+    def look(_module: torch.nn.Module, pixels: tuple[torch.Tensor]) -> None:
+        if len(pixels[0]) > images:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    run.learner.student.register_forward_pre_hook(look)
+    return run
+
+
+def test_a_batch_that_does_not_fit_is_computed_in_more_pieces(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    config = TrainingConfig(epochs=2, batch_size=8)
+    told = config.model_copy(update={"accumulation": 4})
+    run = with_memory_for(start(config), 2)
+    run_on(run, config)
+    expected = start(told)
+    run_on(expected, told)
+    assert run.pieces == 4
+    assert weights(run) == weights(expected)
+    assert "computed in 4 pieces" in caplog.text
+
+
+def test_a_resumed_training_remembers_its_pieces() -> None:
+    config = TrainingConfig(epochs=2, batch_size=8)
+    checkpoint = run_on(with_memory_for(start(config), 3), config, kill_at=7)
+    assert checkpoint is not None
+    resumed = start(config)
+    resumed.restore(checkpoint)
+    assert resumed.pieces == 4
+
+
+def test_a_student_too_large_for_one_image_is_refused() -> None:
+    config = TrainingConfig(epochs=1, batch_size=8)
+    with pytest.raises(TintemError, match="does not hold one image"):
+        run_on(with_memory_for(start(config), 0), config)
 
 
 def test_pieces_of_a_batch_train_like_the_whole_batch() -> None:

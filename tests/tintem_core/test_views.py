@@ -1,3 +1,4 @@
+import io
 import random
 
 import numpy as np
@@ -88,11 +89,41 @@ def test_decoding_turns_a_photo_upright() -> None:
     image = photo(5, (40, 30))
     exif = Image.Exif()
     exif[0x0112] = 6
-    import io
-
     buffer = io.BytesIO()
     image.save(buffer, "PNG", exif=exif)
     assert decode_image(buffer.getvalue()).size == (30, 40)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "RGB"])
+def test_what_is_transparent_is_seen_over_white(mode: str) -> None:
+    seen = np.full((8, 8, 3), 40, np.uint8)
+    hidden = np.zeros((8, 8), np.uint8)
+    hidden[:4] = 255
+    picture = Image.fromarray(np.dstack([seen, hidden]), "RGBA")
+    options: dict[str, object] = {}
+    if mode == "LA":
+        picture = picture.convert("LA")
+    if mode == "P":
+        # Number 0 of the palette is transparent.
+        picture = Image.fromarray((hidden == 255).astype(np.uint8), "P")
+        picture.putpalette([0, 0, 0, 40, 40, 40])
+        options["transparency"] = 0
+    if mode == "RGB":
+        # One colour stands for transparent.
+        seen[4:] = (1, 2, 3)
+        picture = Image.fromarray(seen)
+        options["transparency"] = (1, 2, 3)
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", **options)
+    decoded = np.asarray(decode_image(buffer.getvalue()))
+    assert (decoded[:4] == 40).all()
+    assert (decoded[4:] == 255).all()
+
+
+def test_half_transparent_pixels_are_half_white() -> None:
+    picture = Image.new("RGBA", (4, 4), (0, 100, 200, 128))
+    decoded = np.asarray(decode_image(encoded(picture)))
+    np.testing.assert_allclose(decoded[0, 0], [127, 177, 227], atol=1)
 
 
 def test_sixteen_bit_photos_keep_their_contrast() -> None:
