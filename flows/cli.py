@@ -3,18 +3,20 @@
 Exit codes: 0 done, 1 failed, 2 bad input.
 """
 
-import json
 import logging
 import os
 import sys
-import time
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
+
+from flows.commands import cache, nightly, server, sweep
+from flows.commands.arguments import AsJson, ConfigPath
+from flows.commands.output import console, errors, print_json
+from flows.commands.running import running
 
 if TYPE_CHECKING:
     from flows.stages.results import Exported
@@ -27,13 +29,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-console = Console()
-errors = Console(stderr=True)
-
-ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="the run's config")]
-Target = Annotated[str, typer.Argument(metavar="CONFIG-or-ROOT", help="a run's config, or a root")]
-CacheId = Annotated[str | None, typer.Argument(metavar="CACHE", help="this cache only")]
-AsJson = Annotated[bool, typer.Option("--json", help="print JSON instead of a table")]
+app.add_typer(cache.app)
+app.add_typer(sweep.app)
+app.add_typer(nightly.app)
+app.add_typer(server.app)
 
 
 @app.command()
@@ -56,10 +55,10 @@ def quickstart(
 
 @app.command()
 def init(
-    images: Annotated[Path, typer.Argument(help="folder of photos")],
+    images: Annotated[str, typer.Argument(help="folder of photos, or s3://bucket/folder")],
     config: Annotated[Path, typer.Option("--config", help="file to write")] = Path("tintem.yaml"),
 ) -> None:
-    """Write a commented config for a folder of photos."""
+    """Write a commented config for some photos."""
     from flows.init import write_config
 
     write_config(images, config)
@@ -70,13 +69,13 @@ def init(
 @app.command()
 def plan(config: ConfigPath, as_json: AsJson = False) -> None:
     """Say what a run will do and take, before anything starts."""
-    from flows import plan as plans
     from flows.config import load_config
-    from flows.plan_table import plan_tables
+    from flows.planning import plan as plans
+    from flows.planning.table import plan_tables
 
     found = plans.plan(load_config(config))
     if as_json:
-        _print_json(found.as_json())
+        print_json(found.as_json())
     else:
         for table in plan_tables(found):
             console.print(table)
@@ -125,82 +124,26 @@ def status(
     root: Annotated[str, typer.Argument(help="a run's root, or its config")] = "tintem-data",
     as_json: AsJson = False,
 ) -> None:
-    """List what exists: caches, mappings, students, evaluations, exports."""
-    from flows.status import collect, tables
+    """List what exists: caches, mappings, students, evaluations, exports, who is in force."""
+    from flows.status import collect, hints, tables
 
     things = collect(root)
     if as_json:
-        _print_json(things)
+        print_json(things)
         return
     for table in tables(things):
         console.print(table)
-
-
-@app.command()
-def verify(
-    target: Target,
-    cache: CacheId = None,
-    as_json: AsJson = False,
-) -> None:
-    """Check every byte of the caches; with a config, run the teacher again on some views."""
-    from flows import verify as checks
-
-    verdicts = checks.verify(target, cache)
-    if as_json:
-        _print_json([verdict.as_json() for verdict in verdicts])
-    else:
-        console.print(checks.verdict_table(verdicts))
-        for finding in checks.findings(verdicts, target):
-            errors.print(escape(finding), highlight=False, soft_wrap=True)
-    if not all(verdict.sound for verdict in verdicts):
-        raise typer.Exit(1)
-
-
-@app.command()
-def repair(target: Target, cache: CacheId = None) -> None:
-    """Withdraw damaged shards; with a config, compute exactly them again."""
-    from flows import verify as checks
-    from flows.reporting import reporting_to
-    from flows.terminal import TerminalReporter
-
-    with reporting_to(TerminalReporter(console)):
-        repaired = checks.repair(target, cache)
-    for sentence in checks.told(repaired):
-        console.print(escape(sentence), highlight=False, soft_wrap=True)
+    for hint in hints(things):
+        console.print(escape(hint), highlight=False, soft_wrap=True)
 
 
 def _run_stage(name: str, path: Path) -> None:
-    from flows.local_server import ensure_server, no_heartbeats
-
-    started = time.monotonic()
-    if not path.is_file():
-        errors.print(
-            f"[red]Error:[/red] there is no config file {path}: `tintem init FOLDER` writes one.",
-            highlight=False,
-            soft_wrap=True,
-        )
-        raise typer.Exit(2)
-    with ensure_server() as server:
-        # The server starts while torch is imported and the config is checked.
-        from flows.config import load_config
-        from flows.stages.pipeline import Pipeline
-        from flows.stages.preflight import preflight
-
-        config = load_config(path)
-        preflight(config)
+    with running(path) as config:
         from flows import distill as flows
-        from flows.reporting import reporting_to
-        from flows.terminal import TerminalReporter
+        from flows.stages.pipeline import Pipeline
 
-        if server is not None:
-            server.wait()
-        console.print(f"[dim]· ready after {time.monotonic() - started:.1f} s[/dim]")
         pipeline = Pipeline(config)
-        with (
-            reporting_to(TerminalReporter(console)),
-            flows.sharing(pipeline),
-            no_heartbeats(server),
-        ):
+        with flows.sharing(pipeline):
             result = (flows.distill if name == "distill" else flows.STAGES[name])(config)
         if name in ("distill", "export"):
             _print_summary(flows.summary(pipeline), pipeline.exported, path)
@@ -209,7 +152,6 @@ def _run_stage(name: str, path: Path) -> None:
             console.print(f"[dim]{stages}[/dim]", soft_wrap=True)
         else:
             console.print(f"{name}: {result}", highlight=False)
-    console.print(f"Done in {time.monotonic() - started:.0f} s.")
 
 
 def _print_summary(rows: list["Row"], exported: "Exported", config: Path) -> None:
@@ -232,10 +174,6 @@ def _print_summary(rows: list["Row"], exported: "Exported", config: Path) -> Non
     console.print(
         f"\nNext: [bold]tintem status {escape(str(config))}[/bold]", highlight=False, soft_wrap=True
     )
-
-
-def _print_json(content: Any) -> None:
-    sys.stdout.write(json.dumps(content, indent=2, default=str) + "\n")
 
 
 def _quiet_libraries() -> None:

@@ -6,6 +6,10 @@ from typing import Any, Literal, get_args
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from flows.anchoring import anchored
+from flows.machines.config import ClusterConfig
+from flows.nights.config import NightlyConfig
+from flows.sweeps.config import SweepConfig
 from storage.manifest import SourceConfig
 from tintem_core.errors import InputError
 from tintem_core.mapping import MappingConfig
@@ -44,7 +48,14 @@ class CacheConfig(BaseModel, frozen=True, extra="forbid"):
     """How teacher features are stored."""
 
     dtype: Literal["float16", "int8", "float32"] = Field(
-        "float16", description="float16, int8 with one scale per row, or float32"
+        "float16",
+        description="float16 (keeps cosines to about one in a million), int8 with one scale per "
+        "row (half of that, cosines to some in ten thousand), or float32",
+    )
+    codec: Literal["none", "zstd"] = Field(
+        "none",
+        description="zstd is for archives: every reader first unpacks the shards into "
+        "runtime.copies_folder, see docs/scale.md. Counts when a cache is made; no part of its id",
     )
     tokens: bool = Field(False, description="store patch tokens too (for the local term)")
     keep_mapped: bool = Field(
@@ -99,8 +110,33 @@ class RuntimeConfig(BaseModel, frozen=True, extra="forbid"):
         None, ge=0, description="processes that prepare training batches; null: 0 on a CPU"
     )
     memory_gb: float = Field(2.0, ge=0, description="training views kept in memory up to this size")
+    latents_memory_gb: float = Field(
+        0.0,
+        ge=0,
+        description="a cache's embeddings are held in memory where they need no more than this; "
+        "each process holds its own",
+    )
+    copies_folder: str | None = Field(
+        None,
+        description="where shards of an s3:// root or an archive are copied to while they are "
+        "read; null: tintem/shards in the user's cache folder",
+    )
+    copies_gb: float | None = Field(
+        None,
+        gt=0,
+        description="the oldest copies go above this size; null: 50, or half of the free disk",
+    )
     checkpoint_seconds: float = Field(30.0, ge=0, description="time between two checkpoints")
     compile: bool = Field(False, description="torch.compile the training step (rounding differs)")
+    processes: int = Field(
+        1,
+        ge=1,
+        description="processes of this machine that train together, one for each GPU "
+        "(rounding differs)",
+    )
+    cluster: ClusterConfig | None = Field(
+        None, description="spread shards and students over a Ray cluster; null: stay in place"
+    )
 
 
 class RunConfig(BaseModel, frozen=True, extra="forbid"):
@@ -120,6 +156,8 @@ class RunConfig(BaseModel, frozen=True, extra="forbid"):
     evaluation: EvaluationConfig = EvaluationConfig()
     export: ExportConfig = ExportConfig()
     runtime: RuntimeConfig = RuntimeConfig()
+    sweep: SweepConfig | None = Field(None, description="further students of the same cache")
+    nightly: NightlyConfig = Field(NightlyConfig(), description="what a night does with new photos")
 
     @property
     def teachers(self) -> tuple[TeacherConfig, ...]:
@@ -181,6 +219,28 @@ class RunConfig(BaseModel, frozen=True, extra="forbid"):
             )
         return self
 
+    @model_validator(mode="after")
+    def _gpus_are_dealt_out_once(self) -> "RunConfig":
+        at_once = None if self.sweep is None else self.sweep.at_once
+        if self.runtime.processes > 1 and at_once is not None:
+            raise ValueError(
+                f"runtime.processes ({self.runtime.processes}) trains a student on several GPUs, "
+                f"sweep.at_once ({at_once}) several students side by side: give one of them"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _the_night_can_be_held(self) -> "RunConfig":
+        if "nightly" in self.model_fields_set:
+            # Its students are runs themselves.
+            from flows.nights.students import check_nightly
+
+            try:
+                check_nightly(self)
+            except InputError as error:
+                raise ValueError(str(error).removeprefix("found 1 error in ")) from error
+        return self
+
 
 def load_config(path: str | Path) -> RunConfig:
     """Read a run's YAML file; relative paths in it are relative to the file.
@@ -200,7 +260,7 @@ def load_config(path: str | Path) -> RunConfig:
         raise InputError(f"{path} cannot be read as YAML: {reason}") from error
     if not isinstance(content, dict):
         raise InputError(f"{path} holds no settings: `tintem init FOLDER` writes an example.")
-    return parse_config(_anchored(content, path.resolve().parent), str(path))
+    return parse_config(anchored(content, path.resolve().parent), str(path))
 
 
 def parse_config(content: dict[str, Any], where: str) -> RunConfig:
@@ -237,33 +297,3 @@ def _known_keys(location: tuple[Any, ...]) -> list[str]:
             candidates = (annotation, *get_args(annotation))
             model = next((c for c in candidates if hasattr(c, "model_fields")), RunConfig)
     return list(model.model_fields)
-
-
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
-
-
-def _anchored(content: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Make relative local paths absolute; leave URLs and everything malformed to validation."""
-
-    def anchor(section: Any, key: str) -> None:
-        if isinstance(section, dict) and isinstance(section.get(key), str):
-            value = section[key]
-            if "://" not in value:
-                section[key] = str(folder / Path(value).expanduser())
-
-    content.setdefault("root", "tintem-data")
-    anchor(content, "root")
-    anchor(content.get("data"), "uri")
-    teacher = content.get("teacher")
-    if isinstance(teacher, dict) and teacher.get("weights") != "pretrained":
-        anchor(teacher, "weights")
-    for other in _list(content.get("other_teachers")):
-        if isinstance(other, dict) and other.get("weights") != "pretrained":
-            anchor(other, "weights")
-    anchor(content.get("student"), "weights")
-    evaluation = content.get("evaluation")
-    if isinstance(evaluation, dict):
-        for source in _list(evaluation.get("ood")):
-            anchor(source, "uri")
-    return content

@@ -10,12 +10,22 @@ from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Any
 
-from prefect import flow
-from prefect.artifacts import create_table_artifact
+from prefect import flow, tags
+from prefect.client.schemas.objects import State
+from prefect.settings import get_current_settings
 
 from flows.config import RunConfig
-from flows.prefect_reporting import PrefectReporter
+from flows.machines.cluster import spreading
+from flows.prefect_artifacts import (
+    publish_evaluation,
+    publish_report,
+    publish_summary,
+    publish_training,
+)
+from flows.prefect_reporting import PrefectReporter, if_heard
 from flows.reporting import Broadcast, reporter, reporting_to
+from flows.retries import patiently
+from flows.server.local import HEARTBEAT_SECONDS
 from flows.stages.pipeline import Pipeline
 from flows.summary import Row, summary_rows
 
@@ -27,73 +37,88 @@ def sharing(pipeline: Pipeline) -> Iterator[None]:
     """Let every flow called inside the block work on one pipeline, so that nothing is redone."""
     token = _SHARED.set(pipeline)
     try:
-        yield
+        with tags(*_tags()):
+            yield
     finally:
         _SHARED.reset(token)
 
 
+def _tags() -> list[str]:
+    """Return what runs are to be known by.
+
+    deploy/automations.yaml waits for the next heartbeat of those that promise one so often.
+    """
+    seconds = get_current_settings().flows.heartbeat_frequency
+    promised = seconds is not None and seconds <= HEARTBEAT_SECONDS
+    return ["tintem", f"heartbeat-{HEARTBEAT_SECONDS}s"] if promised else ["tintem"]
+
+
 @contextlib.contextmanager
-def _pipeline(config: RunConfig) -> Iterator[Pipeline]:
+def _stage(config: RunConfig) -> Iterator[Pipeline]:
     """Use the shared pipeline, or a new one when a stage runs alone; report to Prefect too."""
     pipeline = _SHARED.get() or Pipeline(config)
-    with reporting_to(Broadcast(reporter(), PrefectReporter())):
+    heard = reporting_to(Broadcast(reporter(), PrefectReporter()))
+    with heard, patiently(), spreading(config):
         yield pipeline
 
 
 @flow(name="index", flow_run_name="index {config.data.name}")
 def index_flow(config: RunConfig) -> dict[str, int]:
     """List the images; returns the number of photos per dataset."""
-    with _pipeline(config) as pipeline:
+    with _stage(config) as pipeline:
         return {d.name: len(d.keys()) for d in pipeline.indexed.datasets()}
 
 
-@flow(name="extract", flow_run_name="extract {config.data.name} {config.teacher.model}")
+@flow(name="extract", flow_run_name="extract {config.data.name} with {config.teacher.model}")
 def extract_flow(config: RunConfig) -> list[str]:
     """Embed all views with the teacher; returns the ids of the feature caches.
 
     With cache.keep_mapped the mapping is fitted on the way, as tokens are stored through it.
     """
-    with _pipeline(config) as pipeline:
+    with _stage(config) as pipeline:
         stored = pipeline.stored
         mapped = [] if stored.mapped_tokens is None else [stored.mapped_tokens]
         return [stored.views, *stored.evaluation.values(), *mapped]
 
 
-@flow(name="map", flow_run_name="map {config.data.name}")
+@flow(name="map", flow_run_name="map {config.data.name} from {config.teacher.model}")
 def map_flow(config: RunConfig) -> str:
     """Fit the mapping; returns its id."""
-    with _pipeline(config) as pipeline:
+    with _stage(config) as pipeline:
         return pipeline.mapped.id
 
 
-@flow(name="train", flow_run_name="train {config.student.model}")
+@flow(name="train", flow_run_name="train {config.student.model} on {config.data.name}")
 def train_flow(config: RunConfig) -> str:
     """Train the student; returns its id."""
-    with _pipeline(config) as pipeline:
-        return pipeline.trained.id
+    with _stage(config) as pipeline:
+        student = pipeline.trained.id
+        with if_heard():
+            publish_training(pipeline)
+        return student
 
 
-@flow(name="evaluate", flow_run_name="evaluate {config.student.model}")
+@flow(name="evaluate", flow_run_name="evaluate {config.student.model} on {config.data.name}")
 def evaluate_flow(config: RunConfig) -> str:
     """Measure the student; returns the evaluation's id."""
-    with _pipeline(config) as pipeline:
-        return pipeline.evaluated.id
+    with _stage(config) as pipeline:
+        evaluation = pipeline.evaluated.id
+        with if_heard():
+            publish_evaluation(pipeline)
+        return evaluation
 
 
 @flow(name="export", flow_run_name="export {config.student.model}")
 def export_flow(config: RunConfig) -> str:
     """Publish the student as ONNX; returns where it lies."""
-    with _pipeline(config) as pipeline:
-        rows = summary(pipeline)
-        create_table_artifact(
-            [{"": r.group, " ": r.label, "teacher": r.teacher, "student": r.student} for r in rows],
-            key="summary",
-            description=f"{config.student.model} against {config.teacher.model}",
-        )
-        return pipeline.exported.location
+    with _stage(config) as pipeline:
+        location = pipeline.exported.location
+        with if_heard():
+            publish_summary(config, summary(pipeline), location)
+        return location
 
 
-STAGES: dict[str, Callable[[RunConfig], Any]] = {
+STAGES: dict[str, Callable[..., Any]] = {
     "index": index_flow,
     "extract": extract_flow,
     "map": map_flow,
@@ -106,12 +131,19 @@ STAGES: dict[str, Callable[[RunConfig], Any]] = {
 @flow(name="distill", flow_run_name="distill {config.student.model} from {config.teacher.model}")
 def distill(config: RunConfig) -> dict[str, float]:
     """Run every stage; returns the seconds that each took."""
-    seconds = {}
-    with sharing(_SHARED.get() or Pipeline(config)):
+    seconds: dict[str, float] = {}
+    before: list[State[Any]] = []
+    pipeline = _SHARED.get() or Pipeline(config)
+    with sharing(pipeline):
         for name, stage in STAGES.items():
             started = time.monotonic()
-            stage(config)
+            # Handing on the states draws the run as the chain that it is.
+            state = stage(config, return_state=True, wait_for=before)
+            state.result()
+            before = [state]
             seconds[name] = round(time.monotonic() - started, 1)
+    with if_heard():
+        publish_report(pipeline, summary(pipeline))
     return seconds
 
 

@@ -51,10 +51,10 @@ def report_page(
     ood_scores: bytes,
 ) -> str:
     """Return a self-contained HTML page: the summary, the training curve, the OOD scores."""
-    figures = [("Training", _image(_training_figure(history)))]
+    figures = [("Training", _image(training_figure(history)))]
     if config.evaluation.ood:
         scores = pl.read_parquet(io.BytesIO(ood_scores))
-        figures.append(("Out-of-distribution scores", _image(_ood_figure(scores))))
+        figures.append(("Out-of-distribution scores", _image(ood_figure(scores))))
     title = f"{config.student.model} ⟵ {config.teacher.model}"
     return _PAGE.format(
         title=html.escape(title),
@@ -89,7 +89,8 @@ def _table(rows: list[Row]) -> str:
     return "".join(lines)
 
 
-def _training_figure(history: pl.DataFrame) -> Figure:
+def training_figure(history: pl.DataFrame) -> Figure:
+    """Draw the loss over the epochs."""
     figure = Figure(figsize=(8, 3), layout="constrained")
     axes = figure.subplots()
     axes.plot(history["epoch"], history["loss"], color=_STUDENT)
@@ -99,7 +100,12 @@ def _training_figure(history: pl.DataFrame) -> Figure:
     return figure
 
 
-def _ood_figure(scores: pl.DataFrame) -> Figure:
+def ood_figure(scores: pl.DataFrame) -> Figure:
+    """Draw how the scores of every dataset lie, seen by the teacher and by the student.
+
+    Args:
+        scores: subject, dataset, score.
+    """
     datasets = scores["dataset"].unique(maintain_order=True).to_list()
     figure = Figure(figsize=(8, 3), layout="constrained")
     for axes, subject in zip(figure.subplots(1, 2), ("teacher", "student"), strict=True):
@@ -108,6 +114,8 @@ def _ood_figure(scores: pl.DataFrame) -> Figure:
             values = mine.filter(pl.col("dataset") == dataset)["score"].to_numpy()
             axes.hist(values, bins=40, density=True, alpha=0.6, label=dataset)
         axes.set(title=subject, xlabel="cosine to the nearest training photo", yticks=[])
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.ticklabel_format(axis="x", useOffset=False)
     figure.axes[0].legend(frameon=False, fontsize=8)
     return figure
 

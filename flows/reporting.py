@@ -59,6 +59,19 @@ class Broadcast:
             reporter.note(text)
 
 
+class Prefixed:
+    """Says of everything whose it is: for reporters that hear of several things at once."""
+
+    def __init__(self, name: str, target: Reporter) -> None:
+        self._name, self._target = name, target
+
+    def track(self, title: str, total: int, unit: str) -> AbstractContextManager[Advance]:
+        return self._target.track(f"{self._name}: {title}", total, unit)
+
+    def note(self, text: str) -> None:
+        self._target.note(f"{self._name}: {text}")
+
+
 _CURRENT: ContextVar[Reporter] = ContextVar("reporter")
 
 

@@ -9,6 +9,9 @@ from rich.table import Table
 
 from storage.cache import FeatureCache
 from storage.catalogue import list_things
+from storage.errors import CacheFormatError, CorruptError
+from storage.latest import lines, newest
+from storage.manifest import Manifest
 from storage.root import Root, open_root
 from tintem_core.errors import InputError
 
@@ -26,6 +29,10 @@ _SHOWN = {
         "student/test/knn": "kNN",
     },
     "exports": {"student/test/pairwise_pearson": "faithful (Pearson)"},
+}
+_COLUMNS = {
+    "caches": {"photos": "photos", "shards": "shards"},
+    "latest": {"student": "in force", "since": "since (UTC)"},
 }
 
 
@@ -55,6 +62,7 @@ def collect(root_or_config: str) -> dict[str, list[Thing]]:
     for student_id in root.folders("students"):
         if student_id not in finished:
             things["students"].append(_unfinished_student(root, student_id))
+    things["latest"] = [_latest(root, line) for line in lines(root)]
     return things
 
 
@@ -66,21 +74,55 @@ def open_existing(root_or_config: str) -> Root:
     """
     if root_or_config.endswith((".yaml", ".yml")):
         from flows.config import load_config
+        from flows.stages.reading import run_root
 
-        root_or_config = load_config(root_or_config).root
-    if "://" not in root_or_config and not Path(root_or_config).is_dir():
+        config = load_config(root_or_config)
+        if not _is_missing(config.root):
+            return run_root(config)
+        root_or_config = config.root
+    if _is_missing(root_or_config):
         raise InputError(f"there is no folder {root_or_config}: give a run's config or its root.")
     return open_root(root_or_config)
 
 
+def _is_missing(root: str) -> bool:
+    return "://" not in root and not Path(root).is_dir()
+
+
+def cache_stats(root: Root, cache: FeatureCache) -> dict[str, Any]:
+    """Return what a cache holds; what waits for images that are gone by now is not pending."""
+    stats = cache.stats()
+    if stats["pending"]:
+        manifest = Manifest.latest(root, cache.spec.content.get("dataset", ""))
+        if manifest is not None:
+            stats = cache.stats(manifest.table["key"])
+    return stats
+
+
+def fragmented(cache: FeatureCache) -> str:
+    """Say what to do about a cache that many small additions have cut into too many shards."""
+    found = cache.fragmentation()
+    if not found.is_high:
+        return ""
+    return (
+        f"cut into {found.shards:,} shards where {found.compacted:,} would do: "
+        f"`tintem compact {cache.root.url} {cache.id}` merges them, and computes nothing again"
+    )
+
+
 def _cache(root: Root, cache_id: str) -> Thing:
-    stats = FeatureCache.open(root, cache_id).stats()
+    thing = {"id": cache_id, "bytes": root.size(f"caches/{cache_id}")}
+    try:
+        cache = FeatureCache.open(root, cache_id)
+        stats, hint = cache_stats(root, cache), fragmented(cache)
+    except (CorruptError, CacheFormatError) as error:
+        return {**thing, "progress": 0.0, "metrics": {}, "hint": str(error)}
     shards = stats["shards"] + stats["pending"]
     return {
-        "id": cache_id,
-        "bytes": root.size(f"caches/{cache_id}"),
+        **thing,
         "progress": stats["shards"] / shards if shards else 0.0,
         "metrics": {"photos": stats["rows"], "shards": stats["shards"]},
+        "hint": hint and f"{cache_id} is {hint}",
     }
 
 
@@ -95,23 +137,61 @@ def _unfinished_student(root: Root, student_id: str) -> Thing:
     }
 
 
+def _latest(root: Root, line: str) -> Thing:
+    thing: Thing = {"id": line, "bytes": 0, "progress": 0.0, "metrics": {}}
+    try:
+        entry = newest(root, line)
+    except CorruptError as error:
+        return {**thing, "hint": str(error)}
+    if entry is None:
+        return thing
+    metrics = {
+        "student": entry.model.student,
+        "since": entry.since[:16].replace("T", " "),
+        **entry.model.metrics,
+    }
+    return {**thing, "bytes": entry.model.bytes, "progress": 1.0, "metrics": metrics}
+
+
 def tables(things: dict[str, list[Thing]]) -> list[Table]:
     """Lay the stored things out for a terminal, one table per kind that exists."""
     return [_table(kind, found) for kind, found in things.items() if found]
 
 
+def hints(things: dict[str, list[Thing]]) -> list[str]:
+    """Return a sentence for everything that could be better."""
+    if not any(things.values()):
+        return ["nothing is here yet: `tintem run CONFIG.yaml` fills it"]
+    return [
+        thing["hint"]
+        for kind in ("caches", "latest")
+        for thing in things[kind]
+        if thing.get("hint")
+    ]
+
+
 def _table(kind: str, found: list[Thing]) -> Table:
-    shown = _SHOWN.get(kind, {"photos": "photos", "shards": "shards"})
+    shown = _SHOWN.get(kind) or _COLUMNS[kind]
     table = Table(box=None, pad_edge=False, title=kind, title_justify="left", title_style="bold")
     table.add_column("id", style="cyan", overflow="fold")
     table.add_column("size", justify="right")
     table.add_column("done", justify="right")
     for title in shown.values():
-        table.add_column(title, justify="right")
+        table.add_column(title, justify="right", overflow="fold")
     for thing in found:
         values = (thing["metrics"].get(name) for name in shown)
-        cells = [
-            "–" if v is None else f"{v:,}" if isinstance(v, int) else f"{v:.3f}" for v in values
-        ]
+        cells = [_cell(value) for value in values]
         table.add_row(thing["id"], decimal(thing["bytes"]), f"{thing['progress']:.0%}", *cells)
     return table
+
+
+def _cell(value: str | int | float | None) -> str:
+    match value:
+        case None:
+            return "–"
+        case float():
+            return f"{value:.3f}"
+        case int():
+            return f"{value:,}"
+        case _:
+            return value

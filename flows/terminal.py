@@ -64,7 +64,9 @@ class TerminalReporter:
             finished = progress.tasks[0]
             elapsed = finished.elapsed or 0.0
             count = finished.completed
-            self._console.print(f"  {title}: {count:,.0f} {unit} in {elapsed:.1f} s")
+            self._console.print(
+                f"  {title}: {count:,.0f} {unit} in {elapsed:.1f} s", soft_wrap=True
+            )
 
     def note(self, text: str) -> None:
         self._console.print(f"[dim]· {escape(text)}[/dim]", highlight=False, soft_wrap=True)

@@ -5,19 +5,27 @@
 The main process lists, extracts and maps what is missing while the others wait; then all train,
 each on its share of every batch, and the main one alone writes. `tintem run run.yaml` finds the
 student and goes on from there. The root must be a folder or bucket that all machines see.
+
+On one machine, `runtime.processes` in the config makes every run do this by itself.
 """
 
 import contextlib
 import datetime
+import json
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import distributed
 
-from flows.config import RunConfig, load_config
-from flows.reporting import Advance, reporting_to
+from flows.config import RunConfig, load_config, parse_config
+from flows.machines.launch import ORDERS
+from flows.machines.relay import PipeReporter, failure, leave_with_parent
+from flows.reporting import Advance, Reporter, reporting_to
+from flows.stages.handover import taken_over
 from flows.stages.pipeline import Pipeline
 from flows.stages.results import Trained
 from flows.stages.teacher import choose_device
@@ -56,9 +64,16 @@ def process_group(device: str) -> Iterator[None]:
         distributed.destroy_process_group()
 
 
-def train_together(config: RunConfig) -> Trained:
-    """Train the run's student with all processes of the group."""
+def train_together(config: RunConfig, handed: dict[str, Any] | None = None) -> Trained:
+    """Train the run's student with all processes of the group.
+
+    Args:
+        config: the run.
+        handed: what to train on, where a run has prepared it; see :mod:`flows.stages.handover`.
+    """
     pipeline = Pipeline(config)
+    if handed is not None:
+        return train(config, pipeline.root, *taken_over(pipeline.root, handed))
     prepared = from_main(
         (pipeline.indexed, pipeline.stored, pipeline.mapped) if is_main() else None
     )
@@ -67,20 +82,52 @@ def train_together(config: RunConfig) -> Trained:
 
 def main() -> None:
     """Run one process of the group; the exit code is 2 for bad input."""
+    given = os.environ.get(ORDERS)
     try:
+        if given is not None:
+            _answer(json.loads(given))
+            return
         if len(sys.argv) != 2:
             raise TintemError("give one config: torchrun --nproc-per-node 2 -m flows.torchrun FILE")
-        config = load_config(Path(sys.argv[1]))
-        with process_group(choose_device(config.runtime.device)):
-            if is_main():
-                trained = train_together(config)
-                print(f"student {trained.id}: {'reused' if trained.reused else 'trained'}")
-            else:
-                with reporting_to(Silent()):
-                    train_together(config)
+        trained = _run(load_config(Path(sys.argv[1])), None, None)
+        if trained is not None:
+            print(f"student {trained.id}: {'reused' if trained.reused else 'trained'}")
     except (TintemError, StorageError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def _answer(orders: dict[str, Any]) -> None:
+    """Report to the process that started the group, and end with it (flows/machines/launch.py)."""
+    reports = PipeReporter.of_standard_output()
+    # Not sys.stdin itself, which Python wants to close when it ends.
+    leave_with_parent(os.fdopen(os.dup(0), "rb"))
+    try:
+        trained = _run(parse_config(orders["config"], "the run"), orders["handed"], reports)
+    except Exception as error:
+        # Whoever fails first is heard: the others then fail for want of it.
+        reports.say(**failure(error))
+        raise
+    if trained is not None:
+        reports.say(student=trained.id)
+
+
+def _run(
+    config: RunConfig, handed: dict[str, Any] | None, reports: Reporter | None
+) -> Trained | None:
+    """Train with the group; returns the student on the main process.
+
+    Args:
+        config: the run.
+        handed: see :func:`train_together`.
+        reports: where the main one reports; None: to the log.
+    """
+    with process_group(choose_device(config.runtime.device)):
+        if not is_main():
+            reports = Silent()
+        with contextlib.nullcontext() if reports is None else reporting_to(reports):
+            trained = train_together(config, handed)
+        return trained if is_main() else None
 
 
 if __name__ == "__main__":

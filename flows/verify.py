@@ -7,6 +7,7 @@ from typing import Any
 from rich.table import Table
 
 from flows.config import RunConfig, load_config
+from flows.stages.alone import alone
 from flows.stages.datasets import Dataset
 from flows.stages.extract import Wanted, recompute, source_of, wanted_caches
 from flows.stages.fit import through_mapping
@@ -14,7 +15,7 @@ from flows.stages.index import index
 from flows.stages.mapped_tokens import known_mapped_tokens
 from flows.stages.teacher import load_teacher
 from flows.stages.truth import Truth, measure_truth
-from flows.status import open_existing
+from flows.status import cache_stats, open_existing
 from storage.artifact import read_record
 from storage.cache import FeatureCache
 from storage.errors import CacheFormatError, CorruptError, MissingObjectError
@@ -43,10 +44,14 @@ class Verdict:
     problems: tuple[Problem, ...] = ()
     truth: Truth | None = None
     note: str = ""
+    unreadable: str = ""
+    """Why nothing can be said about the cache, and what to do."""
 
     @property
     def sound(self) -> bool:
-        return not self.problems and (self.truth is None or self.truth.holds)
+        if self.problems or self.unreadable:
+            return False
+        return self.truth is None or self.truth.holds
 
     def as_json(self) -> dict[str, Any]:
         return {**asdict(self), "sound": self.sound}
@@ -62,6 +67,8 @@ class Repaired:
     """Shards computed again; None where no config says how."""
     missing: int = 0
     """Photos of the run that the cache lacks afterwards."""
+    unreadable: str = ""
+    """Why nothing can be repaired, and what to do."""
 
 
 def verify(target: str, cache_id: str | None = None) -> list[Verdict]:
@@ -74,7 +81,7 @@ def verify(target: str, cache_id: str | None = None) -> list[Verdict]:
     Raises:
         InputError: if there is no such root, config or cache.
     """
-    root, config, wanted = _targets(target, cache_id)
+    root, config, wanted = targets(target, cache_id)
     return [_verdict(root, config, cache, want) for cache, want in wanted.items()]
 
 
@@ -84,14 +91,19 @@ def repair(target: str, cache_id: str | None = None) -> list[Repaired]:
     Raises:
         InputError: if there is no such root, config or cache.
     """
-    root, config, wanted = _targets(target, cache_id)
+    root, config, wanted = targets(target, cache_id)
     indexed = None
     done = []
     for cache_id, want in wanted.items():
-        if not root.folders(f"caches/{cache_id}"):
+        try:
+            cache = FeatureCache.open(root, cache_id)
+        except MissingObjectError:
             continue
-        cache = FeatureCache.open(root, cache_id)
-        dropped = tuple(cache.repair())
+        except (CorruptError, CacheFormatError) as error:
+            done.append(Repaired(cache_id, (), None, unreadable=str(error)))
+            continue
+        with alone(root, f"caches/{cache_id}"):
+            dropped = tuple(cache.repair())
         if config is None or want is None:
             done.append(Repaired(cache_id, dropped, None))
             continue
@@ -102,10 +114,14 @@ def repair(target: str, cache_id: str | None = None) -> list[Repaired]:
     return done
 
 
-def _targets(
+def targets(
     target: str, cache_id: str | None
 ) -> tuple[Root, RunConfig | None, dict[str, Wanted | None]]:
-    """Return the root, the config where there is one, and the caches meant, by id."""
+    """Return the root, the config where there is one, and the caches meant, by id.
+
+    Raises:
+        InputError: if there is no such root, config or cache.
+    """
     root = open_existing(target)
     config = None
     wanted: dict[str, Wanted | None] = {}
@@ -132,11 +148,10 @@ def _verdict(root: Root, config: RunConfig | None, cache_id: str, want: Wanted |
     except MissingObjectError:
         return Verdict(cache_id, note="not extracted yet")
     except (CorruptError, CacheFormatError) as error:
-        file = f"caches/{cache_id}/record.json"
-        return Verdict(cache_id, problems=(Problem(None, file, str(error)),))
+        return Verdict(cache_id, unreadable=str(error))
     problems = tuple(Problem(p.shard, p.file, p.reason) for p in cache.verify())
     try:
-        stats = cache.stats()
+        stats = cache_stats(root, cache)
     except CorruptError:
         return Verdict(cache_id, problems=problems)
     verdict = Verdict(cache_id, stats["rows"], stats["shards"], stats["pending"], problems)
@@ -199,6 +214,9 @@ def told(repaired: Sequence[Repaired]) -> list[str]:
     """Return a sentence per cache that was repaired."""
     said = []
     for done in repaired:
+        if done.unreadable:
+            said.append(done.unreadable)
+            continue
         if not done.withdrawn:
             said.append(f"{done.id}: no shard is damaged; metadata and row tables are in order")
             continue
@@ -216,6 +234,8 @@ def told(repaired: Sequence[Repaired]) -> list[str]:
 
 
 def _state(verdict: Verdict) -> str:
+    if verdict.unreadable:
+        return "[red]cannot be read"
     if verdict.problems:
         return "[red]damaged"
     if not verdict.sound:
@@ -229,6 +249,8 @@ def findings(verdicts: Sequence[Verdict], target: str) -> list[str]:
     """Return a sentence per problem, and the cure."""
     said = []
     for verdict in verdicts:
+        if verdict.unreadable:
+            said.append(verdict.unreadable)
         for problem in verdict.problems:
             what = "metadata" if problem.shard is None else f"shard {problem.shard}"
             said.append(f"{what} of {verdict.id} is damaged: {problem.file}: {problem.reason}")

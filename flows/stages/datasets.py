@@ -37,7 +37,8 @@ class Dataset:
 
     def without(self, keys: Iterable[str]) -> "Dataset":
         """Return this dataset less some images."""
-        kept = self.manifest.table.filter(~pl.col("key").is_in(pl.Series(keys, dtype=pl.String)))
+        unwanted = pl.Series(keys, dtype=pl.String).implode()
+        kept = self.manifest.table.filter(~pl.col("key").is_in(unwanted))
         return Dataset(replace(self.manifest, table=kept))
 
     def labels(self, split: str | None = None) -> list[str | None]:

@@ -16,15 +16,15 @@ from numpy.typing import NDArray
 from flows.config import RunConfig
 from flows.provenance import provenance
 from flows.reporting import Advance, reporter
+from flows.stages.alone import made_once
 from flows.stages.batches import ViewSource
 from flows.stages.datasets import Dataset
 from flows.stages.extract import eval_source
 from flows.stages.fit import apply
 from flows.stages.latents import evaluation_latents, latents_by_teacher
 from flows.stages.results import Evaluated, Extracted, Indexed, Mapped, Trained
+from flows.stages.students import load_objective, load_student
 from flows.stages.teacher import choose_device
-from flows.stages.train import load_objective, load_student
-from storage.artifact import read_record, write_artifact
 from storage.identity import make_id
 from storage.root import Root
 from tintem_core.backbones import place
@@ -73,18 +73,32 @@ def evaluate(
     trained: Trained,
 ) -> Evaluated:
     """Make sure that the student's evaluation exists."""
-    spec = {
+    spec: dict[str, object] = {
         "student": trained.id,
         "caches": [extracted.evaluation, *([o.evaluation, o.weight] for o in extracted.others)],
         "images": {m.name: m.digest(labels=True) for m in indexed.datasets()},
         "settings": config.evaluation.model_dump(include={"knn", "ood_neighbour", "resamples"}),
     }
     evaluation_id = make_id(f"{config.student.model}-{config.data.name}", spec)
-    record = read_record(root, "evaluations", evaluation_id)
-    if record is not None:
-        reporter().note(f"evaluation {evaluation_id}: reused")
-        return Evaluated(id=evaluation_id, record=record, reused=True)
+    record, reused = made_once(
+        root,
+        "evaluations",
+        evaluation_id,
+        lambda: _evaluate(config, root, spec, indexed, extracted, mapped, trained),
+    )
+    return Evaluated(id=evaluation_id, record=record, reused=reused)
 
+
+def _evaluate(
+    config: RunConfig,
+    root: Root,
+    spec: dict[str, object],
+    indexed: Indexed,
+    extracted: Extracted,
+    mapped: Mapped,
+    trained: Trained,
+) -> tuple[dict[str, bytes], dict[str, Any]]:
+    """Measure; return the evaluation's files and its record."""
     student = load_student(config, root, mapped, trained)
     objective = load_objective(config, root, mapped, trained)
     total = sum(len(m.keys()) for m in indexed.datasets())
@@ -120,8 +134,7 @@ def evaluate(
         "provenance": provenance(),
     }
     files = {"metrics.parquet": table.getvalue(), "ood_scores.parquet": curves.getvalue()}
-    write_artifact(root, "evaluations", evaluation_id, files, record)
-    return Evaluated(id=evaluation_id, record=record, reused=False)
+    return files, record
 
 
 def spaces_of(objective: Objective, teacher: Array, student: Array) -> Spaces:

@@ -1,5 +1,7 @@
 """Stage 6: the student as a checked ONNX file, with its card and report."""
 
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -7,12 +9,13 @@ from flows.config import RunConfig
 from flows.provenance import provenance
 from flows.report import card, report_page
 from flows.reporting import reporter
+from flows.stages.alone import made_once
 from flows.stages.extract import eval_source
 from flows.stages.results import Evaluated, Exported, Indexed, Mapped, Trained
+from flows.stages.students import load_history, load_student
 from flows.stages.teacher import load_teacher
-from flows.stages.train import load_history, load_student
 from flows.summary import summary_rows
-from storage.artifact import read_file, read_record, write_artifact
+from storage.artifact import read_file
 from storage.identity import make_id
 from storage.root import Root
 from tintem_core.export import run_onnx, session, to_onnx, verify_onnx
@@ -37,18 +40,32 @@ def export(
     Raises:
         VerificationError: if ONNX Runtime disagrees with torch on any of the photos.
     """
-    spec = {
+    spec: dict[str, object] = {
         "student": trained.id,
         "evaluation": evaluated.id,
         "export": config.export.model_dump(),
     }
     export_id = make_id(f"{config.student.model}-{config.data.name}", spec)
     location = f"{root.url}/exports/{export_id}"
-    record = read_record(root, "exports", export_id)
-    if record is not None:
-        reporter().note(f"export {export_id}: reused")
-        return Exported(id=export_id, record=record, location=location, reused=True)
+    record, reused = made_once(
+        root,
+        "exports",
+        export_id,
+        lambda: _export(config, root, spec, indexed, mapped, trained, evaluated),
+    )
+    return Exported(id=export_id, record=record, location=location, reused=reused)
 
+
+def _export(
+    config: RunConfig,
+    root: Root,
+    spec: dict[str, object],
+    indexed: Indexed,
+    mapped: Mapped,
+    trained: Trained,
+    evaluated: Evaluated,
+) -> tuple[dict[str, bytes], dict[str, Any]]:
+    """Convert, check and time the student; return the export's files and its record."""
     student = load_student(config, root, mapped, trained)
     source = eval_source(config, indexed.data, None)
     photos = min(config.export.images, len(source.keys))
@@ -91,8 +108,7 @@ def export(
         "card.md": card(config, rows, record).encode(),
         "report.html": page.encode(),
     }
-    write_artifact(root, "exports", export_id, files, record)
-    return Exported(id=export_id, record=record, location=location, reused=False)
+    return files, record
 
 
 def _metadata(config: RunConfig, trained: Trained) -> dict[str, str]:

@@ -1,26 +1,32 @@
 """Stage 2: teacher embeddings, once, into the feature cache."""
 
+import math
 from collections.abc import Collection, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
 from flows.config import RunConfig
-from flows.disk import require_space
+from flows.planning.disk import require_space
+from flows.planning.scale import footprint, rows_per_shard
 from flows.provenance import provenance
 from flows.reporting import reporter
-from flows.scale import footprint, rows_per_shard
+from flows.stages.alone import alone
 from flows.stages.batches import ViewSource
 from flows.stages.datasets import Dataset
 from flows.stages.embed import embed_shards
 from flows.stages.fit import mapping_width, through_mapping
 from flows.stages.latents import require_one_width
 from flows.stages.results import Extracted, Indexed, TeacherCaches
+from flows.stages.spreading import spread
 from flows.stages.stored import check_stored
 from flows.stages.teacher import load_teacher
-from storage.cache import FeatureCache
+from flows.status import fragmented
+from storage.cache import FeatureCache, ShardTask
 from storage.manifest import SourceConfig
-from storage.root import Root
+from storage.root import Root, open_root
 from storage.spec import CacheSpec, KindSpec
+from tintem_core.errors import InputError
 from tintem_core.teachers import Teacher, TeacherConfig
 from tintem_core.views import EVAL, ViewRecipe
 
@@ -61,9 +67,7 @@ def wanted_mapped_tokens(config: RunConfig, teacher: Teacher, mapping_id: str) -
     shapes = teacher.describe()
     count, width = shapes["tokens"]
     require_one_width(width, shapes["global"][-1])
-    tokens = KindSpec(
-        shape=(count, mapping_width(config)), dims=("token", "feature"), dtype=config.cache.dtype
-    )
+    tokens = _token_kind(config, (count, mapping_width(config)))
     spec = CacheSpec(
         slug=f"{latents.spec.slug}-mapped",
         content={**latents.spec.content, "mapping": mapping_id},
@@ -113,9 +117,7 @@ def cache_spec(
         "global": KindSpec(shape=shapes["global"], dims=("feature",), dtype=config.cache.dtype)
     }
     if config.cache.full_tokens and recipe != EVAL:
-        kinds["tokens"] = KindSpec(
-            shape=shapes["tokens"], dims=("token", "feature"), dtype=config.cache.dtype
-        )
+        kinds["tokens"] = _token_kind(config, shapes["tokens"])
     return CacheSpec(
         slug=f"{teacher.config.model}-{teacher.config.image_size}px-{dataset}-{recipe.name}",
         content={
@@ -126,6 +128,16 @@ def cache_spec(
         },
         views=views,
         kinds=kinds,
+    )
+
+
+def _token_kind(config: RunConfig, shape: tuple[int, ...]) -> KindSpec:
+    side = math.isqrt(shape[0])
+    return KindSpec(
+        shape=shape,
+        dims=("token", "feature"),
+        dtype=config.cache.dtype,
+        grid=(side, side) if side * side == shape[0] else None,
     )
 
 
@@ -180,27 +192,79 @@ def ensure(
         root,
         spec,
         rows_per_shard=config.cache.rows_per_shard or rows_per_shard(spec, len(keys)),
+        codec=config.cache.codec,
         provenance={**provenance(), **(beside or {})},
     )
-    tasks = [task for task in cache.plan(keys) if only is None or task.shard in only]
-    total = len(keys) * spec.views
+
+    def plan() -> list[ShardTask]:
+        return [task for task in cache.plan(keys) if only is None or task.shard in only]
+
+    tasks, total = plan(), len(keys) * spec.views
     title = f"{dataset.name} ({want.recipe.name})"
     if want.teacher != config.teacher:
         title += f" for {want.teacher.model}"
     if want.mapping is not None:
         title += ", mapped tokens"
+    if cache.layout.codec != config.cache.codec:
+        reporter().note(
+            f"{title}: the cache keeps the codec '{cache.layout.codec}' that it was made with; "
+            f"for '{config.cache.codec}' delete {root.url}/{cache.base} and extract again"
+        )
+    with alone(root, f"caches/{spec.id}") if tasks else nullcontext():
+        if tasks:
+            # Another run may have computed some meanwhile.
+            tasks = plan()
+        missing = sum(len(task.keys) for task in tasks) * spec.views
+        if missing < total:
+            which = f"{total:,}" if not missing else f"{total - missing:,} of {total:,}"
+            reporter().note(f"{title}: {which} views reused")
+        if tasks:
+            _compute(config, root, want, dataset, cache, tasks, title)
+    if tasks and (hint := fragmented(cache)):
+        reporter().note(f"{title}: {hint}")
+    return len(tasks)
+
+
+def _compute(
+    config: RunConfig,
+    root: Root,
+    want: Wanted,
+    dataset: Dataset,
+    cache: FeatureCache,
+    tasks: list[ShardTask],
+    title: str,
+) -> None:
+    """Have some shards computed, here or by others."""
+    spec = want.spec
     missing = sum(len(task.keys) for task in tasks) * spec.views
-    if missing < total:
-        which = f"{total:,}" if not missing else f"{total - missing:,} of {total:,}"
-        reporter().note(f"{title}: {which} views reused")
-    if not tasks:
-        return 0
     needed = footprint(spec.kinds, missing // spec.views, spec.views, cache.layout.rows_per_shard)
     require_space(root, needed.bytes, f"the feature cache of {dataset.name}")
+    if (others := spread()) is None:
+        _embed(config, root, want, dataset, cache, tasks, title)
+        return
+    others(config, want, dataset, tasks, title)
+    if cache.plan([key for task in tasks for key in task.keys]):
+        raise InputError(
+            f"{title}: shards were computed, but are not in {root.url} as this machine sees it: "
+            "give a root that all machines of the cluster see, a shared folder or s3://."
+        )
+
+
+def _embed(
+    config: RunConfig,
+    root: Root,
+    want: Wanted,
+    dataset: Dataset,
+    cache: FeatureCache,
+    tasks: list[ShardTask],
+    title: str,
+) -> None:
+    """Embed the images of some shards and store these, in this process."""
     source = source_of(config, dataset, want)
     through = None
     if want.mapping is not None:
         through = through_mapping(config, root, want.mapping)
+    missing = sum(len(task.keys) for task in tasks) * want.spec.views
     with reporter().track(f"Extract {title}", missing, "views") as advance:
         teacher = load_teacher(want.teacher, config.runtime.device)
         embed_shards(
@@ -210,7 +274,22 @@ def ensure(
             source,
             config.runtime.decode_threads,
             advance,
-            lambda arrays: check_stored(spec, arrays, config.cache.stored_cosine, title),
+            lambda arrays: check_stored(want.spec, arrays, config.cache.stored_cosine, title),
             through,
         )
-    return len(tasks)
+
+
+def compute_shards(
+    config: RunConfig, want: Wanted, dataset: Dataset, tasks: list[ShardTask], title: str
+) -> None:
+    """Compute shards of a cache that was planned elsewhere, as far as they are not there.
+
+    Args:
+        dataset: holds their images; it need not hold others.
+    """
+    root = open_root(config.root)
+    cache = FeatureCache.open(root, want.spec.id)
+    # The same shards may be given to two machines, when one seems dead and is not.
+    with alone(root, f"caches/{want.spec.id}/shards-from-{tasks[0].shard}"):
+        if missing := cache.plan([key for task in tasks for key in task.keys]):
+            _embed(config, root, want, dataset, cache, missing, title)

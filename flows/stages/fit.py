@@ -1,6 +1,7 @@
 """Stage 3: the mapping from the teacher's latent space to the student's width."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from safetensors.torch import load, save
 from flows.config import RunConfig
 from flows.provenance import provenance
 from flows.reporting import reporter
+from flows.stages.alone import made_once
 from flows.stages.datasets import Dataset
 from flows.stages.embed import Transform
 from flows.stages.latents import (
@@ -20,7 +22,7 @@ from flows.stages.latents import (
 )
 from flows.stages.results import Extracted, Indexed, Mapped
 from flows.stages.teacher import choose_device
-from storage.artifact import read_file, read_record, write_artifact
+from storage.artifact import read_file, read_record
 from storage.identity import make_id
 from storage.root import Root
 from tintem_core.errors import InputError
@@ -39,14 +41,23 @@ _TENSORS = "mapping.safetensors"
 
 def fit(config: RunConfig, root: Root, indexed: Indexed, extracted: Extracted) -> Mapped:
     """Make sure that the mapping exists; held-out photos tell how well it keeps angles."""
-    width = mapping_width(config)
-    spec = mapping_spec(config, extracted.identity(), indexed.data, width)
+    spec = mapping_spec(config, extracted.identity(), indexed.data, mapping_width(config))
     mapping_id = mapping_name(config, spec)
-    record = read_record(root, "mappings", mapping_id)
-    if record is not None:
-        reporter().note(f"mapping {mapping_id}: reused")
-        return Mapped(id=mapping_id, record=record, reused=True)
+    record, reused = made_once(
+        root, "mappings", mapping_id, lambda: _fit(config, root, spec, indexed, extracted)
+    )
+    return Mapped(id=mapping_id, record=record, reused=reused)
 
+
+def _fit(
+    config: RunConfig,
+    root: Root,
+    spec: dict[str, object],
+    indexed: Indexed,
+    extracted: Extracted,
+) -> tuple[dict[str, bytes], dict[str, Any]]:
+    """Fit and measure; return the mapping's files and its record."""
+    width = mapping_width(config)
     keys = indexed.data.keys("train")
     train = training_latents(root, extracted, keys)
     tokens = training_tokens(root, extracted, keys) if config.cache.full_tokens else None
@@ -62,16 +73,28 @@ def fit(config: RunConfig, root: Root, indexed: Indexed, extracted: Extracted) -
             mapping.plain().eval(), [], orthogonality_error(mapping.linear.weight), 0.0
         )
     else:
-        with reporter().track("Fit mapping", config.mapping.steps, "steps") as advance:
+        # A closed form is one pass over the embeddings.
+        total, unit = min(rows, config.mapping.moment_rows), "embeddings"
+        if config.mapping.descends:
+            total, unit = config.mapping.steps, "steps"
+        done = 0
+        with reporter().track("Fit mapping", total, unit) as advance:
+
+            def progress(now: int, _total: int) -> None:
+                nonlocal done
+                advance(now - done)
+                done = now
+
             fitted = fit_mapping(
                 config.mapping,
                 _sampler(train),
                 rows=rows,
                 dim=dim,
                 width=width,
-                progress=lambda _done, _total: advance(1),
+                progress=progress,
                 sample_tokens=None if tokens is None else _sampler(tokens),
             )
+            progress(total, total)
     held_out = evaluation_latents(root, extracted, indexed.data, "test")
     preserved = angle_preservation(held_out, apply(fitted.mapping, held_out))
     record = {
@@ -83,8 +106,7 @@ def fit(config: RunConfig, root: Root, indexed: Indexed, extracted: Extracted) -
         "provenance": provenance(),
     }
     files = {_TENSORS: save({k: v.contiguous() for k, v in fitted.mapping.state_dict().items()})}
-    write_artifact(root, "mappings", mapping_id, files, record)
-    return Mapped(id=mapping_id, record=record, reused=False)
+    return files, record
 
 
 def mapping_spec(
@@ -100,7 +122,9 @@ def mapping_spec(
     return {
         **latents,
         "images": data.digest("train"),
-        "mapping": config.mapping.model_dump(mode="json", exclude={"width"}),
+        "mapping": config.mapping.identity(
+            config.views.count * len(data.keys("train")), tokens=config.cache.full_tokens
+        ),
         "width": width,
     }
 

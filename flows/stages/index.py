@@ -29,24 +29,23 @@ def index(config: RunConfig, root: Root) -> Indexed:
             f"evaluation.ood_neighbour is {config.evaluation.ood_neighbour}, but there are only "
             f"{len(data.keys('train'))} train photos to be near to: set it to 1."
         )
-    return Indexed(data, {s.name: _strange(s, data, root) for s in config.evaluation.ood})
+    indexed = Indexed(data, {s.name: _dataset(s, root) for s in config.evaluation.ood})
+    for source in config.evaluation.ood:
+        _check_strange(source, indexed)
+    return indexed
 
 
-def _strange(source: SourceConfig, data: Dataset, root: Root) -> Dataset:
-    """Index an OOD set; what is also in the data is not out of its distribution."""
-    dataset = _dataset(source, root)
-    strange = dataset.without(data.keys())
-    shared = len(dataset.keys()) - len(strange.keys())
+def _check_strange(source: SourceConfig, indexed: Indexed) -> None:
+    name, data = source.name, indexed.data.name
+    strange = len(indexed.ood[name].keys())
+    shared = len(indexed.listed_ood[name].keys()) - strange
     if shared:
-        reporter().note(
-            f"{shared} photos of {source.name} are also in {data.name} and are left out there"
-        )
-    if len(strange.keys()) < 4:
+        reporter().note(f"{shared} photos of {name} are also in {data} and are left out there")
+    if strange < 4:
         raise InputError(
-            f"the OOD set {source.name} at {source.uri} has {len(strange.keys())} photos that are "
-            f"not in {data.name}, at least 4 are needed: give more, or leave the set out."
+            f"the OOD set {name} at {source.uri} has {strange} photos that are not in {data}, at "
+            "least 4 are needed: give more, or leave the set out."
         )
-    return strange
 
 
 def _dataset(source: SourceConfig, root: Root) -> Dataset:

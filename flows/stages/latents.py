@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flows.stages.datasets import Dataset
+from flows.stages.reading import note_what_does_not_fit
 from flows.stages.results import Extracted
 from storage.cache import FeatureCache
 from storage.reader import FeatureReader
@@ -57,12 +58,11 @@ class JointLatents:
         return joint_latents([r.all(view) for r in self._readers], self._weights)
 
 
-def training_latents(
-    root: Root, extracted: Extracted, keys: Sequence[str], kind: str = "global"
-) -> Latents:
-    """Open the training views of some images; ``kind`` is ``global`` or ``tokens``."""
-    caches = [extracted.views, *(other.views for other in extracted.others)]
-    return _joined(root, extracted, caches, keys, kind)
+def training_latents(root: Root, extracted: Extracted, keys: Sequence[str]) -> Latents:
+    """Open the embeddings of the training views of some images."""
+    readers = _training_readers(root, extracted, keys, "global")
+    note_what_does_not_fit(readers)
+    return _joined(readers, extracted)
 
 
 def training_tokens(root: Root, extracted: Extracted, keys: Sequence[str]) -> Latents:
@@ -71,11 +71,15 @@ def training_tokens(root: Root, extracted: Extracted, keys: Sequence[str]) -> La
     Raises:
         InputError: if tokens and embedding differ in width, so that one mapping cannot serve both.
     """
+    latents = _training_readers(root, extracted, keys, "global")
     if extracted.mapped_tokens is not None:
-        return FeatureCache.open(root, extracted.mapped_tokens).reader(keys, "tokens")
-    tokens = training_latents(root, extracted, keys, "tokens")
-    require_one_width(tokens.shape[-1], training_latents(root, extracted, keys).shape[-1])
-    return tokens
+        tokens = [FeatureCache.open(root, extracted.mapped_tokens).reader(keys, "tokens")]
+    else:
+        tokens = _training_readers(root, extracted, keys, "tokens")
+        widths = (sum(reader.shape[-1] for reader in readers) for readers in (tokens, latents))
+        require_one_width(*widths)
+    note_what_does_not_fit([*latents, *tokens])
+    return _joined(tokens, extracted)
 
 
 def require_one_width(tokens: int, embedding: int) -> None:
@@ -91,10 +95,19 @@ def evaluation_latents(
     root: Root, extracted: Extracted, dataset: Dataset, split: str | None
 ) -> NDArray[np.float32]:
     """Return the latents of the evaluation view: (N, D), in the order of the dataset's keys."""
-    name = dataset.name
-    caches = [extracted.evaluation[name], *(other.evaluation[name] for other in extracted.others)]
-    latents = _joined(root, extracted, caches, dataset.keys(split), "global")
-    return latents.all(view=0).astype(np.float32)
+    rows = evaluation_rows(root, extracted, dataset.name, dataset.keys(split))
+    return rows.all(view=0).astype(np.float32)
+
+
+def evaluation_rows(root: Root, extracted: Extracted, name: str, keys: Sequence[str]) -> Latents:
+    """Open the embeddings of the evaluation view of some images of a dataset."""
+    caches = evaluation_caches(extracted, name)
+    return _joined([FeatureCache.open(root, cache).reader(keys) for cache in caches], extracted)
+
+
+def evaluation_caches(extracted: Extracted, name: str) -> list[str]:
+    """Return the cache of each teacher that holds the evaluation view of a dataset."""
+    return [extracted.evaluation[name], *(other.evaluation[name] for other in extracted.others)]
 
 
 def latents_by_teacher(
@@ -115,10 +128,14 @@ def latents_by_teacher(
     return found
 
 
-def _joined(
-    root: Root, extracted: Extracted, caches: list[str], keys: Sequence[str], kind: str
-) -> Latents:
-    readers = [FeatureCache.open(root, cache).reader(keys, kind) for cache in caches]
+def _training_readers(
+    root: Root, extracted: Extracted, keys: Sequence[str], kind: str
+) -> list[FeatureReader]:
+    caches = [extracted.views, *(other.views for other in extracted.others)]
+    return [FeatureCache.open(root, cache).reader(keys, kind) for cache in caches]
+
+
+def _joined(readers: list[FeatureReader], extracted: Extracted) -> Latents:
     if len(readers) == 1:
         return readers[0]
     return JointLatents(readers, [1.0, *(other.weight for other in extracted.others)])

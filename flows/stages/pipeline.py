@@ -1,17 +1,21 @@
 """A run in plain Python: each stage pulls what it needs, and computes only what is missing."""
 
+from dataclasses import replace
 from functools import cached_property
 
 from flows.config import RunConfig
+from flows.machines.launch import train_in_processes
 from flows.stages.evaluate import evaluate
 from flows.stages.export import export
 from flows.stages.extract import extract
 from flows.stages.fit import fit
+from flows.stages.handover import handed_over
 from flows.stages.index import index
 from flows.stages.mapped_tokens import keep_mapped_tokens
+from flows.stages.reading import run_root
 from flows.stages.results import Evaluated, Exported, Extracted, Indexed, Mapped, Trained
-from flows.stages.train import train
-from storage.root import Root, open_root
+from flows.stages.train import find_trained, train
+from storage.root import Root
 
 
 class Pipeline:
@@ -25,7 +29,7 @@ class Pipeline:
 
     @cached_property
     def root(self) -> Root:
-        return open_root(self.config.root)
+        return run_root(self.config)
 
     @cached_property
     def indexed(self) -> Indexed:
@@ -48,7 +52,13 @@ class Pipeline:
 
     @cached_property
     def trained(self) -> Trained:
-        return train(self.config, self.root, self.indexed, self.stored, self.mapped)
+        before = (self.config, self.root, self.indexed, self.stored, self.mapped)
+        if self.config.runtime.processes > 1 and find_trained(*before) is None:
+            train_in_processes(self.config, handed_over(self.indexed, self.stored, self.mapped))
+            trained = find_trained(*before)
+            assert trained is not None
+            return replace(trained, reused=False)
+        return train(*before)
 
     @cached_property
     def evaluated(self) -> Evaluated:

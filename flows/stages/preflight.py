@@ -4,8 +4,9 @@ import numpy as np
 from PIL import Image
 
 from flows.config import RunConfig
+from flows.machines.config import require_ray
+from flows.stages.students import initial_weights
 from flows.stages.teacher import load_teacher
-from flows.stages.train import initial_weights
 from tintem_core.errors import InputError
 from tintem_core.students import natural_width
 from tintem_core.training_run import check_optimizer
@@ -16,8 +17,11 @@ def preflight(config: RunConfig) -> None:
     """Build teachers and student once.
 
     Raises:
-        InputError: an unknown model, weights that do not fit, a width that cannot be reached.
+        InputError: an unknown model, weights that do not fit, a width that cannot be reached, a
+            cluster without Ray.
     """
+    if config.runtime.cluster is not None:
+        require_ray()
     natural = natural_width(config.student)
     check_optimizer(config.training.optimizer)
     if config.views.recipe.name == "timm":

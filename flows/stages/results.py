@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from flows.stages.datasets import Dataset
@@ -13,7 +14,14 @@ class Indexed:
     """The images of a run, by dataset name."""
 
     data: Dataset
-    ood: dict[str, Dataset]
+    listed_ood: dict[str, Dataset]
+    """The OOD sets as they were found."""
+
+    @cached_property
+    def ood(self) -> dict[str, Dataset]:
+        """The OOD sets without photos of the data: these are not out of its distribution."""
+        known = self.data.keys()
+        return {name: found.without(known) for name, found in self.listed_ood.items()}
 
     def photos(self) -> Photos:
         """Count the photos of the main dataset."""

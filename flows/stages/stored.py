@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from flows.reporting import reporter
 from storage.cache import FeatureCache
+from storage.errors import StorageInputError
 from storage.root import open_root
 from storage.spec import CacheSpec
 from tintem_core.errors import InputError
@@ -48,7 +49,7 @@ def stored_cosine(spec: CacheSpec, arrays: Mapping[str, NDArray[Any]]) -> dict[s
 def check_stored(
     spec: CacheSpec, arrays: Mapping[str, NDArray[Any]], wanted: float, what: str
 ) -> None:
-    """Say how faithful the stored form is, before anything is stored.
+    """Say how faithful the stored form is, and what another one would keep, before all else.
 
     Args:
         spec, arrays: see :func:`stored_cosine`.
@@ -59,7 +60,7 @@ def check_stored(
         InputError: if it is not good enough.
     """
     cosines = stored_cosine(spec, arrays)
-    dtype = next(iter(spec.kinds.values())).dtype
+    dtype = _dtype(spec)
     worst = min(cosines, key=lambda kind: cosines[kind])
     if not cosines[worst] >= wanted:
         raise InputError(
@@ -67,8 +68,40 @@ def check_stored(
             f"{_floored(cosines[worst])} to what the teacher gives, cache.stored_cosine wants "
             f"{wanted}: choose a wider type."
         )
-    found = ", ".join(f"{_floored(cosine)} ({kind})" for kind, cosine in cosines.items())
-    reporter().note(f"{what}: stored as {dtype}: smallest cosine to float32 {found}")
+    reporter().note(
+        f"{what}: stored as {dtype}: cosine to float32 ≥ {_listed(cosines)}; "
+        f"{_alternative(spec, arrays)}"
+    )
+
+
+def _alternative(spec: CacheSpec, arrays: Mapping[str, NDArray[Any]]) -> str:
+    """Say what the other small type would keep, and take."""
+    other = _as(spec, "int8" if _dtype(spec) == "float16" else "float16")
+    try:
+        kept = stored_cosine(other, arrays)
+    except StorageInputError:
+        return f"{_dtype(other)} cannot hold them"
+    share = _bytes(other) / _bytes(spec)
+    return f"{_dtype(other)} would keep ≥ {_listed(kept)} in {share:.0%} of the bytes"
+
+
+def _dtype(spec: CacheSpec) -> str:
+    return next(iter(spec.kinds.values())).dtype
+
+
+def _as(spec: CacheSpec, dtype: str) -> CacheSpec:
+    kinds = {name: kind.model_copy(update={"dtype": dtype}) for name, kind in spec.kinds.items()}
+    return spec.model_copy(update={"kinds": kinds})
+
+
+def _bytes(spec: CacheSpec) -> int:
+    """Bytes per view and image, scales included."""
+    scales = sum(4 for kind in spec.kinds.values() if kind.dtype == "int8")
+    return sum(kind.row_bytes for kind in spec.kinds.values()) + scales
+
+
+def _listed(cosines: Mapping[str, float]) -> str:
+    return ", ".join(f"{_floored(cosine)} ({kind})" for kind, cosine in cosines.items())
 
 
 def _floored(cosine: float) -> str:

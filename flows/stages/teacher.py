@@ -39,6 +39,11 @@ def load_teacher(config: TeacherConfig, device: str) -> Teacher:
     """
     changed = 0
     if config.weights != "pretrained":
+        if "://" in config.weights:
+            raise InputError(
+                f"teacher.weights: {config.weights} is no file of this machine: copy it here, and "
+                "give its path."
+            )
         path = Path(config.weights)
         if not path.is_file():
             raise InputError(

@@ -1,18 +1,23 @@
 """The extraction: what is stored is what the teacher gives, and what storing costs is said."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import zarr
 
 from flows.config import RunConfig, load_config
 from flows.reporting import reporting_to
 from flows.stages.extract import view_source
 from flows.stages.pipeline import Pipeline
-from flows.stages.stored import stored_cosine
+from flows.stages.stored import check_stored, stored_cosine
 from flows.stages.teacher import load_teacher
+from flows.status import fragmented
+from storage.artifact import read_file
 from storage.cache import FeatureCache
+from storage.compaction import Fragmentation
 from storage.spec import CacheSpec, KindSpec
 from tests.flows.conftest import Notes, write_config
 from tintem_core.errors import InputError
@@ -45,19 +50,117 @@ def test_every_view_of_every_photo_is_what_the_teacher_gives(
 
 
 @pytest.mark.parametrize(
-    ("dtype", "least"), [("float16", 0.999999), ("int8", 0.9995), ("float32", 0.9999999)]
+    ("dtype", "least", "other"),
+    [("float16", 0.999999, "int8"), ("int8", 0.9995, "float16"), ("float32", 1.0, "float16")],
 )
-def test_what_the_stored_form_costs_is_measured_and_said(
-    settings: dict[str, Any], tmp_path: Path, dtype: str, least: float
+def test_what_the_stored_form_costs_is_measured_and_said_beside_the_other_one(
+    settings: dict[str, Any], tmp_path: Path, dtype: str, least: float, other: str
 ) -> None:
     notes = Notes()
     with reporting_to(notes):
         assert Pipeline(with_cache(settings, tmp_path, dtype=dtype, tokens=True)).extracted
     (note,) = (n for n in notes.notes if n.startswith("shapes (light): stored as"))
-    assert note.startswith(f"shapes (light): stored as {dtype}: smallest cosine to float32 ")
-    *_, first, _, second, _ = note.split(" ")
-    assert min(float(first), float(second)) >= least - 1e-6
-    assert note.endswith("(tokens)")
+    found = re.fullmatch(
+        r"shapes \(light\): stored as (\w+): cosine to float32 ≥ ([\d.]+) \(global\), ([\d.]+) "
+        r"\(tokens\); (\w+) would keep ≥ ([\d.]+) \(global\), ([\d.]+) \(tokens\) in (\d+)% of "
+        r"the bytes",
+        note,
+    )
+    assert found is not None, note
+    assert (found[1], found[4]) == (dtype, other)
+    assert min(float(found[2]), float(found[3])) >= least - 1e-6
+    assert min(float(found[5]), float(found[6])) >= (0.999998 if other == "float16" else 0.9994)
+    tokens, width = 4, 256
+    bytes_of = {"float32": 4 * width, "float16": 2 * width, "int8": width + 4}
+    values = {name: (1 + tokens) * size for name, size in bytes_of.items()}
+    values["int8"] = (1 + tokens) * width + 2 * 4
+    assert int(found[7]) == round(100 * values[other] / values[dtype])
+
+
+def test_a_form_that_cannot_hold_the_embeddings_is_no_alternative() -> None:
+    kind = KindSpec(shape=(4,), dims=("feature",), dtype="float32")
+    spec = CacheSpec(slug="x", content={}, views=1, kinds={"global": kind})
+    notes = Notes()
+    with reporting_to(notes):
+        check_stored(spec, {"global": np.full((1, 3, 4), 1e6, np.float32)}, 0.999, "huge")
+    (note,) = notes.notes
+    assert note.endswith("cosine to float32 ≥ 1.000000 (global); float16 cannot hold them")
+
+
+def test_a_stranger_is_told_the_grid_of_the_tokens(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    pipeline = Pipeline(with_cache(settings, tmp_path, tokens=True))
+    folder = pipeline.root.path(f"caches/{pipeline.extracted.views}")
+    assert folder is not None
+    tokens = zarr.open_group(folder, mode="r")["tokens"]
+    assert tokens.attrs["grid"] == [2, 2]
+    assert tokens.shape[2] == 4
+    assert (
+        "4 × 256 numbers per image; a grid of 2 × 2, row by row"
+        in (folder / "README.md").read_text()
+    )
+
+
+def test_an_archive_is_made_by_a_run_and_an_existing_cache_keeps_its_codec(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    config = with_cache(settings, tmp_path, codec="zstd", rows_per_shard=16)
+    config = config.model_copy(
+        update={"runtime": config.runtime.model_copy(update={"copies_folder": str(tmp_path / "c")})}
+    )
+    archived = Pipeline(config)
+    assert archived.trained
+    assert list((tmp_path / "c").glob("*.shard"))
+    (tmp_path / "plain").mkdir()
+    plain = Pipeline(
+        with_cache(settings | {"root": str(tmp_path / "plain")}, tmp_path, codec="none")
+    )
+    assert plain.trained.id == archived.trained.id
+    assert plain.extracted.views == archived.extracted.views
+    folders = [
+        pipeline.root.path(f"caches/{pipeline.extracted.views}") for pipeline in (archived, plain)
+    ]
+    np.testing.assert_array_equal(
+        *(zarr.open_group(folder, mode="r")["global"][:] for folder in folders)
+    )
+    weights = [
+        read_file(p.root, "students", p.trained.id, "student.safetensors")
+        for p in (archived, plain)
+    ]
+    assert weights[0] == weights[1]
+
+    notes = Notes()
+    with reporting_to(notes):
+        assert Pipeline(with_cache(settings, tmp_path, codec="none")).extracted.reused
+    told = [note for note in notes.notes if "keeps the codec 'zstd'" in note]
+    assert len(told) == 2
+    assert "for 'none' delete" in told[0]
+    assert FeatureCache.open(archived.root, archived.extracted.views).layout.codec == "zstd"
+
+
+def test_a_cache_cut_too_finely_is_told_with_the_command_that_mends_it(
+    config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline, notes = Pipeline(config), Notes()
+    with reporting_to(notes):
+        assert pipeline.extracted
+    assert not any("tintem compact" in note for note in notes.notes)
+    cache = FeatureCache.open(pipeline.root, pipeline.extracted.views)
+    assert fragmented(cache) == ""
+    monkeypatch.setattr("storage.compaction._WORTH_A_WORD", 0)
+    found = Fragmentation(5, 2)
+    monkeypatch.setattr(FeatureCache, "fragmentation", lambda _: found)
+    assert fragmented(cache) == (
+        f"cut into 5 shards where 2 would do: `tintem compact {config.root} {cache.id}` merges "
+        "them, and computes nothing again"
+    )
+    cache.root.delete("caches")
+    with reporting_to(notes):
+        assert Pipeline(config).extracted
+    assert [n.split(":")[0] for n in notes.notes if "tintem compact" in n] == [
+        "shapes (light)", "shapes (eval)",
+    ]  # fmt: skip
 
 
 def test_a_form_that_loses_too_much_is_refused_before_anything_is_stored(

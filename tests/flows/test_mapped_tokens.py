@@ -8,9 +8,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from flows import disk, rates
 from flows.config import RunConfig, load_config
-from flows.plan import plan
+from flows.planning import disk, rates
+from flows.planning.plan import plan
 from flows.reporting import reporting_to
 from flows.stages.fit import apply, load_mapping
 from flows.stages.pipeline import Pipeline

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from flows.config import RunConfig
 from flows.reporting import reporting_to
 from flows.stages.pipeline import Pipeline
-from flows.stages.train import load_objective, load_student
+from flows.stages.students import load_objective, load_student
 from tests.flows.conftest import Notes
 from tests.flows.test_pipeline import configured
 from tintem_core.errors import InputError

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from flows import disk, rates
 from flows.cli import main
 from flows.config import load_config
-from flows.plan import plan
-from flows.plan_table import plan_tables
+from flows.planning import disk, rates
+from flows.planning.plan import plan
+from flows.planning.table import plan_tables
 from flows.stages.pipeline import Pipeline
 from storage.errors import SourceError, StorageInputError
 from storage.root import open_root

@@ -37,7 +37,7 @@ def finish(config: Path, stage: str) -> None:
     assert process.returncode == 0, errors.decode()
 
 
-def kill_when(process: subprocess.Popen[bytes], reached: Callable[[], bool]) -> bool:
+def kill_when(process: subprocess.Popen[Any], reached: Callable[[], bool]) -> bool:
     """SIGKILL as soon as something is seen on disk; False if the process ended before."""
     deadline = time.monotonic() + 240
     while process.poll() is None and time.monotonic() < deadline:

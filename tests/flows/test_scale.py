@@ -5,7 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flows.scale import DATASETS, Dtype, footprint, markdown, rows_per_shard, slowest, vit_kinds
+from flows.planning.scale import (
+    DATASETS,
+    Dtype,
+    footprint,
+    markdown,
+    rows_per_shard,
+    slowest,
+    vit_kinds,
+)
 from storage.cache import CacheSpec, FeatureCache
 from storage.root import open_root
 

@@ -16,11 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import psutil
 import pytest
 
 from flows.config import load_config
+from flows.reporting import reporting_to
 from flows.stages.pipeline import Pipeline
-from tests.flows.conftest import write_config
+from tests.flows.conftest import Notes, write_config
+from tintem_core.errors import InputError
 
 pytestmark = pytest.mark.slow
 
@@ -129,3 +132,55 @@ def test_a_batch_that_cannot_be_shared_out_is_refused(
     _, errors = process.communicate(timeout=200)
     assert process.returncode != 0
     assert b"2 processes cannot share a batch of 9 images evenly" in errors
+
+
+def test_a_run_trains_in_several_processes_by_itself(
+    shared: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOGLEVEL", "INFO")
+    shared["runtime"]["processes"] = 2
+    notes = Notes()
+    with reporting_to(notes):
+        run = Pipeline(load_config(write_config(tmp_path, shared)))
+        trained = run.trained
+        assert not trained.reused
+        assert trained.record["processes"] == 2
+        assert notes.work["Train test_vit"] == trained.record["steps"]
+        assert any("truth test" in note for note in notes.notes)
+        # What torchrun prints is in the log of the run.
+        assert any("nproc_per_node" in note for note in notes.notes)
+        assert Pipeline(run.config).trained.reused
+        assert run.exported.record["student"] == trained.id
+
+
+def test_a_mistake_that_the_processes_find_is_told_as_one(
+    shared: dict[str, Any], tmp_path: Path
+) -> None:
+    shared["runtime"]["processes"] = 2
+    shared["training"]["batch_size"] = 9
+    with pytest.raises(InputError, match="2 processes cannot share a batch of 9 images evenly"):
+        _ = Pipeline(load_config(write_config(tmp_path, shared))).trained
+
+
+def test_the_processes_end_with_the_run_that_started_them(
+    shared: dict[str, Any], tmp_path: Path
+) -> None:
+    shared["runtime"].update(processes=2, checkpoint_seconds=0)
+    shared["training"]["epochs"] = 500
+    root = Path(shared["root"])
+    code = (
+        "import sys; from flows.config import load_config; "
+        "from flows.stages.pipeline import Pipeline; Pipeline(load_config(sys.argv[1])).trained"
+    )
+    config = write_config(tmp_path, shared)
+    run = subprocess.Popen([sys.executable, "-c", code, str(config)], env=ENVIRONMENT)
+    deadline = time.monotonic() + 200
+    while step_of(root) < 5 and time.monotonic() < deadline:
+        assert run.poll() is None
+        time.sleep(0.02)
+    started = psutil.Process(run.pid).children(recursive=True)
+    assert len(started) >= 3
+    run.kill()
+    run.wait()
+    _, alive = psutil.wait_procs(started, timeout=20)
+    assert not alive

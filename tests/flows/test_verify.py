@@ -11,12 +11,15 @@ import pytest
 import yaml
 
 from flows.cli import main
+from flows.compact import compact
 from flows.config import RunConfig, load_config
 from flows.reporting import reporting_to
 from flows.stages.extract import extract, view_source
 from flows.stages.pipeline import Pipeline
 from flows.stages.truth import measure_truth, truth_test
-from flows.verify import repair, verify
+from flows.status import collect
+from flows.verify import findings, repair, verify
+from storage._records import seal, unseal
 from storage.cache import FeatureCache
 from tests.flows.conftest import Notes, write_config, write_teacher
 from tintem_core.errors import InputError, VerificationError
@@ -111,6 +114,31 @@ def test_repair_leaves_new_photos_to_the_extraction(
     assert notes.work == {"Index shapes": 58, "Extract shapes (light)": 8 * 2}
     assert done.recomputed == 1
     assert done.missing > 0
+
+
+@pytest.mark.parametrize("way", ["format", "damage"])
+def test_a_cache_that_cannot_be_read_is_told_and_the_others_are_looked_after(
+    extracted: Pipeline, way: str
+) -> None:
+    root, lost = extracted.root, extracted.extracted.evaluation["shapes"]
+    for name in ("record.json", "record-copy.json"):
+        path = f"caches/{lost}/{name}"
+        record = {**unseal(root.read(path), path), "format": 99}
+        root.write(path, seal(record) if way == "format" else b"{")
+    flip_a_byte(shards(extracted)[1])
+    cure = "has format 99, this version reads 1" if way == "format" else "is damaged, and so is the"
+
+    status = collect(root.url)
+    assert [cure in cache["hint"] for cache in status["caches"]] == [True, False]
+    verdicts = verify(root.url)
+    assert [verdict.sound for verdict in verdicts] == [False, False]
+    told = findings(verdicts, root.url)
+    assert cure in told[0]
+    assert "shard 1" in told[1]
+    unread, mended = repair(root.url)
+    assert cure in unread.unreadable
+    assert mended.withdrawn == (1,)
+    assert [cure in done.unreadable for done in compact(root.url)] == [True, False]
 
 
 def test_one_cache_can_be_verified_alone_and_an_unknown_one_is_refused(

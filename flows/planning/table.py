@@ -3,8 +3,8 @@
 from rich.filesize import decimal
 from rich.table import Table
 
-from flows.plan import Plan
-from flows.scale import duration
+from flows.planning.plan import Plan
+from flows.planning.scale import duration
 
 
 def plan_tables(plan: Plan) -> list[Table]:

@@ -5,15 +5,16 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from flows.config import RunConfig
-from flows.disk import free_bytes, measure_disk, require_space
 from flows.listing import Photos, list_photos
-from flows.rates import decoded_images, embedded_views, trained_images
-from flows.scale import Dtype, footprint, slowest
+from flows.planning.disk import free_bytes, measure_disk, require_space
+from flows.planning.rates import decoded_images, embedded_views, trained_images
+from flows.planning.scale import Dtype, footprint, slowest
 from flows.stages.batches import ViewSource
 from flows.stages.datasets import Dataset
 from flows.stages.extract import Wanted, wanted_caches, wanted_mapped_tokens
 from flows.stages.fit import mapping_name, mapping_spec, mapping_width
 from flows.stages.preflight import preflight
+from flows.stages.reading import run_root
 from flows.stages.results import latents_identity, targets_identity
 from flows.stages.teacher import choose_device, load_teacher
 from flows.stages.train import student_spec
@@ -90,7 +91,7 @@ def plan(config: RunConfig) -> Plan:
         InputError, SourceError: as the run itself would.
     """
     preflight(config)
-    root = open_root(config.root)
+    root = run_root(config)
     device = choose_device(config.runtime.device)
     teachers = [load_teacher(each, device) for each in config.teachers]
     width = mapping_width(config)

@@ -5,8 +5,10 @@ and it ends when its standard input closes: even a SIGKILL of the parent leaves 
 """
 
 import contextlib
+import http.client
 import os
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -15,6 +17,8 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+
+HEARTBEAT_SECONDS = 30
 
 _STARTUP_SECONDS = 120
 
@@ -46,7 +50,7 @@ class LocalServer:
         self._log = home / "server.log"
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "flows.local_server", str(self._port)],
+                [sys.executable, "-m", "flows.server.local", str(self._port)],
                 stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment,
             )  # fmt: skip
         os.environ.update(_QUIET)
@@ -57,26 +61,85 @@ class LocalServer:
         """Block until the server answers.
 
         Raises:
-            RuntimeError: if it does not come up.
+            TintemError: if it does not come up.
         """
-        deadline = time.monotonic() + _STARTUP_SECONDS
-        while time.monotonic() < deadline and self._process.poll() is None:
-            with contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError):
-                url = f"{os.environ['PREFECT_API_URL']}/health"
-                with urllib.request.urlopen(url, timeout=5) as answer:
-                    if answer.status == 200:
-                        return
-            time.sleep(0.05)
-        raise RuntimeError(
-            f"the local Prefect server did not start; its log is {self._log}. "
-            "Set PREFECT_API_URL to use a server of your own."
-        )
+        wait_for_server(os.environ["PREFECT_API_URL"], self._process, self._log)
 
     def stop(self) -> None:
         """End the server."""
         # Nothing is lost: every state of the run was acknowledged, and SQLite is crash-safe.
         self._process.kill()
         self._process.wait()
+
+
+def wait_for_server(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
+    """Block until a server that was started answers.
+
+    Args:
+        url: of its API.
+        process: the server.
+        log: the file that it writes to.
+
+    Raises:
+        TintemError: if it does not come up.
+    """
+    deadline = time.monotonic() + _STARTUP_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        if is_prefect(url):
+            return
+        time.sleep(0.05)
+    # Imports torch, which whoever starts a server does meanwhile.
+    from tintem_core.errors import TintemError
+
+    raise TintemError(
+        f"the local Prefect server did not start; its log is {log}. "
+        "Set PREFECT_API_URL to use a server of your own."
+    )
+
+
+def is_prefect(url: str, patience: float = 5.0) -> bool:
+    """Whether a Prefect server answers under the URL of its API, within so many seconds."""
+    # What is no URL at all is a ValueError.
+    with contextlib.suppress(OSError, http.client.HTTPException, ValueError):
+        return _is_healthy(url, patience)
+    return False
+
+
+def require_server(url: str, cure: str) -> None:
+    """Make sure that there is a Prefect server before Prefect's client looks for it.
+
+    Args:
+        url: of its API.
+        cure: what to do where there is none.
+
+    Raises:
+        InputError: if none answers.
+    """
+    try:
+        there = _is_healthy(url, patience=10.0)
+    except urllib.error.HTTPError as error:
+        # The key is the client's, not known here.
+        there = error.code in (401, 403)
+    except urllib.error.URLError as error:
+        # So are certificates of one's own.
+        there = isinstance(error.reason, ssl.SSLError)
+    except (OSError, http.client.HTTPException, ValueError):
+        there = False
+    if not there:
+        from tintem_core.errors import InputError
+
+        raise InputError(f"no Prefect server answers at {url}: {cure}")
+
+
+def _is_healthy(url: str, patience: float) -> bool:
+    with urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=patience) as answer:
+        return bool(answer.status == 200 and answer.read() == b"true")
+
+
+def data_folder() -> Path:
+    """Return the folder of what belongs to this user and no run."""
+    data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Path(data) / "tintem"
 
 
 @contextlib.contextmanager
@@ -103,13 +166,19 @@ def no_heartbeats(server: LocalServer | None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def ensure_server() -> Iterator[LocalServer | None]:
-    """Use the user's own Prefect server where one is configured, else start a private one."""
+    """Use the user's own Prefect server where one is configured, else start a private one.
+
+    Raises:
+        InputError: if PREFECT_API_URL names a server that does not answer.
+    """
+    if given := os.environ.get("PREFECT_API_URL"):
+        require_server(given, "start it, or unset PREFECT_API_URL to run without one.")
     if any(name in os.environ for name in ("PREFECT_API_URL", "PREFECT_PROFILE", "PREFECT_HOME")):
         os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+        os.environ.setdefault("PREFECT_FLOWS_HEARTBEAT_FREQUENCY", str(HEARTBEAT_SECONDS))
         yield None
         return
-    data = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
-    server = LocalServer(data / "tintem" / "prefect")
+    server = LocalServer(data_folder() / "prefect")
     try:
         yield server
     finally:

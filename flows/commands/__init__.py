@@ -1,0 +1,1 @@
+"""The commands of `tintem` that have options of their own."""

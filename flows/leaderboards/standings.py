@@ -1,0 +1,80 @@
+"""What a leaderboard says: groups of students whose numbers compare, and their teacher."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import polars as pl
+
+SCHEMA = {
+    "name": pl.String, "variant": pl.String, "status": pl.String,
+    "parameters": pl.Int64, "onnx_bytes": pl.Int64, "latency_ms": pl.Float64,
+    "value": pl.Float64, "low": pl.Float64, "high": pl.Float64, "knn": pl.Float64,
+    "student": pl.String, "evaluation": pl.String, "export": pl.String, "measured_on": pl.String,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The teacher, measured as its students are."""
+
+    name: str
+    parameters: int | None
+    value: float
+    low: float | None
+    high: float | None
+    measured: bool
+    """False: it is 1 because the teacher agrees with itself."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Students whose numbers compare."""
+
+    data: str
+    test_photos: int
+    metric: str
+    teacher: Reference
+    table: pl.DataFrame
+    """The best first: rank, the columns of ``SCHEMA``, and ``auroc/<name>`` per OOD set."""
+
+    @property
+    def ood(self) -> list[str]:
+        """The names of the OOD sets."""
+        return [c.removeprefix("auroc/") for c in self.table.columns if c.startswith("auroc/")]
+
+    def variants(self) -> pl.DataFrame:
+        """Return variant, seeds, and mean and standard deviation of the metric over them."""
+        value = pl.col("value")
+        over_seeds = self.table.group_by("variant", maintain_order=True).agg(
+            seeds=pl.len(), mean=value.mean(), deviation=value.std()
+        )
+        return over_seeds.sort("mean", descending=not is_cost(self.metric), nulls_last=True)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "data": self.data,
+            "test_photos": self.test_photos,
+            "metric": self.metric,
+            "teacher": asdict(self.teacher),
+            "students": self.table.to_dicts(),
+            "variants": self.variants().to_dicts(),
+        }
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """All students of a root, or some."""
+
+    groups: tuple[Group, ...]
+    unfinished: tuple[dict[str, Any], ...]
+    """name, student and status of those that are not evaluated."""
+    crowded: bool
+    """Whether some were timed while others trained on the same machine."""
+
+    def as_json(self) -> dict[str, Any]:
+        return {"groups": [g.as_json() for g in self.groups], "unfinished": list(self.unfinished)}
+
+
+def is_cost(metric: str) -> bool:
+    """Whether less of a metric is better."""
+    return metric.rpartition("/")[2].startswith("fpr95")

@@ -1,0 +1,1 @@
+"""The work spread over the processes of a machine (torchrun) and over machines (Ray)."""

@@ -1,0 +1,1 @@
+"""Prefect's server, its pool and worker, and what is deployed there."""

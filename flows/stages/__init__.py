@@ -1,0 +1,1 @@
+"""Each stage as an idempotent `ensure`: index, extract, map, train, evaluate, export."""

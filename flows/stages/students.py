@@ -1,0 +1,133 @@
+"""A student's parts: built for a training, or loaded again when it is finished."""
+
+import io
+from pathlib import Path
+
+import polars as pl
+from safetensors.torch import load
+
+from flows.config import RunConfig
+from flows.reporting import reporter
+from flows.stages.fit import joint_start, load_mapping
+from flows.stages.results import Mapped, Trained
+from flows.stages.teacher import read_tensors
+from storage.artifact import read_file
+from storage.root import Root
+from tintem_core.backbones import place
+from tintem_core.errors import InputError
+from tintem_core.objectives import Objective, build_objective
+from tintem_core.students import Student, build_student, warm_start
+from tintem_core.training import Run, start_run
+
+TENSORS, OBJECTIVE, HISTORY = "student.safetensors", "objective.safetensors", "history.parquet"
+
+
+def initial_weights(config: RunConfig) -> Path:
+    """Return the file that the student starts from.
+
+    Raises:
+        InputError: if there is no such file.
+    """
+    path = Path(config.student.weights or "")
+    if not path.is_file():
+        raise InputError(
+            f"student.weights: there is no file {path}; give a .safetensors or .pth file, or null."
+        )
+    return path
+
+
+def new_objective(config: RunConfig, root: Root, mapped: Mapped, classes: int) -> Objective:
+    """Build what a student is trained with.
+
+    Args:
+        classes: how many labels there are to learn, 0 where none are.
+    """
+    mapping = load_mapping(config, root, mapped)
+    joint = config.mapping if config.mapping.fit == "joint" else None
+    return build_objective(
+        config.training,
+        mapping if joint is None else joint_start(config, mapping),
+        joint,
+        classes=classes,
+        seed=config.training.seed,
+        tokens_are_mapped=config.cache.keep_mapped,
+    )
+
+
+def start_student(
+    config: RunConfig,
+    root: Root,
+    mapped: Mapped,
+    parent: Trained | None,
+    device: str,
+    steps_per_epoch: int,
+    classes: int,
+) -> Run:
+    """Prepare a training at its first step, or at the end of the one that it extends.
+
+    Args:
+        parent: the shorter training that this one extends, if it extends one.
+        classes: see :func:`new_objective`.
+
+    Raises:
+        InputError: if the student or its optimiser cannot be built.
+    """
+    student = build_student(
+        config.student,
+        mapped.record["spec"]["width"],
+        config.training.seed,
+        tokens=config.training.needs_tokens,
+    )
+    objective = new_objective(config, root, mapped, classes)
+    if parent is not None:
+        student = load_student(config, root, mapped, parent)
+        objective = load_objective(config, root, mapped, parent)
+        objective.requires_grad_(bool(objective.trained_state()))
+    elif config.student.weights is not None:
+        path = initial_weights(config)
+        taken = warm_start(
+            student, read_tensors(path), str(path), partial=config.student.partial_weights
+        )
+        reporter().note(f"{config.student.model} starts from {taken} tensors of {path.name}")
+    try:
+        run = start_run(
+            place(student, device),
+            objective,
+            config.training,
+            steps_per_epoch,
+            first_epoch=config.training.extends or 0,
+        )
+    except (ValueError, AssertionError, TypeError) as error:
+        options = config.training.optimizer_options
+        raise InputError(
+            f"training.optimizer: timm knows no optimiser '{config.training.optimizer}'"
+            + (f" with the options {options} ({error})." if options else ".")
+        ) from error
+    if parent is not None:
+        run.history = load_history(root, parent).to_dicts()
+    return run
+
+
+def load_student(config: RunConfig, root: Root, mapped: Mapped, trained: Trained) -> Student:
+    """Load a finished student on the CPU, in eval mode."""
+    student = build_student(
+        config.student.model_copy(update={"pretrained": False}),
+        mapped.record["spec"]["width"],
+        config.training.seed,
+        tokens=config.training.needs_tokens,
+    )
+    student.load_state_dict(load(read_file(root, "students", trained.id, TENSORS)))
+    return student.eval()
+
+
+def load_objective(config: RunConfig, root: Root, mapped: Mapped, trained: Trained) -> Objective:
+    """Load what a finished student was trained with, on the CPU, in eval mode."""
+    objective = new_objective(config, root, mapped, len(trained.record["classes"]))
+    if OBJECTIVE in trained.record["files"]:
+        objective.load_trained(load(read_file(root, "students", trained.id, OBJECTIVE)))
+    return objective.eval().requires_grad_(False)
+
+
+def load_history(root: Root, trained: Trained) -> pl.DataFrame:
+    """Return the training curve: epoch, loss, learning_rate."""
+    return pl.read_parquet(io.BytesIO(read_file(root, "students", trained.id, HISTORY)))

@@ -1,0 +1,108 @@
+"""`tintem up` in a test: a real server and a real worker, in a data folder of their own."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import psutil
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterParentFlowRunId
+from prefect.client.schemas.objects import FlowRun
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from flows.config import load_config
+from flows.server.up import Services
+
+BIN = Path(sys.executable).parent
+
+
+class Machine:
+    """The services below a folder, and what a user does with them."""
+
+    def __init__(self, home: Path) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}/api"
+        self.services = Services(home / "tintem" / "up")
+        self._environment = {
+            **{n: v for n, v in os.environ.items() if not n.startswith("PREFECT_")},
+            "XDG_DATA_HOME": str(home),
+            "OMP_NUM_THREADS": "1",
+        }
+
+    def tintem(self, *arguments: str, code: int = 0) -> str:
+        return self._run("tintem", *arguments, code=code)
+
+    def prefect(self, *arguments: str, code: int = 0) -> str:
+        return self._run("prefect", *arguments, code=code, PREFECT_API_URL=self.url)
+
+    def up(self) -> str:
+        return self.tintem("up", "--port", str(self.port))
+
+    def _run(self, program: str, *arguments: str, code: int, **environment: str) -> str:
+        done = subprocess.run(
+            [str(BIN / program), *arguments],
+            env={**self._environment, **environment}, capture_output=True, text=True, timeout=240,
+        )  # fmt: skip
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    @contextmanager
+    def client(self) -> Iterator[SyncPrefectClient]:
+        with (
+            temporary_settings({PREFECT_API_URL: self.url}),
+            get_client(sync_client=True) as client,
+        ):
+            yield client
+
+    def start(self, config: Path, deployment: str = "distill/adhoc") -> UUID:
+        """Start a run; returns its id."""
+        settings = load_config(config).model_dump(mode="json", exclude_unset=True)
+        with self.client() as client:
+            found = client.read_deployment_by_name(deployment)
+            run = client.create_flow_run_from_deployment(found.id, parameters={"config": settings})
+            return run.id
+
+    def read(self, run: UUID) -> FlowRun:
+        with self.client() as client:
+            return client.read_flow_run(run)
+
+    def stages(self, run: UUID) -> dict[str, str]:
+        """State of each stage of a run, by the first word of its name, in order."""
+        parent = FlowRunFilterParentFlowRunId(any_=[run])
+        with self.client() as client:
+            found = client.read_flow_runs(flow_run_filter=FlowRunFilter(parent_flow_run_id=parent))
+        ordered = sorted(found, key=lambda stage: str(stage.created))
+        return {stage.name.split()[0]: str(stage.state_name) for stage in ordered}
+
+    def wait_for(self, run: UUID, *states: str, seconds: float = 240) -> FlowRun:
+        found: list[FlowRun] = []
+
+        def reached() -> bool:
+            found[:] = [self.read(run)]
+            return found[0].state_name in states
+
+        wait_until(reached, seconds)
+        return found[0]
+
+    def kill(self, *processes: psutil.Process | None) -> None:
+        for process in processes:
+            assert process is not None
+            process.send_signal(signal.SIGKILL)
+        psutil.wait_procs([process for process in processes if process], timeout=20)
+
+
+def wait_until(reached: Callable[[], Any], seconds: float = 240) -> None:
+    deadline = time.monotonic() + seconds
+    while not reached():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.2)

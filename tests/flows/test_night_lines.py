@@ -1,0 +1,41 @@
+"""A line is of one student on one dataset, whatever they are called."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows.config import RunConfig, parse_config
+from flows.nights.night import Night
+from flows.nights.students import night_students
+from flows.stages.pipeline import Pipeline
+from storage.latest import history, promote
+from storage.root import open_root
+from tests.flows.test_nightly_config import BASE
+from tests.storage.test_latest import model
+from tintem_core.errors import InputError
+
+
+def test_a_night_goes_on_from_no_latest_of_other_data(
+    tmp_path: Path, photo_folder: Callable[..., Path]
+) -> None:
+    photos = {"solar cells": photo_folder(48), "solar-cells": photo_folder(50, name="others")}
+
+    def run(name: str) -> RunConfig:
+        data: dict[str, Any] = {"name": name, "uri": str(photos[name]), "test_share": 0.3}
+        sections = {"root": str(tmp_path / "root"), "data": data, "evaluation": {}}
+        return parse_config({**BASE, **sections}, "run.yaml")
+
+    root, (student,) = open_root(tmp_path / "root"), night_students(run("solar cells"))
+    learned_from = Pipeline(run("solar cells")).indexed.data.manifest.id
+    described = replace(
+        model(root, "a"), reference={"manifest": learned_from, "train": 9, "test": 3}
+    )
+    promote(root, student.line, described, "better", None)
+
+    with pytest.raises(InputError, match=r"learned from 'solar cells', not from 'solar-cells'"):
+        Night(run("solar-cells")).hold()
+    assert len(history(root, student.line)) == 1
+    assert Night(run("solar cells")).hold().outcome == "nothing new"
