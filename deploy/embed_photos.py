@@ -18,7 +18,11 @@ SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 def load_pixels(path: Path, size: int) -> np.ndarray:
     """Return the centre crop of a photo as float32, 0..1, (3, size, size)."""
     with Image.open(path) as photo:
-        photo = ImageOps.exif_transpose(photo).convert("RGB")
+        photo = ImageOps.exif_transpose(photo)
+        if photo.has_transparency_data:
+            photo = photo.convert("RGBA")
+            photo = Image.alpha_composite(Image.new("RGBA", photo.size, "white"), photo)
+        photo = photo.convert("RGB")
         side = min(photo.size)
         left, top = (photo.width - side) / 2, (photo.height - side) / 2
         box = (left, top, left + side, top + side)
