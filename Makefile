@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help install quickstart test test-slow check format bench bench-cache bench-method bench-payoff clean
+.PHONY: help install quickstart test test-slow check format bench bench-cache bench-method bench-payoff bench-mappings bench-orchestration clean
 
 help:  ## show this
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -28,7 +28,7 @@ test: $(VENV)/.test  ## the tests that take seconds
 	$(BIN)/python -m pytest -n 2
 
 test-slow: $(VENV)/.test  ## the tests that take minutes: real processes, kills, the quickstart
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile
 
 check: $(VENV)/.test  ## lint, formatting and types
 	$(BIN)/ruff check .
@@ -40,17 +40,23 @@ format: $(VENV)/.test  ## let ruff mend what it can
 	$(BIN)/ruff format .
 
 bench: $(VENV)/.test  ## every benchmark, one after the other
-	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+	@for file in benchmarks/[a-z]*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
 bench-cache: $(VENV)/.test  ## reading the cache: memmap, zarr, tensorstore, zarrs, ours
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(BIN)/python benchmarks/cache_reading.py
 
-bench-method: $(VENV)/.test  ## TinTeM against its baselines, into benchmarks/results (half an hour)
+bench-method: $(VENV)/.test  ## TinTeM against its baselines, into benchmarks/results (50 minutes)
 	$(BIN)/python benchmarks/method.py
 
-bench-payoff: $(VENV)/.test  ## a step with the teacher on-line against one with the cache
-	$(BIN)/python benchmarks/payoff.py
+bench-payoff: $(VENV)/.test  ## the teacher on-line against the cache; LIGHTLY=python-with-lightly-train
+	$(BIN)/python benchmarks/payoff.py $(if $(LIGHTLY),--lightly $(LIGHTLY))
+
+bench-mappings: $(VENV)/.test  ## angles kept by every mapping, into benchmarks/results
+	$(BIN)/python benchmarks/mappings.py
+
+bench-orchestration: $(VENV)/.test  ## what Prefect costs per stage, and the start of a local run
+	$(BIN)/python benchmarks/orchestration.py
 
 clean:  ## remove the environment and everything generated
 	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache tintem-quickstart

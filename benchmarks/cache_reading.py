@@ -25,10 +25,12 @@ from typing import Any
 import numpy as np
 import zarr
 
+from flows.provenance import provenance
 from storage.cache import CacheSpec, FeatureCache, KindSpec
 from storage.root import open_root
 
 VIEWS = 2
+RESULTS = Path(__file__).parent / "results" / "cache_reading.json"
 LAYOUTS = {"global": ((1280,), ("feature",), 1024), "tokens": ((49, 768), ("token", "feature"), 64)}
 Take = Callable[[int, np.ndarray], Any]
 
@@ -38,7 +40,7 @@ def main() -> None:
     parser.add_argument("--megabytes", type=int, default=1024, help="size of each array")
     parser.add_argument("--seconds", type=float, default=20, help="per task and array")
     parser.add_argument("--folder", type=Path, default=None, help="where the files are made")
-    parser.add_argument("--out", type=Path, default=None, help="JSON with the figures")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="JSON with the figures")
     options = parser.parse_args()
     results = {}
     for name, (shape, dims, batch) in LAYOUTS.items():
@@ -47,14 +49,9 @@ def main() -> None:
             count = max(options.megabytes * 2**20 // (VIEWS * row), 4 * batch)
             results[name] = measure(Path(folder), shape, dims, batch, count, options.seconds)
             show(name, results[name])
-    if options.out:
-        versions = {
-            "cpus": os.cpu_count(),
-            "load_at_the_end": os.getloadavg()[0],
-            "numpy": np.__version__,
-            "zarr": zarr.__version__,
-        }
-        options.out.write_text(json.dumps({**versions, "results": results}, indent=2) + "\n")
+    found = {"load_at_the_end": os.getloadavg()[0], "provenance": provenance()}
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps({**found, "results": results}, indent=2) + "\n")
 
 
 def measure(

@@ -3,6 +3,8 @@
 Both train the same student on the same pixels in memory with the same batch; on-line the teacher
 embeds each batch first, cached its latents are read. The cache costs one teacher pass over every
 cached view; after so many epochs (of all students together) it is paid for.
+With ``--lightly PYTHON``, an interpreter that has lightly-train and timm, its distillation step is
+measured too where it has the same teacher: photos decoded and augmented as it does by itself.
 Needs the demo packages. Run: python benchmarks/payoff.py --help
 """
 
@@ -11,7 +13,9 @@ import itertools
 import json
 import math
 import os
+import shutil
 import statistics
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -38,9 +42,12 @@ from tintem_core.training import Batch, start_run, train
 # weights: where the demo packages have none, random ones are taken.
 PAIRS = (
     ("tf_efficientnet_lite0", 128, "test_resnet", 64),
+    ("vit_small_patch14_dinov2", 224, "vit_tiny_patch16_224", 224),
     ("vit_small_patch16_224", 224, "vit_tiny_patch16_224", 224),
     ("vit_base_patch16_224", 224, "vit_tiny_patch16_224", 224),
 )
+# The same teachers in LightlyTrain.
+LIGHTLY = {"vit_small_patch14_dinov2": "dinov2/vits14-noreg-notpretrained"}
 QUICK_PAIRS = (("test_efficientnet", 64, "test_resnet", 32),)
 
 
@@ -80,7 +87,12 @@ def measure(folder: Path, pair: tuple[str, int, str, int], options: Any) -> dict
     pixels = seen_by_teacher[0].pixels.numpy()
     teacher_step = _median(lambda: teacher.embed(pixels), options.steps)
     saved = seconds["on-line"] - seconds["cached"]
+    lightly = None
+    if options.lightly is not None and pair[0] in LIGHTLY:
+        uris = pipeline.indexed.data.uris("train")
+        lightly = _lightly_seconds(folder, [Path(uri) for uri in uris], pair, options)
     return {
+        "lightly-train": lightly,
         "teacher": f"{pair[0]}, {pair[1]} px",
         "student": f"{pair[2]}, {pair[3]} px",
         "batch": options.batch,
@@ -95,6 +107,24 @@ def measure(folder: Path, pair: tuple[str, int, str, int], options: Any) -> dict
         },
         "extraction_seconds": extraction,
     }
+
+
+def _lightly_seconds(
+    folder: Path, photos: list[Path], pair: tuple[str, int, str, int], options: Any
+) -> float:
+    """Return the median time of LightlyTrain's distillation step, waiting for data included."""
+    place = folder / "lightly-photos"
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir()
+    for number, photo in enumerate(photos):
+        shutil.copyfile(photo, place / f"{number:05d}{photo.suffix}")
+    script = Path(__file__).with_name("_lightly_step.py")
+    told = subprocess.run(
+        [options.lightly, script, place, folder / "lightly", LIGHTLY[pair[0]], pair[2],
+         str(options.batch), str(options.steps)],
+        check=True, stdout=subprocess.PIPE, text=True,
+    ).stdout  # fmt: skip
+    return statistics.median(json.loads(told.splitlines()[-1])["seconds"])
 
 
 def _step_seconds(
@@ -137,7 +167,10 @@ def _config(folder: Path, pair: tuple[str, int, str, int], options: Any) -> RunC
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             model = build_backbone(BackboneConfig(model=teacher, image_size=teacher_size)).model
-        save_file({k: v.contiguous() for k, v in model.state_dict().items()}, weights)
+        state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+        # DINOv2's layer scales begin near 0, where all photos look alike.
+        state |= {n: torch.ones_like(t) for n, t in state.items() if n.endswith(".gamma")}
+        save_file(state, weights)
     settings = {
         "root": str(folder / "root"),
         "data": {
@@ -173,13 +206,17 @@ def table(rows: list[dict[str, Any]], found: dict[str, Any]) -> str:
         "students trained from the cache, after which extracting 2 / 4 / 8 views of every image "
         "has paid for itself.",
         "",
-        "| teacher | student | batch | on-line | cached | ratio | break-even epochs |",
-        "|---|---|---|---|---|---|---|",
+        "LightlyTrain: its own distillation step, photos decoded and augmented by itself.",
+        "",
+        "| teacher | student | batch | LightlyTrain | on-line | cached | on-line / cached "
+        "| break-even epochs |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         even = " / ".join(str(v) for v in row["break_even_epochs"].values())
         lines.append(
-            f"| {row['teacher']} | {row['student']} | {row['batch']} | {row['on-line']:.3f} s | "
+            f"| {row['teacher']} | {row['student']} | {row['batch']} | {_shown(row)} | "
+            f"{row['on-line']:.3f} s | "
             f"{row['cached']:.3f} s | {row['ratio']:.1f}× | {even} |"
         )
     where = f"{found['cores']} cores ({found['machine']}), {found['torch_threads']} threads"
@@ -187,11 +224,17 @@ def table(rows: list[dict[str, Any]], found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _shown(row: dict[str, Any]) -> str:
+    seconds = row["lightly-train"]
+    return "–" if seconds is None else f"{seconds:.3f} s"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a smoke run with tiny models")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--steps", type=int, default=8, help="steps timed per pair and way")
+    parser.add_argument("--lightly", type=Path, help="an interpreter that has lightly-train")
     parser.add_argument("--folder", type=Path, default=Path("build/bench-payoff"))
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args()
