@@ -20,13 +20,9 @@ On a GPU: --model vit_small_patch14_dinov2 --image-size 224 --tokens --images 20
 """
 
 import argparse
-import datetime
 import importlib.util
 import io
-import json
 import os
-import platform
-import re
 import statistics
 import tempfile
 import time
@@ -38,6 +34,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from _photos import PHOTO, hardware, make_photos, write_dated
 from PIL import Image
 
 from flows.stages.batches import ViewSource
@@ -49,8 +46,6 @@ from storage.spec import KindSpec
 from tintem_core.backbones import build_backbone
 from tintem_core.teachers import Teacher, TeacherConfig
 from tintem_core.views import Pixels, ViewRecipe, render_view
-
-PHOTO = (500, 375)
 
 
 def main() -> None:
@@ -68,7 +63,7 @@ def main() -> None:
     options = parser.parse_args()
     teacher = make_teacher(options)
     with tempfile.TemporaryDirectory() as folder:
-        source = make_photos(Path(folder), options.images, options.image_size)
+        source = view_source(Path(folder), options.images, options.image_size)
         result = {
             **describe(teacher, options),
             "views_per_second": measure(Path(folder), teacher, source, options),
@@ -77,11 +72,7 @@ def main() -> None:
             ),
         }
     show(result)
-    name = f"extraction-{datetime.datetime.now(datetime.UTC):%Y-%m-%d}-{result['hardware']}.json"
-    out = options.out or Path(__file__).parent / "results" / name
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(result, indent=2) + "\n")
-    print(f"\nwritten to {out}")
+    write_dated(result, "extraction", options.out)
 
 
 def make_teacher(options: argparse.Namespace) -> Teacher:
@@ -96,20 +87,10 @@ def make_teacher(options: argparse.Namespace) -> Teacher:
     return Teacher(config, build_backbone(config), device)
 
 
-def make_photos(folder: Path, count: int, size: int) -> ViewSource:
-    """JPEG files with structure at every scale, as in photos; quality 90, chroma subsampled."""
-    rng = np.random.default_rng(0)
-    place = folder / "photos"
-    place.mkdir()
-    for i in range(count):
-        layers = [
-            Image.fromarray(rng.integers(0, 256, (side, side, 3), np.uint8)).resize(PHOTO)
-            for side in (4, 16, 64)
-        ]
-        mixed = np.mean([np.asarray(layer, np.float32) for layer in layers], axis=0)
-        Image.fromarray(mixed.astype(np.uint8)).save(place / f"{i:05d}.jpg", quality=90)
-    source = SourceConfig(name="bench", uri=str(place), test_share=0)
-    manifest = build_manifest(source)
+def view_source(folder: Path, count: int, size: int) -> ViewSource:
+    """Cut the views of some photos."""
+    place = make_photos(folder / "photos", count)
+    manifest = build_manifest(SourceConfig(name="bench", uri=str(place), test_share=0))
     uris = tuple(manifest.table["uri"].to_list())
     return ViewSource(open_reader(manifest), uris, tuple(manifest.keys()), ViewRecipe(), size)
 
@@ -237,10 +218,8 @@ def drafted(data: bytes, size: int) -> Image.Image:
 
 def describe(teacher: Teacher, options: argparse.Namespace) -> dict[str, Any]:
     """What the figures depend on."""
-    is_gpu = teacher.device.type == "cuda"
-    hardware = torch.cuda.get_device_name() if is_gpu else f"{platform.machine()}-{os.cpu_count()}c"
     return {
-        "hardware": re.sub(r"[^A-Za-z0-9]+", "-", hardware).strip("-").lower(),
+        "hardware": hardware(teacher.device.type),
         "cores": os.cpu_count(),
         "load_before": os.getloadavg()[0],
         "torch": torch.__version__,

@@ -6,7 +6,6 @@ from functools import cached_property
 from flows.config import RunConfig
 from flows.machines.launch import train_in_processes
 from flows.stages.evaluate import evaluate
-from flows.stages.export import export
 from flows.stages.extract import extract
 from flows.stages.fit import fit
 from flows.stages.handover import handed_over
@@ -68,6 +67,9 @@ class Pipeline:
 
     @cached_property
     def exported(self) -> Exported:
+        # Only this stage needs ONNX Runtime and Matplotlib: machines that train have neither.
+        from flows.stages.export import export
+
         return export(
             self.config, self.root, self.indexed, self.mapped, self.trained, self.evaluated
         )

@@ -159,7 +159,7 @@ def _train(
         advance(run.step)
         run_training(
             run,
-            batches_from(dataset, run.step, total, _loader_workers(config, device)),
+            batches_from(dataset, run.step, total, loader_workers(config, device)),
             config.training,
             dataset.steps_per_epoch,
             save=save_step,
@@ -249,7 +249,8 @@ def _dataset(config: RunConfig, root: Root, indexed: Indexed, extracted: Extract
     )
 
 
-def _loader_workers(config: RunConfig, device: str) -> int:
+def loader_workers(config: RunConfig, device: str) -> int:
+    """Return how many processes prepare batches for each one that trains; 0: it does so itself."""
     if config.runtime.loader_workers is not None:
         return config.runtime.loader_workers
     if device == "cpu":

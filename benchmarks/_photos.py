@@ -1,0 +1,54 @@
+"""Photos made on the spot, and files of results that name the day and the hardware."""
+
+import datetime
+import json
+import os
+import platform
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+PHOTO = (500, 375)
+
+
+def make_photos(folder: Path, count: int) -> Path:
+    """Write JPEG files with structure at every scale, as in photos; quality 90, chroma subsampled.
+
+    Returns:
+        The folder.
+    """
+    rng = np.random.default_rng(0)
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in range(count):
+        layers = [
+            Image.fromarray(rng.integers(0, 256, (side, side, 3), np.uint8)).resize(PHOTO)
+            for side in (4, 16, 64)
+        ]
+        mixed = np.mean([np.asarray(layer, np.float32) for layer in layers], axis=0)
+        Image.fromarray(mixed.astype(np.uint8)).save(folder / f"{i:05d}.jpg", quality=90)
+    return folder
+
+
+def hardware(device: str) -> str:
+    """Return a name for file names: of the GPU, or of the processor and its cores."""
+    is_gpu = device.startswith("cuda")
+    name = torch.cuda.get_device_name() if is_gpu else f"{platform.machine()}-{os.cpu_count()}c"
+    return re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-").lower()
+
+
+def write_dated(result: dict[str, Any], what: str, out: Path | None) -> None:
+    """Write a result that names its ``hardware``.
+
+    Args:
+        out: the file; by default one in benchmarks/results/ that names the day and the hardware.
+    """
+    today = f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}"
+    name = f"{what}-{today}-{result['hardware']}.json"
+    out = out or Path(__file__).parent / "results" / name
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(result, indent=2) + "\n")
+    print(f"\nwritten to {out}")
