@@ -33,9 +33,9 @@ def tables(results: dict[str, Any], variants: Iterable[str]) -> str:
         "± is half of the 95% interval of the mean over seeds (Student's t). `through its head`: "
         "the embedding that the baseline throws away at export.",
         "",
-        f"{len(taken)} trainings took {np.median(taken):.0f} s each (median), with "
-        f"{machine['torch_threads']} thread(s) on {machine['cores']} cores ({machine['machine']}, "
-        f"torch {machine['packages']['torch']}), {machine['created'][:10]}.",
+        f"{len(taken)} trainings took {np.median(taken):.0f} s each (median), one on each of "
+        f"{machine['cores']} cores ({machine['machine']}, torch {machine['packages']['torch']}), "
+        f"{machine['created'][:10]}.",
     ]
     for dataset in dict.fromkeys(row["dataset"] for row in rows):
         mine = [row for row in rows if row["dataset"] == dataset and row["views"] == VIEWS]

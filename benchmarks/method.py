@@ -7,10 +7,12 @@ epoch as gold standard. Needs the demo packages. Run: python benchmarks/method.p
 
 import argparse
 import functools
+import hashlib
 import json
 import math
 import os
 import time
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +72,7 @@ class Students:
     """Trains students on one dataset, from the same pixels and latents."""
 
     def __init__(self, material: Material) -> None:
-        self._material = material
+        self.material = material
         config, data = material.config, material.pipeline.indexed.data
         self._pixels = PixelStore(
             view_source(config, data, "train"), STUDENT_SIZE, config.views.count, 2**32
@@ -80,7 +82,7 @@ class Students:
     def trained(self, config: RunConfig) -> dict[str, Spaces]:
         """Train one student; return its embeddings of both splits, next to the teacher's."""
         pipeline = Pipeline(config)
-        mine = self._material.pipeline
+        mine = self.material.pipeline
         root, extracted, indexed = mine.root, mine.extracted, mine.indexed
         training = config.training
         pipeline.__dict__.update(indexed=indexed, extracted=extracted)
@@ -116,13 +118,13 @@ class Students:
         result = run.result
         return {
             split: spaces_of(
-                result.objective, self._material.teacher[split], _embed(result.student, pixels)
+                result.objective, self.material.teacher[split], _embed(result.student, pixels)
             )
             for split, pixels in self._eval_pixels.items()
         }
 
     def _eval_views(self, split: str) -> NDArray[np.uint8]:
-        source = eval_source(self._material.config, self._material.pipeline.indexed.data, split)
+        source = eval_source(self.material.config, self.material.pipeline.indexed.data, split)
         return np.concatenate(
             [source.views(row, range(1), STUDENT_SIZE) for row in range(len(source.keys))]
         )
@@ -135,14 +137,22 @@ def _embed(student: torch.nn.Module, pixels: NDArray[np.uint8]) -> Array:
 
 
 class Results:
-    """Every measurement so far, on disk after each training: a stopped benchmark goes on."""
+    """Every measurement so far, on disk after each training: a stopped benchmark goes on.
+
+    Only with the same budget and the same code, so that a table holds what one version gives.
+    """
 
     def __init__(self, path: Path, budget: Budget) -> None:
         self._path = path
-        asked = {**budget.__dict__, "views_studied": list(budget.views_studied)}
-        self.content: dict[str, Any] = {"budget": asked, "rows": []}
-        if path.exists() and (found := json.loads(path.read_text()))["budget"] == asked:
-            self.content = found
+        self.content: dict[str, Any] = {
+            "budget": {**budget.__dict__, "views_studied": list(budget.views_studied)},
+            "code": code_digest(),
+            "rows": [],
+        }
+        if path.exists():
+            found = json.loads(path.read_text())
+            if all(found[name] == self.content[name] for name in ("budget", "code")):
+                self.content = found
 
     def has(self, **key: Any) -> bool:
         return any(key.items() <= row.items() for row in self.content["rows"])
@@ -154,44 +164,74 @@ class Results:
         self._path.write_text(json.dumps(self.content, indent=1))
 
 
+@dataclass(frozen=True)
+class Job:
+    """One student to train."""
+
+    variant: str
+    seed: int
+    views: int
+
+
+def code_digest() -> str:
+    """Return a digest of every source file that a result may depend on."""
+    here = Path(__file__).parent
+    digest = hashlib.sha256()
+    for folder in ("tintem_core", "storage", "flows", "benchmarks"):
+        for path in sorted((here.parent / folder).rglob("*.py")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
 def study(name: str, make: functools.partial[Material], budget: Budget, results: Results) -> None:
-    """Train and measure everything on one dataset."""
-    trainings = [(variant, seed, VIEWS) for seed in range(budget.seeds) for variant in VARIANTS]
+    """Train and measure everything on one dataset, as many students side by side as cores."""
+    jobs = [Job(variant, seed, VIEWS) for seed in range(budget.seeds) for variant in VARIANTS]
     if name == "elpv":
         counts = (*budget.views_studied, budget.epochs)
-        trainings += [("tintem", seed, n) for seed in range(budget.seeds) for n in counts]
-    missing = [
-        each
-        for each in trainings
-        if not results.has(
-            dataset=name, variant=each[0], seed=each[1], views=each[2], space="student"
-        )
-    ]
+        jobs += [Job("tintem", seed, n) for seed in range(budget.seeds) for n in counts]
+    missing = [job for job in jobs if not results.has(**asdict(job), dataset=name, space="student")]
     if not missing:
         return
     material = make()
-    students = Students(material)
     if not results.has(dataset=name, variant="teacher"):
         values = material.measured(material.teacher["train"], material.teacher["test"])
         results.add(values, dataset=name, variant="teacher", seed=0, views=VIEWS, space="teacher")
-    for variant, seed, views in missing:
-        started = time.monotonic()
-        mapping, training = VARIANTS[variant]
-        config = material.config_with(variant, mapping, {**training, "seed": seed, "views": views})
-        spaces = students.trained(config)
-        seconds = round(time.monotonic() - started, 1)
-        found = {"student": [spaces[split].student for split in ("train", "test")]}
-        if spaces["test"].head is not None:
-            found["head"] = [spaces[split].head for split in ("train", "test")]
-        for space, (bank, queries) in reversed(found.items()):
-            values = material.measured(bank, queries)
-            key = {"dataset": name, "variant": variant, "seed": seed, "views": views}
-            results.add(values, **key, space=space, seconds=seconds)
-            print(
-                f"{name:>9} {variant:<32} seed {seed} views {views:>2} {space:<8}"
-                + " ".join(f"{values[column]:.3f}" for column in COLUMNS),
-                flush=True,
-            )
+    # torch's own, so that all processes share the rendered pixels.
+    context = torch.multiprocessing.get_context("spawn")
+    with context.Pool(os.cpu_count(), begin, (Students(material),)) as pool:
+        for job, seconds, found in pool.imap_unordered(train_one, missing):
+            for space, values in found.items():
+                results.add(values, **asdict(job), dataset=name, space=space, seconds=seconds)
+                print(
+                    f"{name:>9} {job.variant:<32} seed {job.seed} views {job.views:>2} {space:<8}"
+                    + " ".join(f"{values[column]:.3f}" for column in COLUMNS),
+                    flush=True,
+                )
+
+
+def begin(students: Students) -> None:
+    """Be a process that trains students, with one thread: small ones gain little from more."""
+    global STUDENTS
+    torch.set_num_threads(1)
+    STUDENTS = students
+
+
+def train_one(job: Job) -> tuple[Job, float, dict[str, Values]]:
+    """Return how long a student took, and what was measured: its own embedding comes last."""
+    started = time.monotonic()
+    material = STUDENTS.material
+    mapping, training = VARIANTS[job.variant]
+    changed = {**training, "seed": job.seed, "views": job.views}
+    spaces = STUDENTS.trained(material.config_with(job.variant, mapping, changed))
+    seconds = round(time.monotonic() - started, 1)
+    train, test = spaces["train"], spaces["test"]
+    found = {"student": material.measured(train.student, test.student)}
+    if train.head is not None and test.head is not None:
+        found = {"head": material.measured(train.head, test.head), **found}
+    return job, seconds, found
+
+
+STUDENTS: Students
 
 
 def main() -> None:
@@ -201,15 +241,16 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args()
     budget, name = (QUICK, "method-quick") if options.quick else (FULL, "method")
-    target = options.folder if options.quick else options.results
     folder = (options.folder / name).resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
-    results = Results(target / f"{name}.json", budget)
+    results = Results(folder / "results.json", budget)
     for dataset, make in materials(folder, budget):
         study(dataset, make, budget, results)
     text = tables(results.content, VARIANTS)
-    (target / f"{name}.md").write_text(text)
+    if not options.quick:
+        options.results.mkdir(parents=True, exist_ok=True)
+        (options.results / "method.md").write_text(text)
+        (options.results / "method.json").write_text(json.dumps(results.content, indent=1))
     print(text)
 
 

@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--teacher", default="vit_small_patch16_224")
     parser.add_argument("--student", default="vit_tiny_patch16_224")
     parser.add_argument("--image-size", type=int, default=224, help="of both")
-    parser.add_argument("--images", type=int, default=96)
+    parser.add_argument("--images", type=int, default=96, help="a fifth of them is kept apart")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--precision", default="float32")
     parser.add_argument("--steps", type=int, default=6, help="timed in a round, after two others")
@@ -151,7 +151,7 @@ def bare(pipeline: Pipeline, dataset: StepDataset, options: argparse.Namespace) 
     student, device = run.learner.student.train(), run.epoch_loss.device
     batch = dataset[0]
     pixels = batch.pixels.to(device)
-    target = torch.randn(options.batch, pipeline.mapped.record["spec"]["width"], device=device)
+    target = torch.randn(len(pixels), pipeline.mapped.record["spec"]["width"], device=device)
     clock = Clock(device.type, WARM_UP + options.steps)
     for step in range(1, WARM_UP + options.steps + 1):
         run.optimizer.zero_grad(set_to_none=True)
@@ -204,7 +204,6 @@ def configured(folder: Path, device: str, options: argparse.Namespace) -> RunCon
         "data": {
             "name": "photos",
             "uri": str(make_photos(folder / "photos", options.images)),
-            "test_share": 0,
         },
         "teacher": {
             "model": options.teacher,

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import timm
 import torch
 from pydantic import BaseModel, Field
+from timm.layers import to_2tuple
 from torch import Tensor, nn
 
 from tintem_core._allocator import keep_freed_memory
@@ -89,8 +90,17 @@ class Backbone(nn.Module):
         Returns:
             Global embeddings (B, D), and patch tokens (B, T, C) without prefix tokens; for a CNN
             the last feature map, row by row (its width C may differ from D).
+
+        Raises:
+            InputError: if the model has several kinds of patch tokens, or none.
         """
         features = self.model.forward_features(self._normalise(pixels))
+        if not isinstance(features, Tensor):
+            name = self.model.pretrained_cfg["architecture"]
+            raise InputError(
+                f"{name} gives no single grid of patch tokens: set training.local_weight to 0 and "
+                "cache.tokens to false, or choose another model."
+            )
         embedding = self.model.forward_head(features, pre_logits=True)
         if features.ndim == 4:
             if getattr(self.model, "output_fmt", "NCHW") == "NHWC":
@@ -164,7 +174,7 @@ def build_backbone(
             f"the pretrained weights of {name} could not be fetched ({type(error).__name__}): "
             "check the network, or give `weights: path/to/file.safetensors`."
         ) from error
-    patch = getattr(getattr(model, "patch_embed", None), "patch_size", (1, 1))
+    patch = to_2tuple(getattr(getattr(model, "patch_embed", None), "patch_size", 1))
     if any(config.image_size % side for side in patch):
         raise InputError(
             f"{name} cuts images into patches of {patch[0]} px, which does not divide "

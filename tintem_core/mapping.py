@@ -162,10 +162,11 @@ def mapping_loss(
 
 
 def _moment_batches(config: MappingConfig, sample: Sample, rows: int, dim: int) -> Iterator[Tensor]:
-    picked = np.arange(rows)
     if rows > config.moment_rows:
         rng = np.random.default_rng(config.seed)
         picked = np.sort(rng.choice(rows, config.moment_rows, replace=False))
+    else:
+        picked = np.arange(rows)
     for start in range(0, len(picked), _MOMENT_BATCH):
         yield _tensor(sample(picked[start : start + _MOMENT_BATCH]), dim)
 

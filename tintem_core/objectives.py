@@ -92,6 +92,11 @@ class Objective(nn.Module, ABC):
         del embedding_BK
         return None
 
+    @property
+    def compares_images(self) -> bool:
+        """Whether the loss of a batch is more than the mean over its images."""
+        return False
+
     def trained_state(self) -> dict[str, Tensor]:
         """Return what was trained beside the student, in plain weights; empty where nothing was."""
         return {}
@@ -134,6 +139,10 @@ class MatchMapped(Objective):
                 local = self._term(tokens_BTK, targets.tokens, per_token=per_token)
             loss = loss + self._settings.local_weight * local
         return loss
+
+    @property
+    def compares_images(self) -> bool:
+        return self._joint is not None
 
     def trained_state(self) -> dict[str, Tensor]:
         if self._joint is None:

@@ -18,6 +18,7 @@ from tintem_core.backbones import (
     load_matching,
     load_weights,
     resample_tokens,
+    weights_digest,
 )
 from tintem_core.errors import WeightsError
 
@@ -86,6 +87,18 @@ def natural_width(config: StudentConfig) -> int:
     """Return the width of a student's embedding before any projection."""
     with torch.random.fork_rng(devices=[]):
         return build_backbone(config, options=config.options).width
+
+
+def pretrained_digest(config: StudentConfig) -> str:
+    """Return the digest of the weights that timm has for a student.
+
+    Raises:
+        InputError: if timm cannot build the model, or its weights cannot be fetched.
+    """
+    with torch.random.fork_rng(devices=[]):
+        # What timm initialises anew (a patch size that the weights do not have) is the same then.
+        torch.manual_seed(0)
+        return weights_digest(build_backbone(config, pretrained=True, options=config.options))
 
 
 def build_student(config: StudentConfig, width: int, seed: int, *, tokens: bool = False) -> Student:

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator
 
 import torch
@@ -94,8 +95,13 @@ def _parallel(learner: Learner, device: torch.device, compiled: bool) -> nn.Modu
         learner.compile()
     if world_size() == 1:
         return learner
+    warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
     return DistributedDataParallel(
-        learner, device_ids=[device.index] if device.type == "cuda" else None
+        learner,
+        device_ids=[device.index] if device.type == "cuda" else None,
+        # Otherwise gradients are summed in another grouping from the second step on: a resumed
+        # training, whose first step it is not, would round differently.
+        find_unused_parameters=True,
     )
 
 
@@ -116,8 +122,9 @@ def _backward_in_memory(run: Run, module: nn.Module, batch: Batch) -> Tensor:
             return _backward(run, module, batch)
         except torch.OutOfMemoryError as error:
             pieces = min(2 * run.pieces, images)
-            if world_size() > 1:
-                # The others wait for this one inside a collective: they cannot start anew.
+            if world_size() > 1 or run.learner.objective.compares_images:
+                # Other processes wait for this one inside a collective: they cannot start anew.
+                # And which images are compared with each other is for the user to say.
                 raise TintemError(
                     f"out of GPU memory with training.accumulation {run.pieces}: set it to "
                     f"{pieces}, or training.batch_size lower."

@@ -7,6 +7,19 @@ from pydantic import Field, model_validator
 from tintem_core.objectives import ObjectiveConfig
 from tintem_core.teachers import Precision
 
+Schedule = Literal["cosine", "tanh", "poly", "wsd", "rsqrt", "step", "multistep", "constant"]
+# What a schedule looks at, beside the learning rate and the warm-up.
+_SCHEDULE_SETTINGS: dict[Schedule, set[str]] = {
+    "cosine": {"final_learning_rate"},
+    "tanh": {"final_learning_rate"},
+    "poly": {"final_learning_rate", "power"},
+    "wsd": {"final_learning_rate", "decay_epochs"},
+    "rsqrt": {"final_learning_rate", "decay_epochs"},
+    "step": {"decay_epochs", "decay_rate"},
+    "multistep": {"decay_milestones", "decay_rate"},
+    "constant": set(),
+}
+
 
 class TrainingConfig(ObjectiveConfig, frozen=True, extra="forbid"):
     """How a student is trained."""
@@ -32,13 +45,24 @@ class TrainingConfig(ObjectiveConfig, frozen=True, extra="forbid"):
     optimizer_options: dict[str, bool | int | float | str | tuple[float, ...]] = Field(
         {}, description="further arguments of the optimiser, such as betas or momentum"
     )
-    schedule: Literal["cosine", "tanh", "poly", "step", "constant"] = Field(
-        "cosine", description="timm's schedule from the peak to the final learning rate"
+    schedule: Schedule = Field(
+        "cosine",
+        description="timm's schedule after the warm-up: cosine, tanh and poly fall from the peak "
+        "to the final learning rate, wsd (warm up, hold, decay) and rsqrt in their last "
+        "decay_epochs; step and multistep fall by decay_rate; constant stays",
     )
-    decay_epochs: float = Field(30, gt=0, description="epochs between two decays, schedule step")
-    decay_rate: float = Field(0.1, gt=0, le=1, description="factor of a decay, schedule step")
+    decay_epochs: float = Field(
+        30, gt=0, description="epochs between two decays of step; length of the last of wsd, rsqrt"
+    )
+    decay_milestones: tuple[float, ...] = Field(
+        (), description="epochs after which multistep decays"
+    )
+    decay_rate: float = Field(0.1, gt=0, le=1, description="factor of a decay: step, multistep")
+    power: float = Field(1.0, gt=0, description="exponent of the polynomial: poly")
     learning_rate: float = Field(3e-3, gt=0, description="peak learning rate, after the warm-up")
-    final_learning_rate: float = Field(1e-5, ge=0, description="learning rate at the end")
+    final_learning_rate: float = Field(
+        1e-5, ge=0, description="learning rate at the end; step, multistep and constant have none"
+    )
     warmup_learning_rate: float = Field(1e-6, ge=0, description="where the warm-up starts")
     warmup_epochs: float = Field(2, ge=0, description="epochs of linear warm-up")
     weight_decay: float = Field(0.05, ge=0, description="decoupled weight decay")
@@ -60,11 +84,28 @@ class TrainingConfig(ObjectiveConfig, frozen=True, extra="forbid"):
             raise ValueError(
                 f"extends ({self.extends}) must be below epochs ({self.epochs}), the new total"
             )
+        if self.schedule == "multistep" and not self.decay_milestones:
+            raise ValueError(
+                "schedule 'multistep' decays after training.decay_milestones: give some epochs, "
+                "such as [30, 60]"
+            )
         return self
 
-    def identity(self) -> dict[str, Any]:
-        """Return everything that determines the trained weights."""
-        return self.model_dump(mode="json")
+    def identity(self, cached_views: int) -> dict[str, Any]:
+        """Return everything that determines the trained weights, and nothing else.
+
+        Args:
+            cached_views: per image.
+        """
+        ignored = set.union(*_SCHEDULE_SETTINGS.values()) - _SCHEDULE_SETTINGS[self.schedule]
+        if not self.warmup_epochs:
+            ignored.add("warmup_learning_rate")
+        if not self.local_weight:
+            ignored.add("local_per_token")
+        return {
+            **self.model_dump(mode="json", exclude=ignored),
+            "views": self.views or cached_views,
+        }
 
     def before_extension(self) -> "TrainingConfig":
         """Return the recipe of the shorter training that this one extends."""

@@ -3,6 +3,7 @@
 Legend: ``B`` batch, ``T`` tokens, ``D`` teacher width, ``K`` student width, ``S`` side in pixels.
 """
 
+import contextlib
 import io
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -10,12 +11,13 @@ from zipfile import is_zipfile
 
 import torch
 from timm.layers import convert_sync_batchnorm
-from timm.optim import create_optimizer_v2, get_optimizer_class
+from timm.optim import create_optimizer_v2, get_optimizer_info
 from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
+from tintem_core._shared_batch_norm import SharedBatchNorm
 from tintem_core.distributed import random_states, rank, set_random_state, world_size
 from tintem_core.errors import InputError, TintemError
 from tintem_core.objectives import Objective, Targets
@@ -56,7 +58,9 @@ class Learner(nn.Module):
         """Return the loss of a :class:`Batch` that lies on the device, a float32 scalar."""
         images = to_float(pixels, pixels.device)
         answer: Tensor | None = None
-        with autocast(pixels.device, self._precision):
+        is_shared = world_size() > 1 and pixels.device.type == "cpu"
+        norms = SharedBatchNorm() if is_shared else contextlib.nullcontext()
+        with norms, autocast(pixels.device, self._precision):
             if tokens is None:
                 embedding = self.student(images)
             else:
@@ -124,35 +128,54 @@ class Run:
         """Continue from a checkpoint.
 
         Raises:
-            TintemError: if the bytes are not a checkpoint of this training.
+            TintemError: if the bytes are not a checkpoint of this training, which then stays as it
+                is.
         """
         if not is_zipfile(io.BytesIO(checkpoint)):
             # torch's reader of older formats fails in many ways on bytes that are something else.
             raise TintemError("the checkpoint does not fit this training: it is torn.")
         try:
             state = torch.load(io.BytesIO(checkpoint), weights_only=True, map_location="cpu")
-            self.learner.load_state_dict(state["learner"])
+            pieces, step, history = state["pieces"], state["step"], state["history"]
+            epoch_loss, random, scaler = state["epoch_loss"], state["random"], state["scaler"]
+            _require_same_tensors(self.learner, state["learner"])
             if self.ema is not None:
-                self.ema.module.load_state_dict(state["ema"])
+                _require_same_tensors(self.ema.module, state["ema"])
             self.optimizer.load_state_dict(state["optimizer"])
         except (RuntimeError, ValueError, KeyError, EOFError) as error:
             raise TintemError(f"the checkpoint does not fit this training: {error}") from error
-        self.scaler.load_state_dict(state["scaler"])
-        self.pieces, self.step = state["pieces"], state["step"]
-        self.epoch_loss.fill_(state["epoch_loss"])
-        self.history = state["history"]
-        self.is_exact = set_random_state(state["random"])
+        self.learner.load_state_dict(state["learner"])
+        if self.ema is not None:
+            self.ema.module.load_state_dict(state["ema"])
+        self.scaler.load_state_dict(scaler)
+        self.pieces, self.step, self.history = pieces, step, history
+        self.epoch_loss.fill_(epoch_loss)
+        self.is_exact = set_random_state(random)
+
+
+def _require_same_tensors(module: nn.Module, found: dict[str, Tensor]) -> None:
+    """Raise ValueError unless these are the names and shapes of a module's tensors."""
+    wanted = {name: tensor.shape for name, tensor in module.state_dict().items()}
+    differing = wanted.items() ^ {name: tensor.shape for name, tensor in found.items()}.items()
+    if differing:
+        names = sorted({name for name, _ in differing})
+        raise ValueError(f"{len(names)} tensors differ, {names[0]} among them")
 
 
 def check_optimizer(name: str) -> None:
-    """Raise InputError if timm knows no optimiser of this name."""
+    """Raise InputError if timm knows no such optimiser, or one that this loop cannot run."""
     try:
-        get_optimizer_class(name)
+        found = get_optimizer_info(name.lower().split("_")[-1])
     except ValueError as error:
         raise InputError(
             f"training.optimizer: timm knows no optimiser '{name}'; 'adamw' and 'sgd' are two "
             "that it knows."
         ) from error
+    if found.second_order:
+        raise InputError(
+            f"training.optimizer: '{name}' needs second derivatives, which are not computed here; "
+            "'adamw' and 'sgd' do without."
+        )
 
 
 def start_run(
@@ -178,7 +201,6 @@ def start_run(
     torch.manual_seed(config.seed + rank())
     device = next(student.parameters()).device
     if world_size() > 1 and device.type == "cuda":
-        # torch has no synchronised batch norm for CPUs: there each process has its own statistics.
         student = convert_sync_batchnorm(student)
     learner = Learner(student, objective.to(device), config.precision)
     ema = None
@@ -212,17 +234,21 @@ def start_run(
 def _scheduler(
     optimizer: torch.optim.Optimizer, config: TrainingConfig, steps: int, steps_per_epoch: int
 ) -> Scheduler:
-    is_constant = config.schedule == "constant"
-    decay_steps = steps + 1 if is_constant else round(config.decay_epochs * steps_per_epoch)
+    warmup = min(round(config.warmup_epochs * steps_per_epoch), steps // 2)
+    decay_steps = max(1, round(config.decay_epochs * steps_per_epoch))
+    counts_from_start = config.schedule in ("step", "multistep")
     scheduler, _ = create_scheduler_v2(
         optimizer,
-        sched="step" if is_constant else config.schedule,
-        num_epochs=steps,
-        decay_epochs=max(1, decay_steps),
-        decay_rate=config.decay_rate,
+        sched=config.schedule,
+        # The peak is reached where the warm-up ends, and the fall begins there.
+        num_epochs=steps - warmup,
+        warmup_prefix=not counts_from_start,
+        decay_epochs=decay_steps if counts_from_start else min(decay_steps, steps - warmup),
+        decay_milestones=[round(epoch * steps_per_epoch) for epoch in config.decay_milestones],
+        decay_rate=config.power if config.schedule == "poly" else config.decay_rate,
         min_lr=config.final_learning_rate,
         warmup_lr=config.warmup_learning_rate,
-        warmup_epochs=min(round(config.warmup_epochs * steps_per_epoch), steps // 2),
+        warmup_epochs=warmup,
         step_on_epochs=False,
         # timm multiplies every epoch count by this: our counts are steps already.
         updates_per_epoch=1,

@@ -62,7 +62,8 @@ def _kind(spec: Mapping[str, Any]) -> str:
 
 
 def _settings(spec: Mapping[str, Any], mappings: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    mapping = mappings.get(spec["mapping"], {})
+    told = spec["mapping"]
+    mapping = told if isinstance(told, dict) else mappings.get(told, {})
     found = {
         **{f"student.{name}": value for name, value in spec["student"].items()},
         **{f"training.{name}": value for name, value in spec["training"].items()},

@@ -45,13 +45,14 @@ def train_in_processes(config: RunConfig, handed: dict[str, Any]) -> None:
                 f"runtime.processes is {count}, but torch sees {found} GPUs here: one is needed "
                 "for each process."
             )
+    settings = config.model_dump(mode="json", exclude_unset=True)
     process = subprocess.Popen(
         [
             sys.executable, "-m", "torch.distributed.run", "--standalone",
             f"--nproc-per-node={count}", "-m", "flows.torchrun",
         ],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        env={**os.environ, ORDERS: json.dumps({"config": _settings(config), "handed": handed})},
+        env={**os.environ, ORDERS: json.dumps({"config": settings, "handed": handed})},
     )  # fmt: skip
     assert process.stdin is not None
     assert process.stdout is not None
@@ -75,11 +76,3 @@ def train_in_processes(config: RunConfig, handed: dict[str, Any]) -> None:
         raise TintemError(
             f"training in {count} processes failed: torchrun {last_words.told(process.returncode)}"
         )
-
-
-def _settings(config: RunConfig) -> dict[str, Any]:
-    settings = config.model_dump(mode="json", exclude_unset=True)
-    # Not all processes on the same GPU.
-    if config.runtime.device.startswith("cuda"):
-        settings["runtime"]["device"] = "auto"
-    return settings

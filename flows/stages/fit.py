@@ -93,6 +93,7 @@ def _fit(
                 width=width,
                 progress=progress,
                 sample_tokens=None if tokens is None else _sampler(tokens),
+                device=choose_device(config.runtime.device),
             )
             progress(total, total)
     held_out = evaluation_latents(root, extracted, indexed.data, "test")

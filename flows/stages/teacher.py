@@ -13,22 +13,25 @@ from tintem_core.teachers import Teacher, TeacherConfig, build_teacher
 
 
 def choose_device(wanted: str) -> str:
-    """Turn 'auto' into what this machine has.
+    """Turn what is wanted into one device of this machine; 'auto' is a GPU where there is one.
 
     Raises:
         InputError: if a GPU is asked for that is not there.
     """
-    available = torch.cuda.is_available()
-    if wanted == "auto":
-        # torchrun gives every process on a machine a GPU of its own.
-        return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if available else "cpu"
-    index = int(wanted.partition(":")[2] or 0)
-    if wanted.startswith("cuda") and index >= torch.cuda.device_count():
+    found = torch.cuda.device_count()
+    if wanted == "cpu" or (wanted == "auto" and not found):
+        return "cpu"
+    # torchrun gives every process on a machine a GPU of its own, whichever the config names.
+    local_rank = os.environ.get("LOCAL_RANK")
+    index = int(local_rank or wanted.partition(":")[2] or 0)
+    if index >= found:
+        asked = f"runtime.device is '{wanted}'"
+        if local_rank is not None:
+            asked += f" for process {index + 1} of this machine"
         raise InputError(
-            f"runtime.device is '{wanted}', but torch sees {torch.cuda.device_count()} GPUs here: "
-            "use 'auto' or 'cpu'."
+            f"{asked}, but torch sees {found} GPUs here: use 'auto' or 'cpu', or fewer processes."
         )
-    return wanted
+    return f"cuda:{index}"
 
 
 def load_teacher(config: TeacherConfig, device: str) -> Teacher:

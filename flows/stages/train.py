@@ -20,7 +20,7 @@ from flows.stages.batches import PixelStore, StepDataset, batches_from
 from flows.stages.checkpoints import continue_from_newest, drop_checkpoints, save_checkpoint
 from flows.stages.datasets import Dataset
 from flows.stages.extract import view_source
-from flows.stages.fit import through_mapping
+from flows.stages.fit import mapping_width, through_mapping
 from flows.stages.latents import training_latents, training_tokens
 from flows.stages.results import Extracted, Indexed, Mapped, Trained, targets_identity
 from flows.stages.students import HISTORY, OBJECTIVE, TENSORS, initial_weights, start_student
@@ -32,7 +32,11 @@ from storage.identity import file_digest, make_id
 from storage.root import Root
 from tintem_core.distributed import from_main, is_main, rank, world_size
 from tintem_core.errors import InputError
+from tintem_core.students import pretrained_digest
 from tintem_core.training import train as run_training
+
+# Counts up when the same recipe gives other weights.
+_METHOD = 1
 
 
 def student_spec(
@@ -46,18 +50,23 @@ def student_spec(
         mapping_id: the mapping.
 
     Raises:
-        InputError: if the file of initial weights is missing.
+        InputError: if the initial weights cannot be had.
     """
     student = config.student.model_dump(mode="json")
+    # The bytes count, not the name or the place.
     if config.student.weights is not None:
-        # The bytes count, not the place.
         student["weights"] = file_digest(initial_weights(config))
+    elif config.student.pretrained:
+        student["weights"] = pretrained_digest(config.student)
+    is_mapped = config.training.objective == "tintem"
     return {
         **targets,
         "images": data.digest("train", labels=config.training.objective == "supervised"),
-        "mapping": mapping_id,
+        # The baselines have nothing of it but the width.
+        "mapping": mapping_id if is_mapped else {"width": mapping_width(config)},
         "student": student,
-        "training": config.training.identity(),
+        "training": config.training.identity(config.views.count),
+        "method": _METHOD,
     }
 
 

@@ -1,8 +1,4 @@
-"""Two processes that train together, through `torchrun` and gloo on the CPU.
-
-The student has no batch norm: torch has no synchronised batch norm for CPUs, where each process
-would keep statistics of its own half of the batch (on GPUs it is converted to SyncBatchNorm).
-"""
+"""Several processes that train together, through `torchrun` and gloo on the CPU."""
 
 import contextlib
 import json
@@ -74,8 +70,12 @@ def shared(settings: dict[str, Any]) -> dict[str, Any]:
     return settings
 
 
-def test_two_processes_follow_the_loss_curve_of_one(shared: dict[str, Any], tmp_path: Path) -> None:
-    """The joint SNE term compares each embedding with those of both processes."""
+@pytest.mark.parametrize("model", ["test_vit", "test_resnet"])
+def test_two_processes_follow_the_loss_curve_of_one(
+    model: str, shared: dict[str, Any], tmp_path: Path
+) -> None:
+    """The joint SNE term and batch norm look at the images of both processes."""
+    shared["student"]["model"] = model
     curves = []
     for processes in (1, 2):
         shared["root"] = str(tmp_path / f"by-{processes}")
@@ -91,25 +91,26 @@ def test_two_processes_follow_the_loss_curve_of_one(shared: dict[str, Any], tmp_
 def test_processes_killed_together_go_on_bit_for_bit(
     shared: dict[str, Any], tmp_path: Path
 ) -> None:
+    """Three of them: a sum of two gradients rounds the same in either order."""
     shared["student"]["options"] = {"drop_path_rate": 0.3}
     shared["training"].update(
-        epochs=30, ema_decay=0.9, accumulation=2, precision="bfloat16", clip_norm=1.0
+        epochs=30, batch_size=9, ema_decay=0.9, accumulation=2, precision="bfloat16", clip_norm=1.0
     )
     shared["runtime"]["checkpoint_seconds"] = 0
     shared["root"] = str(tmp_path / "whole")
-    finish(write_config(tmp_path, shared, "whole.yaml"))
+    finish(write_config(tmp_path, shared, "whole.yaml"), processes=3)
     root = tmp_path / "killed"
     shared["root"] = str(root)
     config = write_config(tmp_path, shared)
     for wanted in (5, 40):
-        process = launch(config)
+        process = launch(config, processes=3)
         deadline = time.monotonic() + 200
         while step_of(root) < wanted and time.monotonic() < deadline:
             assert process.poll() is None, "it ended before it could be killed"
             time.sleep(0.005)
         kill_all(config)
         process.communicate()
-    finish(config)
+    finish(config, processes=3)
     assert record(root)["resumed_at_step"] >= 40
     (first,) = (tmp_path / "whole").glob("students/*/student.safetensors")
     (second,) = root.glob("students/*/student.safetensors")

@@ -59,6 +59,17 @@ def test_a_weight_file_that_does_not_fit_is_named_with_its_first_problems() -> N
         load_weights(backbone, tensors, "other.safetensors")
 
 
+@pytest.mark.parametrize("model", ["xcit_nano_12_p16_224", "efficientvit_m0"])
+def test_models_that_give_the_patch_size_as_one_number_can_be_built(model: str) -> None:
+    assert build_backbone(BackboneConfig(model=model)).width > 0
+
+
+def test_a_model_without_one_grid_of_tokens_says_so() -> None:
+    backbone = build_backbone(BackboneConfig(model="crossvit_tiny_240", image_size=240)).eval()
+    with pytest.raises(InputError, match="no single grid of patch tokens"), torch.inference_mode():
+        backbone.forward_with_tokens(torch.zeros(1, 3, 240, 240))
+
+
 def test_one_changed_bit_of_weights_changes_the_digest() -> None:
     backbone = build_backbone(BackboneConfig(model="test_resnet", image_size=64))
     before = weights_digest(backbone)

@@ -1,5 +1,6 @@
 """Training, killed and resumed in one process: the same bytes; and what each setting does."""
 
+import io
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,11 +9,12 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from tintem_core.errors import TintemError
+from tintem_core.errors import InputError, TintemError
 from tintem_core.mapping import Mapping, MappingConfig
 from tintem_core.objectives import build_objective
 from tintem_core.students import StudentConfig, build_student
 from tintem_core.training import Batch, Run, TrainingConfig, start_run, train
+from tintem_core.training_run import check_optimizer
 
 STUDENT = StudentConfig(
     model="test_vit", image_size=32, options={"drop_path_rate": 0.2, "proj_drop_rate": 0.1}
@@ -240,20 +242,68 @@ def test_the_schedule_warms_up_and_ends_low() -> None:
         run.scheduler.step_update(step)
         rates.append(run.optimizer.param_groups[0]["lr"])
     assert rates[0] == pytest.approx(config.warmup_learning_rate)
-    assert max(rates) == rates[10] == pytest.approx(1e-3, rel=0.11)
+    assert max(rates) == rates[10] == pytest.approx(1e-3)
     assert rates[-1] < 1e-5
 
 
-@pytest.mark.parametrize("schedule", ["cosine", "tanh", "poly", "step", "constant"])
-def test_every_schedule_reaches_its_end(schedule: Any) -> None:
-    config = TrainingConfig(epochs=4, batch_size=8, schedule=schedule, decay_epochs=1)
+# The last steps of `step` and `multistep` come after four and two decays by 0.1.
+ENDS = {
+    "cosine": 1e-5, "tanh": 1e-5, "poly": 1e-5, "wsd": 1e-5, "rsqrt": 1e-5,
+    "step": 3e-7, "multistep": 3e-5, "constant": 3e-3,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("schedule", ENDS)
+def test_every_schedule_goes_from_the_peak_to_its_end(schedule: Any) -> None:
+    config = TrainingConfig(
+        epochs=4, batch_size=8, schedule=schedule, warmup_epochs=1,
+        decay_epochs=1, decay_milestones=(2, 3),
+    )  # fmt: skip
     run = start(config)
     rates = []
-    for step in range(20):
+    for step in range(4 * STEPS_PER_EPOCH + 1):
         run.scheduler.step_update(step)
         rates.append(run.optimizer.param_groups[0]["lr"])
-    assert np.isfinite(rates).all()
-    assert (rates[-1] < rates[11]) == (schedule != "constant")
+    after_warm_up = rates[STEPS_PER_EPOCH:]
+    assert np.all(np.diff(rates[:STEPS_PER_EPOCH]) > 0)
+    assert np.all(np.diff(after_warm_up) <= 0)
+    if schedule != "step":
+        assert after_warm_up[0] == pytest.approx(3e-3)
+    assert rates[-1] == pytest.approx(ENDS[schedule], rel=0.01)
+
+
+def test_settings_that_change_nothing_do_not_change_the_identity() -> None:
+    plain = TrainingConfig().identity(cached_views=4)
+    same = TrainingConfig(views=4, decay_rate=0.5, power=2.0, local_per_token=True)
+    assert same.identity(cached_views=4) == plain
+    assert TrainingConfig().identity(cached_views=8) != plain
+    for changed in ({"schedule": "poly"}, {"learning_rate": 1e-3}, {"seed": 1}, {"clip_norm": 1}):
+        assert TrainingConfig.model_validate(changed).identity(cached_views=4) != plain
+    assert TrainingConfig.model_validate(plain).identity(cached_views=4) == plain
+
+
+def test_a_checkpoint_that_does_not_fit_leaves_the_training_as_it_is() -> None:
+    fresh, other = start(TrainingConfig(batch_size=8)), start(TrainingConfig(batch_size=8, seed=1))
+    other.step = 7
+    state = torch.load(io.BytesIO(other.to_bytes()), weights_only=True)
+    for broken in ("pieces", "optimizer", "learner"):
+        torn = {**state, broken: {}}
+        if broken == "pieces":
+            del torn[broken]
+        data = io.BytesIO()
+        torch.save(torn, data)
+        before = {name: tensor.clone() for name, tensor in fresh.learner.state_dict().items()}
+        with pytest.raises(TintemError, match="does not fit this training"):
+            fresh.restore(data.getvalue())
+        assert fresh.step == 0
+        for name, tensor in fresh.learner.state_dict().items():
+            assert torch.equal(tensor, before[name])
+
+
+def test_an_optimiser_of_second_order_is_refused() -> None:
+    check_optimizer("lookahead_adamw")
+    with pytest.raises(InputError, match="second derivatives"):
+        check_optimizer("adahessian")
 
 
 def test_an_extension_counts_its_epochs_on_and_starts_a_schedule_of_its_own() -> None:
