@@ -31,15 +31,7 @@ def inspect(reader: ImageReader, uris: pl.Series, check: str) -> Iterator[pl.Dat
             return uri, content_key(data), *_image_size(data, check), None
         except MissingObjectError:
             reason = "the file is missing" + (r", or its name is no UTF-8" if r"\x" in uri else "")
-        except UnidentifiedImageError:
-            reason = "it is no image that Pillow can read"
-        except (
-            DeniedError,
-            OSError,
-            ValueError,
-            SyntaxError,
-            Image.DecompressionBombError,
-        ) as error:
+        except (DeniedError, OSError, ValueError) as error:
             reason = str(error) or type(error).__name__
         return uri, None, None, None, reason
 
@@ -50,10 +42,17 @@ def inspect(reader: ImageReader, uris: pl.Series, check: str) -> Iterator[pl.Dat
 
 
 def _image_size(data: bytes, check: str) -> tuple[int, int]:
-    with Image.open(io.BytesIO(data)) as image:
-        width, height = image.size
-        if check == "decode":
-            # A JPEG decoded at an eighth still reads every byte: a truncated file is found.
-            image.draft("RGB", (max(width // 8, 1), max(height // 8, 1)))
-            image.load()
+    """Width and height. Raises ValueError with the reason if Pillow cannot read the image."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            width, height = image.size
+            if check == "decode":
+                # A JPEG decoded at an eighth still reads every byte: a truncated file is found.
+                image.draft("RGB", (max(width // 8, 1), max(height // 8, 1)))
+                image.load()
+    except UnidentifiedImageError as error:
+        raise ValueError("it is no image that Pillow can read") from error
+    # Damaged bytes can make a decoder fail anywhere, with TypeError or OverflowError as well.
+    except Exception as error:
+        raise ValueError(str(error) or type(error).__name__) from error
     return width, height

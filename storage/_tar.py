@@ -56,7 +56,11 @@ class TarReader(ImageReader):
         labels: dict[str, str] = {}
         images: list[tuple[str, int, int]] = []
         try:
-            with self._stream(path) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
+            with (
+                self._stream(path) as stream,
+                # Names need not be UTF-8, and uris must: the name only decorates the place.
+                tarfile.open(fileobj=stream, mode="r:", errors="backslashreplace") as tar,
+            ):
                 for member in tar:
                     if not member.isfile():
                         continue
@@ -67,6 +71,7 @@ class TarReader(ImageReader):
                         label = self._label(suffix, tar.extractfile(member))
                         if label is not None:
                             labels[_stem(member.name)] = label
+                _refuse_early_end(stream, tar.offset)
         except tarfile.TarError as error:
             raise SourceError(
                 f"{self._root.url}/{path} is not a readable tar ({error}). Make it again."
@@ -118,6 +123,17 @@ class _RemoteFile(io.RawIOBase):
             buffer[:length] = self._root.read_range(self._path, self._place, length)
         self._place += length
         return length
+
+
+def _refuse_early_end(stream: IO[bytes], place: int) -> None:
+    """Raises tarfile.ReadError unless the archive ends where its members do.
+
+    tarfile takes a damaged header, or the end of a file that was cut, for the end of the archive,
+    and what follows would be lost without a word. Every writer ends with a block of zeros.
+    """
+    stream.seek(place)
+    if stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+        raise tarfile.ReadError(f"neither a file nor the archive's end at byte {place}")
 
 
 def _stem(name: str) -> str:

@@ -3,6 +3,7 @@
 import io
 import json
 import tarfile
+from concurrent.futures import ThreadPoolExecutor
 
 import polars as pl
 import pytest
@@ -11,12 +12,13 @@ from storage.errors import MissingObjectError, SourceError
 from storage.identity import content_key
 from storage.manifest import SourceConfig, build_manifest, open_reader
 from storage.root import open_root
-from storage.testing import in_another_process
+from storage.testing import damaged, in_another_process
 
 
 @pytest.fixture(params=["folder", "s3"])
-def place(request, tmp_path):
+def place(request, tmp_path, monkeypatch):
     """Where the files of a source lie."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     if request.param == "s3":
         return open_root(request.getfixturevalue("s3_url"))
     return open_root(tmp_path / "files")
@@ -46,9 +48,9 @@ def parquet(pictures, *, struct=True, names=None, **columns):
     return buffer.getvalue()
 
 
-def tar(members):
+def tar(members, **options):
     buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
+    with tarfile.open(fileobj=buffer, mode="w", **options) as archive:
         for name, data in members.items():
             info = tarfile.TarInfo(name)
             info.size = len(data)
@@ -143,6 +145,99 @@ def test_files_of_which_only_some_are_splits_are_refused(place, image):
     assert len(build_manifest(some).keys("test")) == 1
     with pytest.raises(SourceError, match="splits that are not known: 'extra'"):
         build_manifest(source(f"{place.url}/train-0.parquet"))
+
+
+def test_a_tar_that_ends_early_or_has_a_damaged_header_is_refused(place, image):
+    whole = tar({f"{i}.jpg": image(i) for i in range(8)})
+    with tarfile.open(fileobj=io.BytesIO(whole)) as archive:
+        fourth = archive.getmembers()[4].offset
+    flipped = bytearray(whole)
+    flipped[fourth + 100] ^= 1
+    for harmed in (whole[:fourth], bytes(flipped)):
+        place.write("shard.tar", harmed)
+        where = rf"/shard\.tar is not a readable tar \(.*byte {fourth}\)"
+        with pytest.raises(SourceError, match=where):
+            build_manifest(source(f"{place.url}/*.tar"))
+    for sound in (whole.rstrip(b"\0") + bytes(1024), whole + whole):
+        place.write("shard.tar", sound)
+        assert build_manifest(source(f"{place.url}/*.tar")).table.height == 8
+
+
+def test_a_tar_whose_names_are_no_utf8_is_read(place, image):
+    place.write(
+        "x.tar",
+        tar(
+            {"café.jpg": image(0), "café.cls": b"7"}, format=tarfile.GNU_FORMAT, encoding="latin-1"
+        ),
+    )
+    manifest = build_manifest(source(f"{place.url}/x.tar"))
+    assert manifest.table["label"].to_list() == ["7"]
+    check_reads(manifest)
+
+
+def test_one_damaged_parquet_of_many_is_told_in_a_sentence(place, image):
+    sound = parquet([image(i) for i in range(3)])
+    place.write("0.parquet", sound)
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+    for harmed in (pointer, sound[:-100], b"", bytes(200) + sound[200:]):
+        place.write("1.parquet", harmed)
+        with pytest.raises(SourceError, match=r"/1\.parquet is no readable Parquet") as told:
+            build_manifest(source(f"{place.url}/*.parquet"))
+        assert "\n" not in str(told.value)
+
+
+def test_images_in_parquet_are_read_in_any_order_within_bounded_memory(place, image, monkeypatch):
+    monkeypatch.setattr("storage._embedded._BLOCK_BYTES", 3 * len(image(0)))
+    monkeypatch.setattr("storage._embedded._KEPT_BYTES", 20 * len(image(0)))
+    pictures = {}
+    for file in range(2):
+        some = [image(100 * file + i) for i in range(100)]
+        place.write(f"{file}.parquet", parquet(some))
+        pictures |= {f"{file}.parquet#{row}": data for row, data in enumerate(some)}
+    reader = open_reader(source(f"{place.url}/*.parquet"))
+    uris = list(pictures)
+    for order in (uris, uris[::-1], sorted(uris, key=hash), uris[::7]):
+        with ThreadPoolExecutor(8) as pool:
+            assert list(pool.map(reader.read, order)) == [pictures[uri] for uri in order]
+        kept = sum(images.estimated_size() for images in reader._blocks._kept.values())
+        assert kept <= 20 * len(image(0))
+
+
+def test_a_remote_parquet_is_fetched_once_by_all_readers(s3_url, image, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    root, fetched = open_root(s3_url), []
+    for file in range(3):
+        root.write(f"{file}.parquet", parquet([image(10 * file + i) for i in range(10)]))
+    read = type(root).read
+    monkeypatch.setattr(
+        type(root), "read", lambda self, path: fetched.append(path) or read(self, path)
+    )
+    wanted = source(f"{s3_url}/*.parquet")
+    uris = [f"{file}.parquet#{row}" for row in range(10) for file in range(3)]
+    for _ in range(2):
+        assert open_reader(wanted).read(uris[4]) == image(11)
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(open_reader(wanted).read, uris))
+    assert sorted(fetched) == ["0.parquet", "1.parquet", "2.parquet"]
+    root.write("1.parquet", parquet([image(99)]))
+    assert open_reader(wanted).read("1.parquet#0") == image(99)
+
+
+@pytest.mark.parametrize("byte", [None, 0, 3, 19, 27, 700])
+def test_a_copy_of_a_remote_parquet_that_is_dropped_or_damaged_is_fetched_again(
+    s3_url, image, tmp_path, monkeypatch, byte
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    open_root(s3_url).write("x.parquet", parquet([image(0), image(1)]))
+    reader = open_reader(source(f"{s3_url}/x.parquet"))
+    assert reader.read("x.parquet#1") == image(1)
+    (copy,) = (tmp_path / "cache").rglob("*.shard")
+    if byte is None:
+        copy.unlink()
+    else:
+        copy.write_bytes(damaged(copy.read_bytes(), byte))
+        reader = open_reader(reader.source)
+    assert reader.read("x.parquet#1") == image(1)
 
 
 def test_unusable_files_say_what_and_where(place, image):
