@@ -11,6 +11,7 @@ from flows.machines.config import ClusterConfig
 from flows.nights.config import NightlyConfig
 from flows.sweeps.config import SweepConfig
 from storage.manifest import SourceConfig
+from storage.spec import MOST_ROWS_PER_SHARD
 from tintem_core.errors import InputError
 from tintem_core.mapping import MappingConfig
 from tintem_core.students import StudentConfig
@@ -62,7 +63,10 @@ class CacheConfig(BaseModel, frozen=True, extra="forbid"):
         False, description="store patch tokens mapped to the student's width, not the teacher's"
     )
     rows_per_shard: int | None = Field(
-        None, ge=1, description="images per shard; null: about 32 MiB per shard"
+        None,
+        ge=1,
+        le=MOST_ROWS_PER_SHARD,
+        description="images per shard; null: about 32 MiB per shard",
     )
     stored_cosine: float = Field(
         0.999,

@@ -3,6 +3,7 @@
 Repair expects that nobody writes to or compacts the cache meanwhile.
 """
 
+import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 # Shards in memory at once.
 _PARALLEL = 4
+_SHARD = re.compile("[0-9]+")
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,8 @@ def verify(cache: "FeatureCache") -> list[ShardProblem]:
     rows = _rows.load(cache.root, cache.base, tolerant=True)
     problems = _shard_problems(cache, rows)
     problems += [ShardProblem(None, path, reason) for path, reason in rows.damaged.items()]
+    reason = "no record names it, so it does not count; `tintem repair` removes it"
+    problems += [ShardProblem(None, path, reason) for path in _rows.unnamed(cache.root, cache.base)]
     described = _description.problems(cache.root, cache.base)
     return problems + [ShardProblem(None, path, reason) for path, reason in described]
 
@@ -56,19 +60,13 @@ def repair(cache: "FeatureCache") -> list[int]:
 
 
 def _written_shards(cache: "FeatureCache") -> set[int]:
-    found = {
-        int(path.rsplit("/", 1)[-1].removesuffix(".json"))
-        for path in cache.root.list(f"{cache.base}/{_commits.FOLDER}")
-    }
+    folder = f"{cache.base}/{_commits.FOLDER}/"
+    paths = cache.root.list(folder)
+    found = {path.removeprefix(folder).removesuffix(".json") for path in paths}
     for array in _zarr.arrays_of(cache.spec):
-        prefix = f"{cache.base}/{array.name}/c/0"
-        found |= {int(name) for name in cache.root.folders(prefix)}
-        found |= {
-            int(name)
-            for path in cache.root.list(prefix)
-            if "/" not in (name := path.removeprefix(f"{prefix}/"))
-        }
-    return found
+        folder = f"{cache.base}/{array.name}/c/0/"
+        found |= {path.removeprefix(folder).split("/")[0] for path in cache.root.list(folder)}
+    return {int(name) for name in found if _SHARD.fullmatch(name)}
 
 
 def _shard_problems(cache: "FeatureCache", rows: RowTable) -> list[ShardProblem]:

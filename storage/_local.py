@@ -56,13 +56,11 @@ class LocalRoot(Root):
         with _told(target, "written"):
             part = _write_aside(target, data)
         try:
-            # A hard link, unlike a rename, refuses to replace: the first of two writers wins.
-            os.link(part, target)
+            _publish(part, target)
         except FileExistsError:
-            return False
-        except OSError:
-            # Some network folders have no hard links.
-            return _create_without_links(part, target)
+            # A network folder may have done what it was asked, and its answer was lost.
+            if self.read_or_none(path) != data:
+                return False
         finally:
             part.unlink(missing_ok=True)
         _flush_folder(target.parent)
@@ -155,14 +153,17 @@ def _write_aside(target: Path, data: bytes) -> Path:
     return part
 
 
-def _create_without_links(part: Path, target: Path) -> bool:
-    """As a link, but others may see an empty object for a moment."""
+def _publish(part: Path, target: Path) -> None:
+    """Put a file where none is. Raises FileExistsError: the first of two writers wins."""
     try:
-        target.touch(exist_ok=False)
+        # A hard link, unlike a rename, refuses to replace.
+        os.link(part, target)
     except FileExistsError:
-        return False
-    part.replace(target)
-    return True
+        raise
+    except OSError:
+        # Some network folders have no hard links: others may see an empty object for a moment.
+        target.touch(exist_ok=False)
+        part.replace(target)
 
 
 def _flush_folder(folder: Path) -> None:

@@ -6,7 +6,7 @@ from storage.spec import SCALE_SUFFIX, CacheSpec, Layout
 
 
 def readme(spec: CacheSpec, layout: Layout) -> str:
-    """How a stranger reads this cache in three lines."""
+    """How a stranger reads this cache in a few lines."""
     name, kind = next(iter(spec.kinds.items()))
     value = f'cache["{name}"][0, row]'
     if kind.dtype == "int8":
@@ -22,17 +22,27 @@ def readme(spec: CacheSpec, layout: Layout) -> str:
 Embeddings of images by a frozen teacher model, an ordinary Zarr v3 group:
 
 ```python
-import polars, zarr
+import json, polars, zarr
+from pathlib import Path
+
+def records(folder):
+    return [json.loads(path.read_bytes()) for path in sorted(Path(folder).glob("[0-9]*.json"))]
+
+done = [record["shard"] for record in records("commits")]
+tables = [polars.read_parquet(f"rows/{{record['table']['file']}}") for record in records("rows")]
+images = polars.concat(tables).filter((polars.col("row") // {layout.rows_per_shard}).is_in(done))
+images = images.unique("key", keep="last", maintain_order=True)
+
 cache = zarr.open_group(".", mode="r")
-key, row = polars.read_parquet("rows/*.parquet").row(0)
+key, row = images.row(0)
 embedding = {value}
 ```
 
 {arrays}
 
 `view` counts the views of each image; the end of this page says how they were made. `image` is
-the row: `rows/*.parquet` name the image of each row by `key`, the 128-bit BLAKE2b of the image
-file's bytes (where two tables name a key, the later one counts).
+the row: the tables that `rows/*.json` name hold the image of each row as `key`, the 128-bit
+BLAKE2b of the image file's bytes. Of several rows of a key, the last in a finished shard counts.
 {_absent(spec)}
 
 A shard file holds {layout.rows_per_shard} images. `commits/` says which shards are done, with the

@@ -9,8 +9,9 @@ count. Both have a copy under ``rows/copies/``: without the table the shards wou
 """
 
 import io
+import re
 import secrets
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -25,6 +26,8 @@ FOLDER = "rows"
 COPIES = f"{FOLDER}/copies"
 # Generations read at once: few enough for memory, many enough for an object store.
 _AT_ONCE = 32
+# Whatever else lies there (.DS_Store, .nfs0001) is not ours.
+_OURS = re.compile(r"(?:copies/)?(([0-9]{6,})(?:\.json|-[0-9a-f]+\.parquet))")
 
 
 @dataclass(frozen=True)
@@ -46,13 +49,6 @@ class RowTable:
     next_generation: int = 0
     generations: int = 0
     damaged: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def current(self) -> pl.DataFrame:
-        """(key, row) with one row per key: where two generations name a key, the later one."""
-        if self.assigned["key"].hash().n_unique() == self.assigned.height:
-            return self.assigned
-        return self.assigned.unique("key", keep="last", maintain_order=True)
 
 
 def empty_table() -> pl.DataFrame:
@@ -174,16 +170,29 @@ def _shards(records: Iterable[dict[str, Any]]) -> dict[int, Allocation]:
 
 def forget_before(root: Root, base: str, generation: int) -> None:
     """Delete every generation older than a switch."""
-    for folder in (FOLDER, COPIES):
-        for path in root.list(f"{base}/{folder}"):
-            name = path.rsplit("/", 1)[-1]
-            if path == f"{base}/{folder}/{name}" and int(name[:6]) < generation:
-                root.delete(path)
+    for path, _, number in _files(root, base):
+        if number < generation:
+            root.delete(path)
+
+
+def unnamed(root: Root, base: str) -> list[str]:
+    """Tables that no record names, as a killed planner leaves them: of no use, and no harm."""
+    # Listed first: a record that comes meanwhile names its table.
+    tables = {path: name for path, name, _ in _files(root, base) if not name.endswith(".json")}
+    records = _read_records(root, base, _numbers(root, base), True, {})
+    named = {record["table"]["file"] for record in records}
+    return [path for path, name in tables.items() if name not in named]
+
+
+def _files(root: Root, base: str) -> Iterator[tuple[str, str, int]]:
+    """Path, name and generation of every record, every table and every copy."""
+    for path in root.list(f"{base}/{FOLDER}"):
+        if ours := _OURS.fullmatch(path.removeprefix(f"{base}/{FOLDER}/")):
+            yield path, ours[1], int(ours[2])
 
 
 def _numbers(root: Root, base: str) -> list[int]:
-    names = {path.rsplit("/", 1)[-1] for path in root.list(f"{base}/{FOLDER}")}
-    return sorted(int(name[:6]) for name in names if name.endswith(".json"))
+    return sorted({number for _, name, number in _files(root, base) if name.endswith(".json")})
 
 
 def _read_generations(
@@ -267,6 +276,6 @@ def restore(root: Root, base: str) -> None:
             root.write(path, root.read(f"{base}/{folder}/{name}"))
         for record, _ in kept:
             named |= {f"{number:06d}.json", record["table"]["file"]}
-    for path in root.list(f"{base}/{FOLDER}"):
-        if path.rsplit("/", 1)[-1] not in named:
+    for path, name, _ in _files(root, base):
+        if name not in named:
             root.delete(path)

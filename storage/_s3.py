@@ -82,7 +82,8 @@ class S3Root(Root):
             with self._told():
                 obstore.put(self._store, clean(path), data, mode="create", use_multipart=False)
         except AlreadyExistsError:
-            return False
+            # The store may have done what it was asked, and its answer was lost before a retry.
+            return self.read_or_none(path) == data
         return True
 
     def exists(self, path: str) -> bool:

@@ -140,6 +140,8 @@ class FeatureCache:
         arrays: Sequence[tuple[_zarr.ArraySpec, np.ndarray[Any, Any]]],
     ) -> None:
         """Write the files of a shard from values as they are stored, then its record."""
+        # Computed again, values may differ in the last bit: the old record must not vouch for them.
+        self.root.delete(_commits.commit_path(self.base, shard))
         files: dict[str, FileFact] = {}
         for array, values in arrays:
             data = _zarr.encode_shard(array, self.layout, values)

@@ -167,12 +167,8 @@ def _switch(cache: "FeatureCache", keys: pl.Series, new: list[Allocation], old: 
     while True:
         rows = _rows.load(cache.root, cache.base)
         stay = rows.assigned.filter(~(pl.col("row") // size).is_in(list(old)))
-        # Where an append has given a moved image another row since, the later row counts.
-        is_moved = pl.col("key").is_in(keys.implode())
-        current = rows.current.filter(is_moved & ~(pl.col("row") // size).is_in(list(old)))
         moved = _rows.table_of(keys, new[0].shard, size) if new else _rows.empty_table()
-        late = current.join(moved, on="key", how="semi")
-        table = pl.concat([stay.join(late, on=["key", "row"], how="anti"), moved, late])
+        table = pl.concat([stay, moved])
         shards = [a for shard, a in rows.shards.items() if shard not in old] + new
         number = rows.next_generation
         if _rows.publish(cache.root, cache.base, number, "switch", table, shards):

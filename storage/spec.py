@@ -14,6 +14,7 @@ from storage.identity import make_id
 FORMAT = 1
 SHARD_BYTES = 32 * 2**20
 SCALE_SUFFIX = "_scale"
+MOST_ROWS_PER_SHARD = 2**24
 _FEWEST_ROWS, _MOST_ROWS = 64, 4096
 _FEWEST_CHUNK_ROWS = 32
 _CHUNKS_PER_SHARD = 8
@@ -89,7 +90,7 @@ class Layout(BaseModel, frozen=True, extra="forbid"):
     """How rows are cut into shards; it changes files, never values."""
 
     rows_per_shard: int = Field(
-        ge=1, le=2**24, description="images per shard file, all views of each"
+        ge=1, le=MOST_ROWS_PER_SHARD, description="images per shard file, all views of each"
     )
     rows_per_chunk: int = Field(ge=1, description="images per inner chunk, one view each")
     codec: Literal["none", "zstd"] = Field("none", description="zstd is for archives only")

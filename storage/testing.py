@@ -108,6 +108,8 @@ def check_root(root: Root) -> None:
     root.write("a/two", b"new")
     _same(root.read("a/two"), b"new")
     _same((root.create("c", b"first"), root.create("c", b"second")), (True, False))
+    # Who does not hear that it has created something asks again.
+    _same(root.create("c", b"first"), True)
     _same(in_another_process(root.read, "c"), b"first")
     root.delete("a")
     root.delete("never-there")

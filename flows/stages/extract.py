@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Collection, Mapping
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -161,8 +161,8 @@ def _source(
 ) -> ViewSource:
     return ViewSource(
         dataset.reader,
-        tuple(dataset.uris(split)),
-        tuple(dataset.keys(split)),
+        dataset.uris(split),
+        dataset.keys(split),
         recipe,
         base_size=config.teacher.image_size,
     )
@@ -186,7 +186,8 @@ def ensure(
         InputError: if the mapping that tokens go through is not there.
     """
     dataset = indexed.dataset(want.source.name)
-    keys = dataset.keys(want.split)
+    # In the order of the source: its files are then read from beginning to end.
+    keys = dataset.manifest.keys(want.split)
     spec = want.spec
     cache = FeatureCache.create_or_open(
         root,
@@ -195,11 +196,7 @@ def ensure(
         codec=config.cache.codec,
         provenance={**provenance(), **(beside or {})},
     )
-
-    def plan() -> list[ShardTask]:
-        return [task for task in cache.plan(keys) if only is None or task.shard in only]
-
-    tasks, total = plan(), len(keys) * spec.views
+    total = len(keys) * spec.views
     title = f"{dataset.name} ({want.recipe.name})"
     if want.teacher != config.teacher:
         title += f" for {want.teacher.model}"
@@ -210,10 +207,11 @@ def ensure(
             f"{title}: the cache keeps the codec '{cache.layout.codec}' that it was made with; "
             f"for '{config.cache.codec}' delete {root.url}/{cache.base} and extract again"
         )
-    with alone(root, f"caches/{spec.id}") if tasks else nullcontext():
-        if tasks:
-            # Another run may have computed some meanwhile.
-            tasks = plan()
+    is_whole = not cache.missing(keys)
+    with nullcontext() if is_whole else alone(root, f"caches/{spec.id}"):
+        # Not before: it gives out rows, which another run may be about to fill.
+        planned = [] if is_whole else cache.plan(keys)
+        tasks = [task for task in planned if only is None or task.shard in only]
         missing = sum(len(task.keys) for task in tasks) * spec.views
         if missing < total:
             which = f"{total:,}" if not missing else f"{total - missing:,} of {total:,}"
@@ -243,7 +241,7 @@ def _compute(
         _embed(config, root, want, dataset, cache, tasks, title)
         return
     others(config, want, dataset, tasks, title)
-    if cache.plan([key for task in tasks for key in task.keys]):
+    if cache.missing([key for task in tasks for key in task.keys]):
         raise InputError(
             f"{title}: shards were computed, but are not in {root.url} as this machine sees it: "
             "give a root that all machines of the cluster see, a shared folder or s3://."
@@ -289,7 +287,10 @@ def compute_shards(
     """
     root = open_root(config.root)
     cache = FeatureCache.open(root, want.spec.id)
-    # The same shards may be given to two machines, when one seems dead and is not.
-    with alone(root, f"caches/{want.spec.id}/shards-from-{tasks[0].shard}"):
+    with ExitStack() as held:
+        # A shard may be given to two machines, when one seems dead and is not. In one order, so
+        # that nobody waits for a shard while holding one that the other waits for.
+        for shard in sorted(task.shard for task in tasks):
+            held.enter_context(alone(root, f"caches/{want.spec.id}/shard-{shard}"))
         if missing := cache.plan([key for task in tasks for key in task.keys]):
             _embed(config, root, want, dataset, cache, missing, title)

@@ -1,6 +1,7 @@
 """What is said and sent before a cluster is at work; the cluster itself: test_two_machines."""
 
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from flows.stages.pipeline import Pipeline
 from flows.stages.preflight import preflight
 from flows.stages.spreading import spread_by
 from storage.cache import ShardTask
+from storage.lease import hold
 from storage.root import Root, open_root
 from tests.flows.conftest import Notes
 from tintem_core.errors import InputError
@@ -160,6 +162,23 @@ def test_shards_computed_elsewhere_are_the_ones_computed_here(
     assert shards(open_root(here.root)) == shards(root) != {}
     with spread_by(elsewhere):
         assert Pipeline(there).extracted.reused
+
+
+def test_a_shard_that_another_machine_computes_is_waited_for(config: RunConfig) -> None:
+    root = open_root(config.root)
+
+    def elsewhere(config: RunConfig, want: Any, dataset: Any, tasks: Any, title: str) -> None:
+        # The other machine was given this shard in another group.
+        name = f"caches/{want.spec.id}/shard-{tasks[-1].shard}"
+        with ThreadPoolExecutor(1) as machine:
+            with hold(root, name, lambda _: None):
+                computed = machine.submit(compute_shards, config, want, dataset, tasks, title)
+                wait([computed], timeout=2)
+                assert not any(want.spec.id in path for path in shards(root))
+            computed.result(timeout=120)
+
+    with spread_by(elsewhere):
+        assert not Pipeline(config).extracted.reused
 
 
 def shards(root: Root) -> dict[str, bytes]:

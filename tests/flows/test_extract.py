@@ -1,23 +1,28 @@
 """The extraction: what is stored is what the teacher gives, and what storing costs is said."""
 
 import re
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 import zarr
 
 from flows.config import RunConfig, load_config
 from flows.reporting import reporting_to
-from flows.stages.extract import view_source
+from flows.stages.extract import ensure, view_source, wanted_caches
 from flows.stages.pipeline import Pipeline
 from flows.stages.stored import check_stored, stored_cosine
 from flows.stages.teacher import load_teacher
 from flows.status import fragmented
+from storage._state import State
 from storage.artifact import read_file
 from storage.cache import FeatureCache
 from storage.compaction import Fragmentation
+from storage.lease import hold
 from storage.spec import CacheSpec, KindSpec
 from tests.flows.conftest import Notes, write_config
 from tintem_core.errors import InputError
@@ -184,6 +189,54 @@ def test_the_measured_cosine_is_that_of_the_stored_bytes() -> None:
     coarse = np.rint(rows * (127 / 400)) * (400 / 127)
     cosines = (rows * coarse).sum(-1) / np.sqrt((rows**2).sum(-1) * (coarse**2).sum(-1))
     assert stored_cosine(spec, {"global": rows}) == {"global": pytest.approx(cosines.min())}
+
+
+def test_a_run_that_waits_for_another_gives_out_no_rows(config: RunConfig) -> None:
+    pipeline, notes, computed = Pipeline(config), Notes(), []
+    want = wanted_caches(config, load_teacher(config.teacher, "cpu"))[0]
+    rows = f"caches/{want.spec.id}/rows"
+
+    def work() -> None:
+        with reporting_to(notes):
+            computed.append(ensure(config, pipeline.root, want, pipeline.indexed))
+
+    assert pipeline.indexed
+    second = threading.Thread(target=work)
+    with hold(pipeline.root, f"caches/{want.spec.id}"):
+        second.start()
+        while not any("waiting for process" in note for note in notes.notes):
+            assert second.is_alive()
+            time.sleep(0.01)
+        assert pipeline.root.list(rows) == []
+    second.join()
+    assert computed != [0]
+    assert pipeline.root.list(rows) != []
+
+
+def test_photos_are_embedded_in_the_order_of_their_files(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    photos = [path.read_bytes() for path in sorted(Path(settings["data"]["uri"]).rglob("*.png"))]
+    for name, part in (("a", photos[:30]), ("b", photos[30:])):
+        table = pl.DataFrame({"image": [{"bytes": data} for data in part]})
+        table.write_parquet(tmp_path / f"{name}.parquet")
+    settings["data"]["uri"] = str(tmp_path / "*.parquet")
+    pipeline = Pipeline(load_config(write_config(tmp_path, settings)))
+    cache = FeatureCache.open(pipeline.root, pipeline.extracted.views)
+    data = pipeline.indexed.data
+    uri_of = dict(zip(data.keys(), data.uris(), strict=True))
+    stored = [uri_of[key] for key in State(cache).current.sort("row")["key"]]
+    places = [(uri.split("#")[0], int(uri.split("#")[1])) for uri in stored]
+    assert len(places) > 20
+    assert places == sorted(places)
+    assert sorted(data.keys("train")) == list(data.keys("train"))
+
+
+def test_more_photos_per_shard_than_a_shard_can_hold_are_refused_in_a_sentence(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=r"cache\.rows_per_shard.*16777216"):
+        with_cache(settings, tmp_path, rows_per_shard=20_000_000)
 
 
 def test_a_failing_write_stops_the_extraction(

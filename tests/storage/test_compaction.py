@@ -3,6 +3,7 @@ import pytest
 import zarr
 
 from storage import _rows
+from storage._state import State
 from storage.cache import FeatureCache
 from storage.root import open_root
 from storage.testing import SPEC, Sample, some_keys
@@ -45,7 +46,7 @@ def test_a_compacted_cache_grows_and_is_ordinary_zarr(appended):
     cache.compact()
     appended.fill(names)
     check(appended, names)
-    table = _rows.load(cache.root, cache.base).current
+    table = State(cache).current
     group = zarr.open_group(cache.root.path(cache.base), mode="r")
     for key, row in table.rows()[::5]:
         np.testing.assert_array_equal(group["global"][:, row], appended.values(key)["global"][:, 0])

@@ -132,6 +132,24 @@ def test_leftovers_of_nobody_are_removed_by_repair(grown):
     assert not (root.path(base) / "global" / ".half.part").exists()
 
 
+def test_files_of_strangers_are_left_alone_by_everything(grown):
+    root, base, names = grown.cache.root, grown.cache.base, some_keys(20)
+    strangers = [
+        f"{base}/{folder}/{name}"
+        for folder in ("rows", "rows/copies", "commits", "global/c/0", "tokens_scale/c/0")
+        for name in (".DS_Store", ".nfs0001", "._000000.json", "000000 (copy).json")
+    ]
+    for path in strangers:
+        root.write(path, b"not ours")
+    assert grown.cache.verify() == []
+    assert grown.cache.repair() == []
+    assert grown.cache.compact(fullness=1, keep=names[4:12]).shards_after == 1
+    assert grown.cache.verify() == []
+    assert grown.fill(names) == [4, 5]
+    assert set(strangers) <= set(root.list(base))
+    read_everything(root, grown.cache.id, names)
+
+
 def test_the_row_table_is_readable_by_a_stranger(grown):
     folder = grown.cache.root.path(grown.cache.base)
     table = pl.read_parquet(folder / "rows" / "*.parquet")

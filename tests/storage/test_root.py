@@ -1,14 +1,16 @@
 """Contract of every root; runs on a folder here and on S3 in test_s3.py."""
 
 import errno
+import hashlib
 import os
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 
-from storage import _local
+from storage import _local, latest
 from storage._local import LocalRoot
-from storage.errors import DeniedError, StorageInputError
+from storage.errors import DeniedError, LatestChangedError, StorageInputError
 from storage.root import open_root
 from storage.testing import check_root
 
@@ -112,6 +114,44 @@ def test_a_folder_without_hard_links_still_lets_the_first_writer_win(tmp_path, m
 
     monkeypatch.setattr("storage._local.os.link", refuse)
     check_root(open_root(tmp_path / "new"))
+
+
+def test_a_link_that_was_made_although_the_folder_refused_it_is_ours(tmp_path, monkeypatch):
+    link = os.link
+
+    def ask_twice(source, target):
+        link(source, target)
+        link(source, target)
+
+    # A network folder's answer was lost, and its client asks again.
+    monkeypatch.setattr("storage._local.os.link", ask_twice)
+    root = open_root(tmp_path)
+    assert root.create("thing", b"mine")
+    assert not root.create("thing", b"another's")
+    assert root.read("thing") == b"mine"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_of_two_equal_promotions_in_one_second_one_is_refused(tmp_path, monkeypatch):
+    class Noon(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return cls(2026, 1, 1, 12, tzinfo=tz)
+
+    root = open_root(tmp_path)
+    root.write("student.onnx", b"weights")
+    model = latest.Model(
+        student="s", mapping="m", evaluation="e", export="x", onnx="student.onnx",
+        sha256=hashlib.sha256(b"weights").hexdigest(), bytes=7, input="pixels", output="k",
+        metrics={}, night="n", reference={}, settings={},
+    )  # fmt: skip
+    monkeypatch.setattr(latest, "datetime", Noon)
+    # As both see it: nothing was promoted yet.
+    monkeypatch.setattr(latest, "history", lambda *_: [])
+    append = (root, "line", 1, None, "promoted", model, "better", None, ())
+    assert latest._append(*append).number == 1
+    with pytest.raises(LatestChangedError):
+        latest._append(*append)
 
 
 def test_links_into_nothing_and_into_circles_are_left_out_of_a_listing(tmp_path):

@@ -5,9 +5,11 @@ import threading
 
 import numpy as np
 import polars as pl
+import pytest
 import zarr
 
 from storage import _rows, _zarr
+from storage._state import State
 from storage.cache import FeatureCache
 from storage.root import open_root
 from storage.testing import SPEC, Sample, some_keys
@@ -79,12 +81,17 @@ def test_processes_that_add_different_images_leave_zarr_metadata_for_all_of_them
         worker.join()
     for i in range(CACHES):
         cache = FeatureCache.open(open_root(tmp_path / str(i)), SPEC.id)
-        rows = dict(_rows.load(cache.root, cache.base).current.rows())
+        rows = dict(State(cache).current.rows())
         stored = zarr.open_group(cache.root.path(cache.base), mode="r")["global"][:]
         for key in (key for number in range(WRITERS) for key in some_keys(EACH, seed=number)):
             wanted = Sample.values(key)["global"][:, 0]
             np.testing.assert_array_equal(stored[:, rows[key]], wanted)
         assert cache.verify() == []
+
+
+def _write(sample, task):
+    arrays = {kind: sample.stacked(task.keys, kind) for kind in SPEC.kinds}
+    sample.cache.write_shard(task, arrays)
 
 
 def test_metadata_that_another_process_left_short_are_mended_before_a_shard_counts(sample):
@@ -93,9 +100,7 @@ def test_metadata_that_another_process_left_short_are_mended_before_a_shard_coun
     short = _zarr.metadata_files(SPEC, sample.cache.layout, 8)
     sample.cache.root.write(f"{sample.cache.base}/zarr.json", short["zarr.json"])
     for task in (first, second):
-        sample.cache.write_shard(
-            task, {kind: sample.stacked(task.keys, kind) for kind in SPEC.kinds}
-        )
+        _write(sample, task)
         group = zarr.open_group(sample.cache.root.path(sample.cache.base), mode="r")
         assert group["global"].shape[1] == 16
     assert sample.cache.verify() == []
@@ -115,10 +120,80 @@ def test_the_loser_of_a_race_leaves_the_winners_files(sample, root):
     assert sum(path.endswith(".parquet") for path in root.list(f"{base}/rows")) == 2
 
 
-def test_a_table_that_no_record_names_is_removed_by_repair(sample, root):
+def test_a_table_that_no_record_names_is_told_and_removed_by_repair(sample, root):
     sample.fill(KEYS[:8])
-    orphan = f"{sample.cache.base}/rows/000001-abc.parquet"
-    root.write(orphan, b"left by a planner that was killed")
+    orphans = [f"{sample.cache.base}/rows/{folder}000001-abc.parquet" for folder in ("", "copies/")]
+    for orphan in orphans:
+        root.write(orphan, b"left by a planner that was killed")
+    problems = sample.cache.verify()
+    assert [(problem.shard, problem.file) for problem in problems] == [(None, o) for o in orphans]
+    assert "no record names it" in problems[0].reason
     sample.cache.repair()
-    assert not root.exists(orphan)
+    assert not any(root.exists(orphan) for orphan in orphans)
+    assert sample.cache.verify() == []
     assert sample.cache.missing(KEYS[:8]) == []
+
+
+@pytest.fixture
+def followed(sample, monkeypatch):
+    """Run the lines of the README where it lies; returns their variables."""
+    place = sample.cache.root.path(sample.cache.base)
+
+    def follow():
+        monkeypatch.chdir(place)
+        code = (place / "README.md").read_text().split("```python")[1].split("```")[0]
+        found = {}
+        exec(code, found)
+        return found
+
+    return follow
+
+
+def test_the_lines_of_the_readme_work(sample, followed):
+    names = KEYS[:20]
+    sample.fill(names)
+    found = followed()
+    assert found["key"] == names[0]
+    np.testing.assert_array_equal(found["embedding"], sample.values(names[0])["global"][0, 0])
+
+
+def test_a_table_of_a_killed_planner_does_not_lead_the_readme_astray(sample, followed):
+    names = KEYS[:20]
+    sample.cache.plan(names[::-1])
+    root, base = sample.cache.root, sample.cache.base
+    # As it is left between the table and its record; other images then get the same rows.
+    root.delete(f"{base}/rows/000000.json")
+    root.delete(f"{base}/rows/copies/000000.json")
+    sample.fill(names)
+    found = followed()
+    assert found["images"]["key"].to_list() == names
+    np.testing.assert_array_equal(found["embedding"], sample.values(found["key"])["global"][0, 0])
+
+
+def test_readme_and_reader_take_the_same_of_several_rows(sample, followed):
+    names = KEYS[:20]
+    first, *_ = sample.cache.plan(names)
+    # Of the first shard one image is gone; the others get new rows, which are not computed.
+    later = sample.cache.plan(names[1:])
+    for task in (first, *later[:2]):
+        _write(sample, task)
+    images = followed()["images"]
+    assert images.sort("row").rows() == State(sample.cache).done_rows().sort("row").rows()
+    assert images.height == 20
+    stored = zarr.open_group(".", mode="r")["global"]
+    for key, row in images.rows():
+        np.testing.assert_array_equal(stored[:, row], sample.values(key)["global"][:, 0])
+
+
+def test_a_finished_row_is_not_lost_to_a_later_unfinished_one(sample):
+    names = KEYS[:16]
+    tasks = sample.cache.plan(names)
+    # Another run lacks one image: the other seven of its shard get new rows, not yet computed.
+    assert [len(task.keys) for task in sample.cache.plan(names[1:])] == [8, 7]
+    for task in tasks:
+        _write(sample, task)
+    assert sample.cache.missing(names) == []
+    assert sample.cache.plan(names) == sample.cache.plan(names[1:]) == []
+    np.testing.assert_array_equal(
+        sample.cache.reader(names).all(0), sample.stacked(names, "global")[0]
+    )

@@ -18,6 +18,7 @@ import pytest
 from storage.cache import FeatureCache
 from storage.copies import CopyFolder
 from storage.errors import CorruptShardError, DeniedError, StorageError, StorageInputError
+from storage.lease import hold
 from storage.manifest import SourceConfig, build_manifest
 from storage.root import open_root
 from storage.testing import SPEC, Sample, check_root, some_keys
@@ -165,6 +166,56 @@ def refusing(s3_url, monkeypatch):
     yield Handler
     server.shutdown()
     server.server_close()
+
+
+@pytest.fixture
+def forgetful(s3_endpoint, s3_url, monkeypatch):
+    """A proxy that does what it is asked; every first answer to an exclusive write is lost."""
+    forgotten = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def answer(self):
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            server = http.client.HTTPConnection(s3_endpoint.removeprefix("http://"), timeout=20)
+            server.request(self.command, self.path, body, dict(self.headers))
+            answer = server.getresponse()
+            data, status = answer.read(), answer.status
+            if self.headers.get("If-None-Match") and self.path not in forgotten:
+                assert status == 200
+                forgotten.append(self.path)
+                status = 502
+            self.send_response(status)
+            for name, value in answer.getheaders():
+                if name.lower() not in ("connection", "transfer-encoding", "server", "date"):
+                    self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *_):
+            pass
+
+    for method in ("GET", "PUT", "HEAD", "POST", "DELETE"):
+        setattr(Handler, f"do_{method}", Handler.answer)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+    yield forgotten
+    server.shutdown()
+    server.server_close()
+
+
+def test_what_was_created_although_the_answer_was_lost_counts(forgetful, s3_url):
+    root = open_root(s3_url)
+    assert root.create("c", b"mine")
+    assert not root.create("c", b"another's")
+    sample = Sample(FeatureCache.create_or_open(root, SPEC, rows_per_shard=8))
+    names = some_keys(8)
+    assert sample.fill(names) == [0]
+    with hold(root, "work") as lease:
+        lease.confirm()
+    assert len(forgetful) == 4
+    assert sample.cache.verify() == []
+    assert FeatureCache.open(root, SPEC.id).missing(names) == []
 
 
 @pytest.mark.parametrize(
