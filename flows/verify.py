@@ -4,10 +4,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import numpy as np
+from rich.markup import escape
 from rich.table import Table
 
 from flows.config import RunConfig, load_config
 from flows.stages.alone import alone
+from flows.stages.batches import ViewSource
 from flows.stages.datasets import Dataset
 from flows.stages.extract import Wanted, recompute, source_of, wanted_caches
 from flows.stages.fit import through_mapping
@@ -18,10 +21,20 @@ from flows.stages.truth import Truth, measure_truth
 from flows.status import cache_stats, open_existing
 from storage.artifact import read_record
 from storage.cache import FeatureCache
-from storage.errors import CacheFormatError, CorruptError, MissingObjectError
+from storage.errors import (
+    CacheFormatError,
+    CorruptError,
+    MissingObjectError,
+    SourceError,
+    StorageInputError,
+    UnreachableError,
+)
 from storage.manifest import Manifest
 from storage.root import Root
 from tintem_core.errors import InputError
+
+# Photos tried for each one that the truth test wants, before the rest are given up.
+_DRAWS = 8
 
 
 @dataclass(frozen=True)
@@ -168,16 +181,22 @@ def _with_truth(
     manifest = Manifest.latest(root, want.source.name)
     if manifest is None:
         return replace(verdict, note="no truth test: the photos are not indexed")
-    source = source_of(config, Dataset(manifest), want)
-    absent = set(cache.missing(source.keys))
-    there = [i for i, key in enumerate(source.keys) if key not in absent]
-    if not there:
+    # Only those that are in the cache.
+    dataset = Dataset(manifest)
+    dataset = dataset.without(cache.missing(dataset.keys(want.split)))
+    if not dataset.keys(want.split):
         return replace(verdict, note="no truth test: the cache is empty")
-    source = replace(
-        source,
-        keys=tuple(source.keys[i] for i in there),
-        uris=tuple(source.uris[i] for i in there),
-    )
+    try:
+        source = source_of(config, dataset, want)
+        source, lost = _still_there(source, want.teacher.image_size, config.cache.truth_images)
+    except (SourceError, UnreachableError) as error:
+        return replace(verdict, note=f"the teacher could not be asked again: {error}")
+    if lost:
+        drawn = lost + len(source.keys)
+        note = f"{lost} of {drawn} photos drawn are gone or changed since they were indexed"
+        verdict = replace(verdict, note=note)
+    if not source.keys:
+        return replace(verdict, note=f"the teacher could not be asked again: {verdict.note}")
     through = None
     if want.mapping is not None:
         if read_record(root, "mappings", want.mapping) is None:
@@ -189,6 +208,22 @@ def _with_truth(
             return replace(verdict, problems=(Problem(None, file, str(error)),))
     truth = measure_truth(config, cache, source, teacher=want.teacher, through=through)
     return replace(verdict, truth=truth)
+
+
+def _still_there(source: ViewSource, size: int, count: int) -> tuple[ViewSource, int]:
+    """Draw photos that are as they were indexed; return them, and how many drawn were not."""
+    rows, lost = [], 0
+    for row in np.random.default_rng().permutation(len(source.keys))[: count * _DRAWS]:
+        try:
+            source.views(row, range(1), size)
+        except (InputError, StorageInputError, MissingObjectError):
+            lost += 1
+        else:
+            rows.append(row)
+        if len(rows) == count:
+            break
+    keys, uris = ([column[row] for row in rows] for column in (source.keys, source.uris))
+    return replace(source, keys=keys, uris=uris), lost
 
 
 def verdict_table(verdicts: Sequence[Verdict]) -> Table:
@@ -240,9 +275,14 @@ def _state(verdict: Verdict) -> str:
         return "[red]damaged"
     if not verdict.sound:
         return "[red]not what the teacher gives"
+    note = escape(verdict.note)
     if verdict.pending:
-        return f"[yellow]sound, {verdict.pending:,} shards to come"
-    return f"[dim]{verdict.note}" if verdict.note else "[green]sound"
+        state = f"[yellow]sound, {verdict.pending:,} shards to come[/]"
+    elif verdict.truth is None and note:
+        return f"[dim]{note}"
+    else:
+        state = "[green]sound[/]"
+    return state + (f"[dim], {note}[/]" if note else "")
 
 
 def findings(verdicts: Sequence[Verdict], target: str) -> list[str]:

@@ -1,13 +1,69 @@
 """Looking up millions of keys in seconds: by 64-bit hashes, then compared in full."""
 
-from collections.abc import Sequence
+import io
+from collections.abc import Iterator, Sequence
+from operator import index
+from typing import Any, overload
 
 import polars as pl
 
 
+class Column(Sequence[Any]):
+    """Strings, or None, as compact as in the table they come from; more so when pickled.
+
+    Equal to any sequence of the same strings.
+    """
+
+    def __init__(self, values: Sequence[str] | pl.Series) -> None:
+        self.series = as_series(values)
+
+    def places(self, wanted: Sequence[str]) -> pl.Series:
+        """Where each of some strings is among these, which are distinct; null where it is not."""
+        places = pl.int_range(len(self), eager=True)
+        return rows_of(as_series(wanted), pl.DataFrame({"key": self.series, "row": places}))
+
+    def __len__(self) -> int:
+        return len(self.series)
+
+    @overload
+    def __getitem__(self, place: int) -> Any: ...
+    @overload
+    def __getitem__(self, place: slice) -> "Column": ...
+    def __getitem__(self, place: int | slice) -> Any:
+        if isinstance(place, slice):
+            return Column(self.series[place])
+        return self.series[index(place)]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.series)
+
+    def __contains__(self, value: object) -> bool:
+        return value in self.series
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, Column):
+            return self.series.equals(other.series)
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        data = io.BytesIO()
+        self.series.to_frame().write_ipc(data, compression="zstd")
+        return _unpacked, (data.getvalue(),)
+
+    __hash__ = None  # type: ignore[assignment]  # as a list, which it equals
+
+    def __repr__(self) -> str:
+        return f"Column({self.series.head(3).to_list()}…, {len(self)} in all)"
+
+
+def _unpacked(data: bytes) -> Column:
+    return Column(pl.read_ipc(io.BytesIO(data)).to_series())
+
+
 def as_series(keys: Sequence[str] | pl.Series) -> pl.Series:
     """Keys as one column of strings."""
-    return pl.Series("key", keys, dtype=pl.String)
+    values = keys.series if isinstance(keys, Column) else keys
+    return pl.Series("key", values, dtype=pl.String)
 
 
 def distinct(keys: pl.Series) -> pl.Series:

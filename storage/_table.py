@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import PurePosixPath
 
+import numpy as np
 import polars as pl
 
 from storage.errors import MissingObjectError, SourceError
@@ -22,6 +23,7 @@ from storage.source import (
 _USUAL = ("uri", "url", "path", "image_path", "filepath", "file_path", "file", "filename",
           "file_name", "image")  # fmt: skip
 _PARALLEL_LOOKUPS = 32
+_LOOKUPS_AT_ONCE = 100_000
 
 
 class TableReader(ImageReader):
@@ -47,13 +49,17 @@ class TableReader(ImageReader):
         uris = table[uri_column].cast(pl.String)
         if uris.null_count():
             raise SourceError(f"{where} has rows without {uri_column}. Remove or fill them.")
+        facts = np.zeros((len(uris), 2), np.int64)
         with ThreadPoolExecutor(_PARALLEL_LOOKUPS) as pool:
-            sizes = list(pool.map(self._facts, uris))
+            # All at once, the questions that wait for a thread would fill the memory.
+            for start in range(0, len(uris), _LOOKUPS_AT_ONCE):
+                part = slice(start, start + _LOOKUPS_AT_ONCE)
+                facts[part] = list(pool.map(self._facts, uris[part]))
         entries = pl.DataFrame(
             {
                 "uri": uris,
-                "bytes": [size for size, _ in sizes],
-                "modified": [modified for _, modified in sizes],
+                "bytes": facts[:, 0],
+                "modified": facts[:, 1],
                 "label": table[label].cast(pl.String) if label else [None] * len(uris),
                 "split": table[split].cast(pl.String) if split else [None] * len(uris),
             },

@@ -2,7 +2,7 @@
 
 import hashlib
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -11,13 +11,14 @@ from typing import Any
 import polars as pl
 
 from storage._inspect import LOOK_SCHEMA, inspect
+from storage._keys import Column
 from storage._records import checksum, seal, unseal
 from storage.errors import CorruptError, CorruptRecordError, MissingObjectError, SourceError
-from storage.identity import make_id
+from storage.identity import content_key, make_id
 from storage.root import Root
 from storage.source import ImageReader, SourceConfig, open_source
 
-__all__ = ["ImageReader", "Manifest", "SourceConfig", "build_manifest", "open_reader"]
+__all__ = ["Column", "ImageReader", "Manifest", "SourceConfig", "build_manifest", "open_reader"]
 
 FOLDER = "manifests"
 SCHEMA = {
@@ -79,22 +80,19 @@ class Manifest:
         """The rows of one split, or all."""
         return self.table if split is None else self.table.filter(pl.col("split") == split)
 
-    def keys(self, split: str | None = None) -> list[str]:
+    def keys(self, split: str | None = None) -> Sequence[str]:
         """Content keys in row order."""
-        return self.select(split)["key"].to_list()
+        return Column(self.select(split)["key"])
 
     def save(self, root: Root) -> str:
-        """Store under ``manifests/<id>``, the record last; returns the id."""
+        """Store under ``manifests/<id>``, the record last; returns the id.
+
+        What was stored under this id counts until then: no file that its record names is changed.
+        """
         tables = (self.table, self.quarantine, self.duplicates, self.left_out)
-        files: dict[str, bytes] = {}
-        for part, table in zip(_PARTS, tables, strict=True):
-            buffer = io.BytesIO()
-            table.write_parquet(buffer)
-            files[part] = buffer.getvalue()
-        # What was stored under this id counts no more from here on.
-        root.delete(f"{FOLDER}/{self.id}.json")
-        for part, data in files.items():
-            root.write(f"{FOLDER}/{self.id}{part}.parquet", data)
+        facts = {
+            part: self._store(root, part, table) for part, table in zip(_PARTS, tables, strict=True)
+        }
         record = {
             "id": self.id,
             "created": datetime.now(UTC).isoformat(timespec="microseconds"),
@@ -104,12 +102,25 @@ class Manifest:
             "duplicates": self.duplicates.height,
             "left_out": self.left_out.height,
             "splits_drawn": self.splits_drawn,
-            "tables": {
-                part: {"bytes": len(data), "crc32": checksum(data)} for part, data in files.items()
-            },
+            "tables": facts,
         }
         root.write(f"{FOLDER}/{self.id}.json", seal(record))
+        current = {f"{FOLDER}/{fact['file']}" for fact in facts.values()}
+        for path in root.list(FOLDER):
+            is_own = path.startswith(f"{FOLDER}/{self.id}.") and path.endswith(".parquet")
+            if is_own and path not in current:
+                root.delete(path)
         return self.id
+
+    def _store(self, root: Root, part: str, table: pl.DataFrame) -> dict[str, Any]:
+        """Write a table, under a name that follows from its bytes; returns what is recorded."""
+        buffer = io.BytesIO()
+        table.write_parquet(buffer)
+        data = buffer.getvalue()
+        name = f"{self.id}{part}.{content_key(data)[:10]}.parquet"
+        if root.read_or_none(f"{FOLDER}/{name}") != data:
+            root.write(f"{FOLDER}/{name}", data)
+        return {"file": name, "bytes": len(data), "crc32": checksum(data)}
 
     @classmethod
     def load(cls, root: Root, id: str) -> "Manifest":
@@ -120,13 +131,21 @@ class Manifest:
             CorruptRecordError: if its record, or a table of it, is damaged.
         """
         where = f"{FOLDER}/{id}.json"
-        record = unseal(root.read(where), f"{root.url}/{where}")
+        data = root.read(where)
+        record = unseal(data, f"{root.url}/{where}")
         source = SourceConfig.model_validate(record["source"])
-        # A manifest of the first release has no checksums, and left nothing out on record.
-        facts = record.get("tables", dict.fromkeys(_PARTS[:3]))
-        table, quarantine, duplicates, *rest = (
-            _read_table(root, f"{FOLDER}/{id}{part}.parquet", facts[part]) for part in facts
-        )
+        # Older manifests have tables of fixed names; the oldest three of them, without checksums.
+        facts = record.get("tables", {part: {} for part in _PARTS[:3]})
+        try:
+            table, quarantine, duplicates, *rest = (
+                _read_table(root, fact.get("file", f"{id}{part}.parquet"), fact)
+                for part, fact in facts.items()
+            )
+        except CorruptRecordError:
+            if root.read(where) == data:
+                raise
+            # Saved anew meanwhile: the tables of before are gone.
+            return cls.load(root, id)
         left_out = rest[0] if rest else _nothing()
         drawn = record.get("splits_drawn", False)
         return cls(source, table, quarantine, duplicates, left_out, drawn)
@@ -245,12 +264,12 @@ def _seen(source: SourceConfig, previous: Manifest | None) -> pl.DataFrame:
     return rows.filter((pl.col("bytes") != 0) | (pl.col("modified") != 0))
 
 
-def _read_table(root: Root, path: str, fact: dict[str, Any] | None) -> pl.DataFrame:
-    where = f"{root.url}/{path}"
-    data = root.read_or_none(path)
+def _read_table(root: Root, name: str, fact: dict[str, Any]) -> pl.DataFrame:
+    where = f"{root.url}/{FOLDER}/{name}"
+    data = root.read_or_none(f"{FOLDER}/{name}")
     if data is None:
         raise CorruptRecordError(f"{where} is missing. Run `tintem run` to index again.")
-    if fact is not None and (len(data), checksum(data)) != (fact["bytes"], fact["crc32"]):
+    if fact and (len(data), checksum(data)) != (fact["bytes"], fact["crc32"]):
         raise CorruptRecordError(
             f"{where} is damaged: its checksum differs. Run `tintem run` to index again."
         )

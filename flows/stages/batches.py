@@ -5,7 +5,7 @@ Legend: ``B`` batch, ``D`` teacher width, ``N`` images, ``S`` side in pixels,
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,8 +31,8 @@ class ViewSource:
     """Renders the views of a list of images at one size."""
 
     images: ImageReader
-    uris: tuple[str, ...]
-    keys: tuple[str, ...]
+    uris: Sequence[str]
+    keys: Sequence[str]
     recipe: ViewRecipe
     base_size: int
 

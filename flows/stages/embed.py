@@ -15,6 +15,7 @@ from torch import Tensor
 
 from flows.stages.batches import ViewSource
 from storage.cache import FeatureCache, ShardTask
+from storage.manifest import Column
 from tintem_core.teachers import Teacher
 from tintem_core.views import Pixels
 
@@ -50,14 +51,14 @@ def embed_shards(
     batch = max(1, teacher.config.batch_size // views)
     # One more batch than there are threads that embed, so that none of them waits for pixels.
     ahead = teacher.threads + 1
-    keys = itertools.chain.from_iterable(task.keys for task in tasks)
+    rows = Column(source.keys).places([key for task in tasks for key in task.keys])
     with (
         ThreadPoolExecutor(decode_threads or os.cpu_count() or 1) as decoders,
         ThreadPoolExecutor(teacher.threads) as embedders,
         ThreadPoolExecutor(1) as writer,
     ):
         size = teacher.config.image_size
-        decoded = _decode_ahead(keys, views, size, source, decoders, ahead * batch)
+        decoded = _decode_ahead(rows, views, size, source, decoders, ahead * batch)
         embedding: deque[Future[int]] = deque()
         writing: deque[Future[None]] = deque()
         try:
@@ -124,7 +125,7 @@ def _write(
 
 
 def _decode_ahead(
-    keys: Iterable[str],
+    rows: Iterable[int],
     views: int,
     size: int,
     source: ViewSource,
@@ -132,10 +133,9 @@ def _decode_ahead(
     ahead: int,
 ) -> Iterator[Pixels]:
     """Yield the views (V, S, S, 3) of each image, prepared up to ``ahead`` images early."""
-    rows = {key: row for row, key in enumerate(source.keys)}
     waiting: deque[Future[Pixels]] = deque()
-    for key in keys:
-        waiting.append(decoders.submit(source.views, rows[key], range(views), size))
+    for row in rows:
+        waiting.append(decoders.submit(source.views, row, range(views), size))
         if len(waiting) > ahead:
             yield waiting.popleft().result()
     while waiting:

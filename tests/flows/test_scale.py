@@ -1,8 +1,15 @@
 """The arithmetic of `tintem plan` against caches that were really written; the docs against it."""
 
+import json
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 
 from flows.planning.scale import (
@@ -14,8 +21,73 @@ from flows.planning.scale import (
     slowest,
     vit_kinds,
 )
+from flows.stages.datasets import Dataset
 from storage.cache import CacheSpec, FeatureCache
+from storage.identity import digest
+from storage.manifest import SourceConfig, build_manifest
 from storage.root import open_root
+
+_SCRIPT = """
+import json, pickle, resource, sys
+from types import SimpleNamespace as Some
+import polars as pl
+from flows.stages.datasets import Dataset
+from flows.stages.extract import view_source
+from storage import _commits, _zarr
+from storage._commits import Commit, FileFact
+from storage._records import keys_digest
+from storage.cache import CacheSpec, FeatureCache, KindSpec
+from storage.manifest import SCHEMA, Manifest, SourceConfig
+from storage.order import EpochOrder
+from storage.root import open_root
+from tintem_core.views import ViewRecipe
+
+rows = int(sys.argv[2])
+root = open_root(sys.argv[1])
+
+def listed():
+    number = pl.int_range(rows, dtype=pl.UInt64)
+    low, high = (number.hash(seed).cast(pl.String).str.zfill(20).str.slice(4) for seed in (1, 2))
+    table = pl.select(
+        row=number,
+        key=pl.concat_str(low, high),
+        uri=pl.format("class-{}/photo-{}.jpg", number % 100, number),
+        label=pl.format("class-{}", number % 100),
+        split=pl.when(number % 10 == 0).then(pl.lit("test")).otherwise(pl.lit("train")),
+        width=640, height=480, bytes=number + 1, modified=number + 1,
+    ).cast(SCHEMA)
+    none = pl.DataFrame(schema={"uri": pl.String, "reason": pl.String})
+    source = SourceConfig(name="x", uri=root.url)
+    return Manifest(source, table, none, table.clear().drop("row"))
+
+listed().save(root)
+data = Dataset(Manifest.latest(root, "x"))
+kinds = {"global": KindSpec(shape=(1280,), dims=("feature",))}
+cache = FeatureCache.create_or_open(root, CacheSpec(slug="x", content={}, views=2, kinds=kinds))
+tasks = cache.plan(data.keys("train"))
+left = len(tasks[1::2])
+(array,) = _zarr.arrays_of(cache.spec)
+for task in tasks[::2]:
+    path = array.shard_path(task.shard)
+    size = _zarr.plain_size(array, cache.layout, 2, len(task.keys))
+    file = root.path(f"{cache.base}/{path}")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("wb") as stream:
+        stream.truncate(size)
+    files = {path: FileFact(size, 0)}
+    commit = Commit(cache.id, task.shard, len(task.keys), keys_digest(task.keys), files)
+    _commits.write_commit(root, cache.base, commit)
+del tasks
+assert len(cache.plan(data.keys("train"))) == left
+config = Some(views=Some(recipe=ViewRecipe()), teacher=Some(image_size=64))
+source = view_source(config, data, "train")
+data.digest("train", labels=True)
+batches = EpochOrder(rows=len(source.keys), seed=1).batches(0, 1024)
+assert sum(len(batch) for batch in batches) == len(source.uris) == 0.9 * rows
+sent = len(pickle.dumps(source))
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+print(json.dumps({"sent": sent, "peak": peak}))
+"""
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -62,3 +134,43 @@ def test_the_docs_cover_what_was_asked_for() -> None:
 
 def test_the_slowest_of_overlapping_steps_decides() -> None:
     assert slowest({"a": 1.0, "b": 3.0, "c": 2.0}) == ("b", 3.0)
+
+
+def test_the_columns_of_a_dataset_are_as_good_as_lists(
+    photo_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = photo_folder(20, classes=("disc", "plän"))
+    photo_folder(23, first=20)
+    data = Dataset(build_manifest(SourceConfig(name="x", uri=str(folder), labels="none")))
+    table = data.manifest.table.sort("key")
+    labelled = replace(data.manifest, table=data.manifest.table.with_columns(label=pl.col("uri")))
+    monkeypatch.setattr("flows.stages.datasets._SLICE", 7)
+    for split in ("train", None):
+        rows = table if split is None else table.filter(pl.col("split") == split)
+        keys, uris = rows["key"].to_list(), rows["uri"].to_list()
+        assert data.keys(split) == keys
+        assert data.uris(split)[3:] == uris[3:]
+        assert data.uris(split)[np.int64(-2)] == uris[-2]
+        assert pickle.loads(pickle.dumps(data.uris(split))) == uris
+        assert None in data.labels(split)
+        assert data.digest(split) == digest([keys])
+        assert data.digest(split, labels=True) == digest([keys, [None] * len(keys)])
+        assert Dataset(labelled).digest(split, labels=True) == digest([keys, uris])
+    assert not data.without(data.keys()).keys()
+    assert data.without([]).digest() == data.digest()
+    assert data.without(data.keys()).digest() == digest([[]])
+
+
+@pytest.mark.slow
+def test_three_million_images_go_through_the_stages_in_their_share_of_memory(
+    tmp_path: Path,
+) -> None:
+    images = 3_000_000
+    command = [sys.executable, "-c", _SCRIPT, str(tmp_path), str(images)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    # Ten million take less than 4 GiB with two threads; allocators of more threads keep more.
+    assert found["peak"] < 1.8 * 2**30, found
+    # What each loader process is sent; a key alone has 16 bytes that cannot be packed.
+    assert found["sent"] < 30 * images, found
+    print(found)

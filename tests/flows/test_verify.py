@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -153,6 +154,48 @@ def test_one_cache_can_be_verified_alone_and_an_unknown_one_is_refused(
 def test_a_cache_that_is_not_there_yet_is_no_damage(config_file: Path) -> None:
     Path(load_config(config_file).root).mkdir()
     assert [v.note for v in verify(str(config_file))] == ["not extracted yet"] * 2
+
+
+def test_photos_that_are_gone_or_changed_are_told_and_the_others_are_tested(
+    extracted: Pipeline, config_file: Path
+) -> None:
+    photos = sorted(Path(extracted.config.data.uri).rglob("*.png"))
+    for photo in photos[:40]:
+        photo.unlink()
+    photos[40].write_bytes(photos[41].read_bytes())
+    verdicts = verify(str(config_file))
+    assert all(verdict.sound and verdict.truth is not None for verdict in verdicts)
+    _, evaluation = verdicts
+    assert evaluation.truth is not None
+    assert evaluation.truth.views == 7
+    assert evaluation.note == "41 of 48 photos drawn are gone or changed since they were indexed"
+
+
+def test_without_photos_the_bytes_of_every_cache_are_verified_still(
+    extracted: Pipeline,
+    config_file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = Path(extracted.config.data.uri)
+    for photo in folder.rglob("*.png"):
+        photo.write_bytes(b"another")
+    for verdict in verify(str(config_file)):
+        assert verdict.sound
+        assert verdict.truth is None
+        assert verdict.note.startswith("the teacher could not be asked again: ")
+    shutil.rmtree(folder)
+    flip_a_byte(shards(extracted)[1])
+    damaged, sound = verify(str(config_file))
+    assert [problem.shard for problem in damaged.problems] == [1]
+    assert sound.note == (
+        f"the teacher could not be asked again: There is no folder {folder}. "
+        "Correct the source's uri."
+    )
+    monkeypatch.setattr(sys, "argv", ["tintem", "verify", str(config_file)])
+    with pytest.raises(SystemExit, match="1"):
+        main()
+    assert "asked again" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("tokens", [False, True])

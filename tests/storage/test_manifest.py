@@ -1,9 +1,12 @@
+import contextlib
+import io
 import os
 import shutil
 from dataclasses import replace
 
 import polars as pl
 import pytest
+from PIL import Image
 
 from storage._records import seal, unseal
 from storage.errors import CorruptRecordError, MissingObjectError, SourceError
@@ -25,6 +28,12 @@ def folder(tmp_path, image):
 
 def source(uri, **options):
     return SourceConfig(name="demo", uri=str(uri), **options)
+
+
+def tables_of(root, name):
+    """The file of each table that a stored manifest's record names."""
+    path = f"manifests/{name}.json"
+    return {part: fact["file"] for part, fact in unseal(root.read(path), path)["tables"].items()}
 
 
 def test_class_folders_give_labels_and_content_gives_keys(folder, image):
@@ -88,6 +97,19 @@ def test_unreadable_images_are_set_aside_with_the_reason(folder, image):
     assert manifest.table.height == 12
     with pytest.raises(SourceError, match=r"2 of 14 .*cat/text\.png"):
         build_manifest(source(folder))
+
+
+def test_whatever_a_decoder_says_about_a_damaged_image_sets_it_aside(folder):
+    buffer = io.BytesIO()
+    Image.new("RGB", (20, 12)).save(buffer, "TIFF")
+    picture = bytearray(buffer.getvalue())
+    # The sixth entry of the directory says where the pixels are; as text it means nothing.
+    picture[8 + 2 + 5 * 12 + 2] = 2
+    (folder / "cat" / "x.tif").write_bytes(picture)
+    manifest = build_manifest(source(folder, max_unreadable_share=0.2))
+    assert manifest.table.height == 12
+    assert manifest.quarantine["uri"].to_list() == ["cat/x.tif"]
+    assert "cannot be interpreted as an integer" in manifest.quarantine["reason"][0]
 
 
 def test_unchanged_files_are_not_read_again(folder, image, monkeypatch):
@@ -160,7 +182,7 @@ def test_a_source_that_names_one_split_only_gets_the_other_drawn(folder, tmp_pat
 @pytest.mark.parametrize("harm", [damaged, None])
 def test_a_damaged_manifest_is_refused_and_built_anew(folder, root, part, harm):
     manifest = build_manifest(source(folder, max_images=8))
-    path = f"manifests/{manifest.save(root)}{part}.parquet"
+    path = f"manifests/{tables_of(root, manifest.save(root))[part]}"
     data = root.read(path)
     root.write(path, harm(data, len(data) // 2)) if harm else root.delete(path)
     with pytest.raises(CorruptRecordError, match=r"tintem run"):
@@ -183,11 +205,16 @@ def test_a_manifest_without_checksums_is_still_read(folder, root):
     manifest = build_manifest(source(folder))
     path = f"manifests/{manifest.save(root)}.json"
     record = unseal(root.read(path), path)
+    for part, name in tables_of(root, manifest.id).items():
+        if part != ".left-out":
+            root.write(f"manifests/{manifest.id}{part}.parquet", root.read(f"manifests/{name}"))
+        root.delete(f"manifests/{name}")
     for name in ("tables", "left_out", "splits_drawn"):
         del record[name]
     root.write(path, seal(record))
-    root.delete(f"manifests/{manifest.id}.left-out.parquet")
     assert Manifest.load(root, manifest.id).table.equals(manifest.table)
+    manifest.save(root)
+    assert len(root.list("manifests")) == 5
 
 
 def test_files_whose_names_are_no_text_are_set_aside(folder, image):
@@ -266,6 +293,64 @@ def test_the_latest_manifest_is_the_one_saved_last_also_within_a_second(folder, 
         assert Manifest.latest(root, "demo").id == manifest.id
 
 
+@pytest.mark.parametrize("changed", [False, True])
+def test_an_interrupted_save_leaves_the_manifest_of_before(folder, root, changed, monkeypatch):
+    before = after = build_manifest(source(folder))
+    if changed:
+        # The same images, and so the same id, but other files.
+        shutil.copy(folder / "cat/01.jpg", folder / "dog/copy.jpg")
+        after = build_manifest(source(folder), previous=before)
+    assert after.id == before.id
+    for calls in range(4 if changed else 2):
+        before.save(root)
+        left = iter(range(calls))
+
+        def until_killed(call, left=left):
+            def act(*args):
+                if next(left, None) is None:
+                    raise InterruptedError
+                call(*args)
+
+            return act
+
+        with monkeypatch.context() as patch, contextlib.suppress(InterruptedError):
+            patch.setattr(root, "write", until_killed(root.write))
+            patch.setattr(root, "delete", until_killed(root.delete))
+            after.save(root)
+        found = Manifest.latest(root, "demo")
+        assert found.table.equals(after.table)
+        assert found.duplicates.height == (changed and calls >= 2)
+    assert next(left, None) is None
+    assert len(root.list("manifests")) == 5
+
+
+def test_saving_what_is_stored_already_writes_no_table(folder, root):
+    manifest = build_manifest(source(folder))
+    manifest.save(root)
+    before = root.facts("manifests")
+    Manifest.latest(root, "demo").save(root)
+    after = root.facts("manifests")
+    assert after.keys() == before.keys()
+    assert [p for p in before if before[p] != after[p]] == [f"manifests/{manifest.id}.json"]
+
+
+def test_a_manifest_that_is_saved_anew_while_it_is_read_is_read_anew(folder, root, monkeypatch):
+    before = build_manifest(source(folder))
+    before.save(root)
+    shutil.copy(folder / "cat/01.jpg", folder / "dog/copy.jpg")
+    after = build_manifest(source(folder), previous=before)
+    read, saved = type(root).read, []
+
+    def read_slowly(self, path):
+        data = read(self, path)
+        if path.endswith(".json") and not saved:
+            saved.append(after.save(root))
+        return data
+
+    monkeypatch.setattr(type(root), "read", read_slowly)
+    assert Manifest.load(root, before.id).duplicates.height == 1
+
+
 @pytest.mark.parametrize("kind", ["csv", "tsv", "parquet"])
 def test_tables_of_uris(folder, kind):
     uris = sorted(str(p.relative_to(folder)) for p in folder.rglob("*.jpg"))
@@ -288,7 +373,8 @@ def test_tables_of_uris(folder, kind):
     )
 
 
-def test_a_table_that_names_missing_files(folder):
+def test_a_table_that_names_missing_files(folder, monkeypatch):
+    monkeypatch.setattr("storage._table._LOOKUPS_AT_ONCE", 1)
     (folder / "list.csv").write_text("file\ncat/01.jpg\ngone.jpg\n")
     manifest = build_manifest(source(folder / "list.csv", max_unreadable_share=0.5))
     assert manifest.quarantine.to_dicts() == [{"uri": "gone.jpg", "reason": "the file is missing"}]
