@@ -47,11 +47,19 @@ def write_artifact(
 def read_record(root: Root, kind: str, id: str) -> dict[str, Any] | None:
     """The record of a complete artifact, or None when there is none.
 
+    One of which a file is gone, or is of another size than recorded, is none: it is made again.
+
     Raises:
         CorruptRecordError: if the record is there but is not JSON.
     """
     data = root.read_or_none(f"{kind}/{id}/{RECORD}")
-    return None if data is None else parse_record(data, f"{root.url}/{kind}/{id}/{RECORD}")
+    if data is None:
+        return None
+    record = parse_record(data, f"{root.url}/{kind}/{id}/{RECORD}")
+    there = root.sizes(f"{kind}/{id}")
+    files = record.get("files", {}).items()
+    is_whole = all(there.get(f"{kind}/{id}/{name}") == fact["bytes"] for name, fact in files)
+    return record if is_whole else None
 
 
 def read_file(root: Root, kind: str, id: str, name: str) -> bytes:

@@ -9,6 +9,7 @@ which is whole and whose model is there; `settle` moves it on.
 
 import hashlib
 import json
+import secrets
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -210,7 +211,9 @@ def _append(
         rejects=rejects,
         model=model,
     )
-    if not root.create(f"{FOLDER}/{line}/{entry.number:06d}.json", _packed(entry)):
+    # Two that promote the same model in the same second are still two.
+    owned = _packed(entry, token=secrets.token_hex(8))
+    if not root.create(f"{FOLDER}/{line}/{entry.number:06d}.json", owned):
         raise _changed(root, line, over, newest(root, line))
     settle(root, line)
     return entry
@@ -223,7 +226,8 @@ def _require_model(root: Root, model: Model) -> None:
         state = "is missing" if data is None else "is not the file that was recorded"
         raise StorageInputError(
             f"{root.url}/{model.onnx} {state}: the latest stays as it is. "
-            "`tintem export CONFIG.yaml` publishes a student again."
+            "Bring the file back, or take another entry with `tintem rollback CONFIG.yaml --to "
+            "NUMBER`; `tintem latest CONFIG.yaml` lists them."
         )
 
 
@@ -236,9 +240,9 @@ def _changed(root: Root, line: str, over: int | None, now: Entry | None) -> Late
     )
 
 
-def _packed(entry: Entry) -> bytes:
+def _packed(entry: Entry, **more: str) -> bytes:
     # Through JSON, so that what is sealed is what will be read: tuples become lists.
-    return seal(json.loads(json.dumps(asdict(entry))))
+    return seal(json.loads(json.dumps(asdict(entry) | more)))
 
 
 def _parse(data: bytes, where: str) -> Entry:

@@ -38,7 +38,7 @@ FOLDER = "leases"
 _BEAT_SECONDS = 10.0
 _SILENT_SECONDS = 60.0
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0
-# The system's own start times of one process differ by this much when the clock is set.
+# Where start times are told by the clock, those of one process differ this much when it is set.
 _CLOCK_SECONDS = 5.0
 
 
@@ -53,7 +53,7 @@ class Holder:
     place: str
     """The process numbers that ``pid`` is one of: a running machine, a container on it."""
     started: float
-    """When the process began, by its machine's clock: process numbers are used again."""
+    """When the process began, as its machine tells: process numbers are used again."""
     token: str
 
     def __str__(self) -> str:
@@ -68,7 +68,7 @@ class Holder:
             process = psutil.Process(self.pid)
             if process.status() == psutil.STATUS_ZOMBIE:
                 return True
-            return abs(process.create_time() - self.started) > _CLOCK_SECONDS
+            return abs(_started(process) - self.started) > _CLOCK_SECONDS
         except psutil.NoSuchProcess:
             return True
         except psutil.Error:
@@ -243,7 +243,7 @@ def _own_claim() -> bytes:
         pid=os.getpid(),
         since=datetime.now(UTC).isoformat(timespec="seconds"),
         place=_place(),
-        started=psutil.Process().create_time(),
+        started=_started(psutil.Process()),
         token=secrets.token_hex(8),
     )
     return json.dumps(asdict(holder)).encode()
@@ -255,6 +255,20 @@ def _parse(claim: bytes) -> Holder | None:
         return Holder(**json.loads(claim))
     except (ValueError, TypeError):
         return None
+
+
+def _started(process: psutil.Process) -> float:
+    """Seconds from the machine's start, which no clock moves; where not told, since 1970.
+
+    Raises:
+        psutil.Error: if the process has ended, or may not be looked at.
+    """
+    try:
+        status = Path(f"/proc/{process.pid}/stat").read_bytes()
+    except OSError:
+        return process.create_time()
+    # The name, which may hold anything, ends with the last bracket; field 22 counts from the first.
+    return int(status.rpartition(b")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
 
 
 @cache

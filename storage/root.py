@@ -53,7 +53,11 @@ class Root(ABC):
 
     @abstractmethod
     def create(self, path: str, data: bytes) -> bool:
-        """Publish an object unless the path is taken; False (and no change) when it is."""
+        """Publish an object unless something else lies there; False (and no change) if it does.
+
+        Equal bytes count as one's own, whose answer was lost: what must be told apart from what
+        others write carries a token.
+        """
 
     @abstractmethod
     def exists(self, path: str) -> bool:

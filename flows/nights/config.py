@@ -47,7 +47,7 @@ class NightlyConfig(BaseModel, frozen=True, extra="forbid"):
         0.1,
         gt=0,
         description="train again when there are this many new training photos, as a share of those "
-        "that the latest student learned from; null: never because of growth",
+        "already decided on; null: never because of growth",
     )
     drift: float | None = Field(
         0.2,

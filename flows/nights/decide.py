@@ -52,14 +52,12 @@ class Decision:
         }
 
 
-def trigger(
-    nightly: NightlyConfig, line: Line, news: News, scored: Scored | None, force: bool
-) -> Trigger:
+def trigger(nightly: NightlyConfig, news: News, scored: Scored | None, force: bool) -> Trigger:
     """Say whether a student is trained again tonight."""
     reasons, otherwise = [], []
     if force:
         reasons.append("it was forced")
-    if line.latest is None:
+    if news.known is None:
         reasons.append("there is no latest yet")
         return Trigger(tuple(reasons), ())
     if nightly.growth is not None:

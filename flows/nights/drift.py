@@ -1,4 +1,4 @@
-"""How strange the new photos are to the teacher, next to those that the latest learned from.
+"""How strange the new photos are to the teacher, next to those that were decided on before.
 
 Legend: ``N`` reference photos, ``M`` photos scored, ``D`` teacher width.
 """
@@ -43,14 +43,16 @@ class Scored:
 
 
 def score_news(config: RunConfig, root: Root, extracted: Extracted, news: News) -> Scored:
-    """Score the new photos, and known ones that were kept apart, against what was learned from."""
-    assert news.reference is not None
+    """Score the new photos, and known ones that were kept apart, against what was learned from.
+
+    What was learned from is that of the latest and of students turned away since.
+    """
+    assert news.known is not None
     name = news.data.name
-    reference, dropped = _in_cache(root, extracted, news.reference, name)
+    reference, dropped = _in_cache(root, extracted, news.known, name)
     if dropped:
         reporter().note(
-            f"{dropped} photos that the latest student knows are not in the cache any more; drift "
-            "is told from the others"
+            f"{dropped} known photos are not in the cache any more; drift is told from the others"
         )
     bank = reference.keys("train")
     usual = reference.keys("test")[:_MOST_CALIBRATING]
@@ -88,12 +90,12 @@ def _table(
     nearest: Sequence[str],
     threshold: float | None,
 ) -> pl.DataFrame:
-    assert news.reference is not None
+    assert news.known is not None
     table = news.new.manifest.table.sort("key").select("key", "uri", "split").head(len(nearest))
     # Where the known photos are tonight; where they were, for those that are gone.
     known = pl.concat(
         dataset.manifest.table.select(nearest="key", nearest_uri="uri")
-        for dataset in (news.data, news.reference)
+        for dataset in (news.data, news.known)
     ).unique("nearest", keep="first")
     scores = np.asarray(score_M, np.float32)
     strange = scores < (-np.inf if threshold is None else threshold)

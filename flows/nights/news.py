@@ -1,9 +1,11 @@
-"""What is new tonight, against what the latest student of a line learned from."""
+"""What is new tonight, against what a line of students has decided on."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+import polars as pl
 
 from flows.config import RunConfig
 from flows.nights.students import NightStudent, night_students
@@ -41,11 +43,6 @@ class Line:
     def latest(self) -> Entry | None:
         return self.entries[-1] if self.entries else None
 
-    @property
-    def learned_from(self) -> str:
-        """The manifest of what the latest learned from; empty where there is none."""
-        return "" if self.latest is None else str(self.latest.model.reference["manifest"])
-
     def turned_away(self, student: str) -> str | None:
         """Say that a student was rolled back, and how to take it after all; None if it was not."""
         by = rejected(self.entries).get(student)
@@ -79,16 +76,36 @@ def open_lines(config: RunConfig, root: Root) -> list[Line]:
 
 @dataclass(frozen=True)
 class News:
-    """Tonight's photos against those that a latest student learned from and was tested on."""
+    """Tonight's photos against those that a student's line has decided on."""
 
     reference: Dataset | None
-    """All of the latter, with their splits; None where there is no latest."""
+    """All that the latest learned from and was tested on; None where there is no latest."""
     data: Dataset
+    decided: tuple[Dataset, ...] = ()
+    """The same of students that are not to be in force; see :mod:`flows.nights.past`."""
+
+    @property
+    def against(self) -> str:
+        """Names what is known; empty where nothing is."""
+        return " ".join(dataset.manifest.id for dataset in self._all_known)
+
+    @cached_property
+    def known(self) -> Dataset | None:
+        """All photos decided on, with their splits; None where there are none."""
+        if not self._all_known:
+            return None
+        tables = [dataset.manifest.table for dataset in self._all_known]
+        table = pl.concat(tables).unique("key", keep="first", maintain_order=True)
+        return Dataset(replace(self._all_known[0].manifest, table=table))
+
+    @property
+    def _all_known(self) -> tuple[Dataset, ...]:
+        return self.decided if self.reference is None else (self.reference, *self.decided)
 
     @cached_property
     def new(self) -> Dataset:
         """The photos that were not there, in both splits."""
-        return self.data if self.reference is None else self.data.without(self.reference.keys())
+        return self.data if self.known is None else self.data.without(self.known.keys())
 
     @cached_property
     def gone(self) -> int:
@@ -99,10 +116,10 @@ class News:
 
     @property
     def growth(self) -> float:
-        """New training photos as a share of those learned from; infinite where there are none."""
-        if self.reference is None:
+        """New training photos as a share of those decided on; infinite where there are none."""
+        if self.known is None:
             return float("inf")
-        return len(self.new.keys("train")) / len(self.reference.keys("train"))
+        return len(self.new.keys("train")) / len(self.known.keys("train"))
 
     @cached_property
     def learned_and_tested(self) -> int:
@@ -112,14 +129,16 @@ class News:
         return len(set(self.reference.keys("train")) & set(self.data.keys("test")))
 
     def as_record(self) -> dict[str, Any]:
+        latest = 0 if self.reference is None else len(self.reference.keys())
         return {
             "new": len(self.new.keys()),
             "new_train": len(self.new.keys("train")),
             "new_test": len(self.new.keys("test")),
-            "known": 0 if self.reference is None else len(self.reference.keys()),
+            "known": latest,
             "known_train": 0 if self.reference is None else len(self.reference.keys("train")),
+            "decided": 0 if self.known is None else len(self.known.keys()) - latest,
             "gone": self.gone,
-            "growth": None if self.reference is None else self.growth,
+            "growth": None if self.known is None else self.growth,
         }
 
 
@@ -131,12 +150,21 @@ def news_of(root: Root, latest: Entry | None, data: Dataset) -> News:
     """
     if latest is None:
         return News(None, data)
-    manifest = latest.model.reference["manifest"]
+    whose = f"the latest, {latest.model.student}, learned from"
+    return News(photos_of(root, latest.model.reference["manifest"], whose), data)
+
+
+def photos_of(root: Root, manifest: str, whose: str) -> Dataset:
+    """Load a list of photos that a line has decided on.
+
+    Raises:
+        CorruptRecordError, MissingObjectError: if it is damaged; the sentence says ``whose`` it is.
+    """
     try:
-        return News(Dataset(Manifest.load(root, manifest)), data)
+        return Dataset(Manifest.load(root, manifest))
     except (MissingObjectError, CorruptRecordError) as error:
         raise type(error)(
-            f"{error} It lists the photos that the latest, {latest.model.student}, learned from: "
+            f"{error} It lists the photos that {whose}: "
             "bring it back, or give the student another name, which starts a line of its own."
         ) from error
 

@@ -17,6 +17,7 @@ from flows.nights.decide import Decision, Outcome, Trigger, told, trigger
 from flows.nights.drift import Scored, score_news
 from flows.nights.gates import is_open, judge, refuse_unlabelled
 from flows.nights.news import Line, News, news_of, open_lines
+from flows.nights.past import Past
 from flows.nights.promote import bring_into_force, model_of
 from flows.nights.record import KIND, night_files, night_record, night_spec
 from flows.nights.tonight import incomparable, latest_pipeline, prepare
@@ -130,7 +131,7 @@ class Night:
             if record is not None and record["outcome"] != "failed":
                 return self._decided_before(night, record)
 
-            decisions = self._decide(lines, night)
+            decisions = self._decide(lines, Past(self.root, night, spec))
             record = night_record(
                 spec, self._pipeline.indexed, lines, self._news, self._scored, decisions
             )
@@ -174,7 +175,7 @@ class Night:
             return Ended("promoted", record["says"], night, record, failures)
         return Ended("nothing new", f"nothing new since night {night}: {record['says']}", night)
 
-    def _decide(self, lines: list[Line], night: str) -> dict[str, Decision]:
+    def _decide(self, lines: list[Line], past: Past) -> dict[str, Decision]:
         refused = self._refused(lines)
         self._engine.stage("extract", self._pipeline, self._config.data.name)
         decisions = {}
@@ -183,7 +184,7 @@ class Night:
                 if error := refused.get(line.id):
                     decision = Decision(outcome="failed", why=str(error), error=error)
                 else:
-                    decision = self._decide_on(line, night, Path(folder))
+                    decision = self._decide_on(line, past, Path(folder))
                 if len(lines) > 1:
                     reporter().note(told(line, decision))
                 decisions[line.id] = decision
@@ -205,33 +206,35 @@ class Night:
             raise refused[lines[0].id]
         return refused
 
-    def _decide_on(self, line: Line, night: str, folder: Path) -> Decision:
+    def _decide_on(self, line: Line, past: Past, folder: Path) -> Decision:
         try:
-            if self._knows_all(line) and not self._force:
+            if past.has_promoted(line) or (self._knows_all(line) and not self._force):
                 return Decision(outcome="nothing new", why="")
-            nightly, scored = line.config.nightly, self._score(line)
-            found = trigger(nightly, line, self._news[line.id], scored, self._force)
-            if not found.reasons:
-                why = "; ".join(found.otherwise) or "nothing makes it train again"
-                return Decision(outcome="waiting", why=why, trigger=found)
-            return self._train(line, found, night, folder)
+            news, before = past.decided(line, self._news[line.id])
+            self._news[line.id] = news
+            found = trigger(line.config.nightly, news, self._score(news), self._force)
+            if found.reasons:
+                return self._train(line, found, past.night, folder)
+            if not news.new.keys():
+                return Decision(outcome="kept", why="; ".join(before), trigger=found)
+            why = "; ".join((*found.otherwise, *before)) or "nothing makes it train again"
+            return Decision(outcome="waiting", why=why, trigger=found)
         except Exception as error:  # noqa: BLE001  # one student must not stop the others
             if is_mistake(error):
                 log.exception("%s failed", line.name)
             what = str(error) or type(error).__name__
             return Decision(outcome="failed", why=what, error=error)
 
-    def _score(self, line: Line) -> Scored | None:
-        """Score what is new to a student; once for all that learned from the same photos."""
-        if line.latest is None:
+    def _score(self, news: News) -> Scored | None:
+        """Score what is new to a student; once for all to which the same photos are known."""
+        if news.known is None:
             return None
-        reference = line.learned_from
-        if reference not in self._scored:
-            news, extracted = self._news[line.id], self._pipeline.extracted
-            self._scored[reference] = self._engine.step(
+        if news.against not in self._scored:
+            extracted = self._pipeline.extracted
+            self._scored[news.against] = self._engine.step(
                 "drift", lambda: score_news(self._config, self.root, extracted, news)
             )
-        return self._scored[reference]
+        return self._scored[news.against]
 
     def _train(self, line: Line, found: Trigger, night: str, folder: Path) -> Decision:
         news, latest = self._news[line.id], line.latest
@@ -268,7 +271,7 @@ class Night:
 
     def _store(self, night: str, record: Mapping[str, Any], lines: list[Line]) -> None:
         data, shown = self._pipeline.indexed.data, self._config.nightly.shown
-        files = night_files(night, record, data, lines, self._scored, shown)
+        files = night_files(night, record, data, lines, self._news, self._scored, shown)
         write_artifact(self.root, KIND, night, files, dict(record))
 
     def _bring_about(self, record: Mapping[str, Any]) -> list[Exception]:

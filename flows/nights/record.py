@@ -70,7 +70,7 @@ def night_record(
         },
         "lines": {
             line.id: _line_record(
-                line, news[line.id], scored.get(line.learned_from), decisions[line.id]
+                line, news[line.id], scored.get(news[line.id].against), decisions[line.id]
             )
             for line in lines
         },
@@ -83,6 +83,7 @@ def night_files(
     record: Mapping[str, Any],
     data: Dataset,
     lines: Iterable[Line],
+    news: Mapping[str, News],
     scored: Mapping[str, Scored],
     shown: int,
 ) -> dict[str, bytes]:
@@ -90,14 +91,14 @@ def night_files(
 
     Args:
         data: tonight's photos.
-        scored: by the manifest of what was learned from.
+        scored: by what the new photos were held against.
         shown: how many of the strangest photos the page shows, at most.
     """
     files, tables, found = {}, [], []
     for reference, scores in scored.items():
         if scores.photos.height:
             tables.append(scores.photos.with_columns(reference=pl.lit(reference)))
-        students = tuple(line.name for line in lines if line.learned_from == reference)
+        students = tuple(line.name for line in lines if news[line.id].against == reference)
         new = scores.photos["score"].to_numpy()
         pictures = [_shown(row, data) for row in scores.photos.head(shown).to_dicts()]
         found.append(Strangers(students, scores.as_record(), scores.usual, new, pictures))

@@ -33,9 +33,14 @@ def _student(line: Mapping[str, Any]) -> str:
     said = [f"{line['says'][0].upper()}{line['says'][1:]}."]
     if line["latest"] is not None:
         gone = f", {news['gone']:,} are gone" if news["gone"] else ""
+        decided = (
+            f"{news['decided']:,} more were decided on without a change, "
+            if news["decided"]
+            else ""
+        )
         said.append(
             f"In force before: {line['latest']['student']} (entry {line['latest']['number']}), "
-            f"which knows {news['known']:,} photos; {news['new']:,} are new "
+            f"which knows {news['known']:,} photos; {decided}{news['new']:,} are new "
             f"({news['new_train']:,} to learn from, {news['new_test']:,} to test on){gone}."
         )
     if line["trigger"]["reasons"] and line["outcome"] != "promoted":
@@ -109,7 +114,7 @@ def _compared(line: Mapping[str, Any]) -> str:
 
 def _strangers(found: Strangers) -> str:
     students = html.escape(", ".join(found.students))
-    heading = f"<section><h2>New photos, next to what {students} learned from</h2>"
+    heading = f"<section><h2>New photos, next to those known to {students}</h2>"
     drift = found.drift
     if drift.get("unknown"):
         verdict = f"<p>Drift cannot be told: {html.escape(drift['unknown'])}.</p>"

@@ -94,7 +94,7 @@ def test_a_night_is_called_by_what_matters_most() -> None:
 
 
 def line(**values: Any) -> dict[str, Any]:
-    news = dict.fromkeys(("new", "new_train", "new_test", "known", "known_train", "gone"), 1)
+    news = dict.fromkeys(("new", "new_train", "new_test", "known", "decided", "gone"), 1)
     return {
         "name": "<tiny>", "outcome": "waiting", "says": "<tiny> waits", "latest": None,
         "news": {**news, "growth": None}, "trigger": {"reasons": [], "otherwise": []},

@@ -3,6 +3,7 @@ import pytest
 from storage.artifact import read_file, read_record, write_artifact
 from storage.catalogue import list_things
 from storage.errors import CorruptRecordError, MissingObjectError, StorageInputError
+from storage.root import open_root
 
 
 def test_an_artifact_counts_only_once_its_record_is_written(root, monkeypatch):
@@ -36,6 +37,29 @@ def test_an_interrupted_rewrite_is_not_complete(root, monkeypatch):
     assert list_things(root, "students") == []
     with pytest.raises(MissingObjectError, match="Run the stage again"):
         read_file(root, "students", "s", "w")
+
+
+@pytest.mark.parametrize("loss", ["gone", "cut short"])
+def test_an_artifact_that_lost_a_file_is_none_until_it_is_made_again(root, loss):
+    files = {"w": b"12", "page": b"3"}
+    write_artifact(root, "students", "s", files, {})
+    if loss == "gone":
+        root.delete("students/s/w")
+    else:
+        root.write("students/s/w", b"1")
+    assert read_record(root, "students", "s") is None
+    with pytest.raises(MissingObjectError, match=r"no complete students/s\. Run the stage again"):
+        read_file(root, "students", "s", "page")
+    write_artifact(root, "students", "s", files, {})
+    assert read_record(root, "students", "s")["files"].keys() == {"page", "w"}
+
+
+def test_an_artifact_on_an_object_store_that_lost_a_file_is_none(s3_url):
+    root = open_root(s3_url)
+    write_artifact(root, "students", "s", {"w": b"12"}, {})
+    assert read_file(root, "students", "s", "w") == b"12"
+    root.delete("students/s/w")
+    assert read_record(root, "students", "s") is None
 
 
 def test_damage_is_noticed(root):

@@ -108,8 +108,9 @@ def test_an_entry_that_cannot_be_taken_is_refused_and_changes_nothing(root: Root
     with pytest.raises(StorageInputError, match=r"exports/a/student\.onnx is not the file"):
         roll_back(root, LINE)
     root.delete("exports/a")
-    with pytest.raises(StorageInputError, match="is missing: the latest stays as it is"):
+    with pytest.raises(StorageInputError, match="is missing: the latest stays as it is") as told:
         roll_back(root, LINE)
+    assert "Bring the file back, or take another entry with `tintem rollback" in str(told.value)
     assert pointed(root) == "b"
     assert len(history(root, LINE)) == 2
 
