@@ -110,6 +110,12 @@ def test_the_automations_wait_for_more_than_one_missed_heartbeat() -> None:
     assert f"prefect.tag.{BEATS}" in str(died.trigger.match_related)
 
 
+def test_a_run_that_dies_before_its_first_heartbeat_is_missed_too() -> None:
+    died = AutomationCore.model_validate(read("automations.yaml")["automations"][0]).trigger
+    assert isinstance(died, EventTrigger)
+    assert died.after == {"prefect.flow-run.heartbeat", "prefect.flow-run.Running"}
+
+
 def test_a_run_that_has_ended_is_not_waited_for_however_its_end_is_called() -> None:
     died = AutomationCore.model_validate(read("automations.yaml")["automations"][0]).trigger
     assert isinstance(died, EventTrigger)

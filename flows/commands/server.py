@@ -20,7 +20,10 @@ app = typer.Typer()
 _ELSEWHERE = "if it is another machine's, start it there, or unset PREFECT_API_URL."
 _STUCK = "`tintem down` ends what is left of it, `tintem up` starts it anew."
 
-Port = Annotated[int | None, typer.Option("--port", help="where the server listens, 4200 if free")]
+Port = Annotated[
+    int | None,
+    typer.Option("--port", min=1, max=65535, help="where the server listens, 4200 if free"),
+]
 
 
 @app.command()

@@ -1,6 +1,7 @@
 """What deploy/ describes, on a Prefect server: the pool, its queue, the automations, the flows."""
 
 import hashlib
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -158,8 +159,10 @@ def _deployed(client: SyncPrefectClient) -> dict[str, DeploymentResponse]:
 
 def _deploy_all(checkout: Path) -> None:
     command = ["--no-prompt", "deploy", "--prefect-file", str(_FILE), "--all"]
+    # Every worker has one of its own; Prefect would write this one into the deployments.
+    environment = {name: value for name, value in os.environ.items() if name != "TINTEM_HOME"}
     done = subprocess.run(
-        [sys.executable, "-m", "prefect", *command],
+        [sys.executable, "-m", "prefect", *command], env=environment,
         cwd=checkout, capture_output=True, text=True, stdin=subprocess.DEVNULL,
     )  # fmt: skip
     if done.returncode:

@@ -106,7 +106,7 @@ def finish_in_process(
     assert process.stdin is not None
     assert process.stdout is not None
     assert process.stderr is not None
-    last_words = LastWords(process.stderr)
+    last_words = LastWords(process.stderr, reporter().note)
     settings = config.model_dump(mode="json", exclude_unset=True)
     orders = json.dumps({"config": settings, "handed": handed}) + "\n"
     try:

@@ -1,13 +1,16 @@
 """`tintem up` in a test: a real server and a real worker, in a data folder of their own."""
 
+import contextlib
 import os
+import random
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -25,19 +28,25 @@ BIN = Path(sys.executable).parent
 
 
 class Machine:
-    """The services below a folder, and what a user does with them."""
+    """The services below a folder, and what a user does with them.
 
-    def __init__(self, home: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+    Args:
+        database: where the server keeps what it knows; None: in SQLite.
+    """
+
+    def __init__(self, home: Path, database: str | None = None) -> None:
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}/api"
         self.services = Services(home / "tintem" / "up")
         self._environment = {
             **{n: v for n, v in os.environ.items() if not n.startswith("PREFECT_")},
             "XDG_DATA_HOME": str(home),
+            # Of a worker that this user started by hand, from another checkout.
+            "TINTEM_HOME": "/no/checkout",
             "OMP_NUM_THREADS": "1",
         }
+        if database is not None:
+            self._environment["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = database
 
     def tintem(self, *arguments: str, code: int = 0) -> str:
         return self._run("tintem", *arguments, code=code)
@@ -51,12 +60,12 @@ class Machine:
     def _run(self, program: str, *arguments: str, code: int, **environment: str) -> str:
         done = subprocess.run(
             [str(BIN / program), *arguments],
-            env={**self._environment, **environment}, capture_output=True, text=True, timeout=240,
+            env={**self._environment, **environment}, capture_output=True, text=True, timeout=900,
         )  # fmt: skip
         assert done.returncode == code, done.stdout + done.stderr
         return done.stdout + done.stderr
 
-    @contextmanager
+    @contextlib.contextmanager
     def client(self) -> Iterator[SyncPrefectClient]:
         with (
             temporary_settings({PREFECT_API_URL: self.url}),
@@ -101,8 +110,54 @@ class Machine:
         psutil.wait_procs([process for process in processes if process], timeout=20)
 
 
-def wait_until(reached: Callable[[], Any], seconds: float = 240) -> None:
+@contextlib.contextmanager
+def postgresql() -> Iterator[str]:
+    """Run Debian's PostgreSQL with an empty database; yields what Prefect calls it."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    assert found, "this test needs a PostgreSQL: apt-get install postgresql"
+    programs, port = found[-1].parent, str(free_port())
+    with tempfile.TemporaryDirectory() as folder:
+        owned: list[str | Path] = []
+        if os.geteuid() == 0:
+            # It refuses to run as root; Debian's package makes a user for it.
+            shutil.chown(folder, "postgres", "postgres")
+            owned = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
+        data = Path(folder) / "data"
+        subprocess.run(
+            [*owned, programs / "initdb", "-D", data, "-U", "prefect", "--auth=trust", "--no-sync"],
+            check=True, capture_output=True, cwd=folder,
+        )  # fmt: skip
+        server = subprocess.Popen(
+            [
+                *owned, programs / "postgres", "-D", data,
+                "-p", port, "-k", folder, "-h", "127.0.0.1",
+            ],
+            cwd=folder, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        ready = [programs / "pg_isready", "-q", "-h", "127.0.0.1", "-p", port]
+        try:
+            wait_until(lambda: subprocess.run(ready, check=False).returncode == 0, 60)
+            yield f"postgresql+asyncpg://prefect@127.0.0.1:{port}/postgres"
+        finally:
+            # A fast shutdown: whoever is still connected is cut off.
+            server.send_signal(signal.SIGINT)
+            server.wait(timeout=60)
+
+
+def free_port() -> int:
+    """Return a port that stays free until it is listened to, also while other tests run.
+
+    Not one of those that systems give to whoever asks for any, as each test beside does.
+    """
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
+def wait_until(reached: Callable[[], Any], seconds: float = 240, pause: float = 0.2) -> None:
     deadline = time.monotonic() + seconds
     while not reached():
         assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.2)
+        time.sleep(pause)

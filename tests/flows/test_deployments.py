@@ -80,6 +80,15 @@ def database_is_locked(*_: Any, **__: Any) -> Any:
     return subprocess.CompletedProcess([], 1, stdout="", stderr="database is locked")
 
 
+def write_checkout(folder: Path) -> Path:
+    """Write one whose deployments are not all on the server."""
+    (folder / "deploy").mkdir()
+    described = {"deployments": [{"name": "nightly"}, {"name": "sweep"}], "automations": []}
+    for name in ("prefect.yaml", "automations.yaml"):
+        (folder / "deploy" / name).write_text(yaml.safe_dump(described))
+    return folder
+
+
 def interrupted(*_: Any, **__: Any) -> NoReturn:
     raise KeyboardInterrupt
 
@@ -91,11 +100,7 @@ def test_nights_go_on_after_a_deploy_that_did_not_end(
     ending: Callable[..., Any], error: type[BaseException], serve: Callable[..., Server],
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
 ) -> None:  # fmt: skip
-    (tmp_path / "deploy").mkdir()
-    described = {"deployments": [{"name": "nightly"}, {"name": "sweep"}], "automations": []}
-    for name in ("prefect.yaml", "automations.yaml"):
-        (tmp_path / "deploy" / name).write_text(yaml.safe_dump(described))
-    server = serve(EVERY_NIGHT)
+    server, checkout = serve(EVERY_NIGHT), write_checkout(tmp_path)
 
     def prefect(*arguments: Any, **keywords: Any) -> Any:
         server.deploy_night()
@@ -104,11 +109,29 @@ def test_nights_go_on_after_a_deploy_that_did_not_end(
 
     monkeypatch.setattr(subprocess, "run", prefect)
     with pytest.raises(error):
-        deploy(tmp_path)
+        deploy(checkout)
     assert server.night.parameters == CONFIG
     assert [(each.schedule, each.active) for each in server.night.schedules] == [
         (EVERY_NIGHT, True)
     ]
+
+
+def test_the_checkout_of_whoever_deploys_is_not_that_of_every_worker(
+    serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    serve(EVERY_NIGHT)
+    given: dict[str, str] = {}
+
+    def prefect(*_: Any, env: dict[str, str], **__: Any) -> Any:
+        given.update(env)
+        return database_is_locked()
+
+    monkeypatch.setattr(subprocess, "run", prefect)
+    monkeypatch.setenv("TINTEM_HOME", "/opt/tintem")
+    with pytest.raises(DeployError):
+        deploy(write_checkout(tmp_path))
+    assert "PATH" in given
+    assert "TINTEM_HOME" not in given
 
 
 def test_the_time_of_the_nights_is_kept_where_none_is_given(serve: Callable[..., Server]) -> None:

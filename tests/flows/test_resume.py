@@ -16,6 +16,9 @@ from flows.config import load_config
 from flows.stages.pipeline import Pipeline
 from tests.flows.conftest import write_config
 
+# Several processes one after the other, each with minutes of its own on a busy machine.
+pytestmark = pytest.mark.timeout(1500)
+
 _RUN = """
 import sys
 from flows.config import load_config
@@ -61,8 +64,8 @@ def shard_files(root: Path) -> dict[str, int]:
 def test_interrupted_extraction_recomputes_only_missing_shards(
     tmp_path: Path, settings: dict[str, Any]
 ) -> None:
-    settings["cache"]["rows_per_shard"] = 2
-    settings["views"]["count"] = 8
+    settings["cache"]["rows_per_shard"] = 1
+    settings["views"]["count"] = 16
     config, root = write_config(tmp_path, settings), Path(settings["root"])
 
     def commits() -> list[Path]:
@@ -101,7 +104,7 @@ def student_bytes(root: Path) -> bytes:
 def test_a_training_killed_again_and_again_gives_the_same_weights(
     tmp_path: Path, settings: dict[str, Any]
 ) -> None:
-    settings["training"]["epochs"] = 12
+    settings["training"]["epochs"] = 60
     settings["runtime"]["checkpoint_seconds"] = 0
     whole = write_config(tmp_path, settings, "whole.yaml")
     finish(whole, "trained")
@@ -131,7 +134,7 @@ def test_a_training_killed_again_and_again_gives_the_same_weights(
 def test_a_torn_checkpoint_falls_back_to_the_one_before(
     tmp_path: Path, settings: dict[str, Any]
 ) -> None:
-    settings["training"]["epochs"] = 12
+    settings["training"]["epochs"] = 30
     settings["runtime"]["checkpoint_seconds"] = 0
     config, root = write_config(tmp_path, settings), Path(settings["root"])
 

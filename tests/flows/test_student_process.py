@@ -5,7 +5,9 @@ import errno
 import io
 import json
 import re
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +15,8 @@ import pytest
 from flows.config import parse_config
 from flows.failures import may_pass
 from flows.machines.relay import LastWords, ending, failure, raised_again, relay
-from flows.sweeps.process import Places, places
+from flows.reporting import Prefixed, reporting_to
+from flows.sweeps.process import Places, finish_in_process, places
 from storage.errors import StorageInputError, UnreachableError
 from tests.flows.conftest import Notes
 from tintem_core.errors import InputError, TintemError
@@ -152,6 +155,25 @@ def test_the_last_words_are_words() -> None:
     said = LastWords(io.BytesIO(b"ValueError: a bug\n  ------\n=====\n\n"))
     said.wait()
     assert said.told(1) == "ended with code 1; it said last: ValueError: a bug"
+
+
+def test_what_a_process_prints_is_in_the_log_of_the_run(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    student = tmp_path / "python"
+    student.write_text("""#!/bin/sh
+        read -r orders
+        echo 'UserWarning: rather slow' >&2
+        echo '{"note": "begun"}'
+        echo '{"ids": {"student": "a"}}'
+    """)
+    student.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(student))
+    notes = Notes()
+    with reporting_to(Prefixed("narrow", notes)):
+        ids = finish_in_process(parse_config(settings, "test"), {}, {})
+    assert ids == {"student": "a"}
+    assert set(notes.notes) == {"narrow: begun", "narrow: UserWarning: rather slow"}
 
 
 def test_only_the_gpus_that_the_user_left_visible_are_dealt_out(

@@ -15,6 +15,8 @@ from flows.stages.pipeline import Pipeline
 from storage.cache import FeatureCache
 from tests.flows.conftest import write_config
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
 _RUN = """
 import logging, sys
 logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(message)s")
@@ -57,12 +59,10 @@ def check_that_one_works_and_one_waits(config: Path) -> None:
     assert run.root.list("leases") == []
 
 
-@pytest.mark.slow
 def test_two_runs_at_once_in_a_folder(tmp_path: Path, settings: dict[str, Any]) -> None:
     check_that_one_works_and_one_waits(write_config(tmp_path, settings))
 
 
-@pytest.mark.slow
 def test_two_runs_at_once_in_a_bucket(
     tmp_path: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,12 @@ import psutil
 import pytest
 import yaml
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
+from typer.testing import CliRunner
 
+from flows.commands.server import app
 from flows.demo import prepare
 from flows.server.up import PORT, Services, given_api, given_port, refuse_taken
-from tests.flows.services import Machine
+from tests.flows.services import Machine, postgresql
 from tintem_core.errors import InputError
 
 
@@ -48,6 +51,13 @@ def test_a_server_elsewhere_is_used_and_one_here_is_started(
     assert given_port() == (9 if url and remote is None else PORT)
 
 
+@pytest.mark.parametrize("port", ["0", "99999"])
+def test_a_port_that_cannot_be_is_a_mistake(port: str) -> None:
+    said = CliRunner().invoke(app, ["up", "--port", port])
+    assert said.exit_code == 2
+    assert "Invalid value for '--port'" in said.output
+
+
 def test_only_what_was_started_from_here_is_found(tmp_path: Path) -> None:
     here, elsewhere = Services(tmp_path / "a"), Services(tmp_path / "b")
     for services in (here, elsewhere):
@@ -68,9 +78,13 @@ def test_only_what_was_started_from_here_is_found(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
-    machine = Machine(tmp_path_factory.mktemp("home"))
-    yield machine
-    machine.tintem("down")
+    """With PostgreSQL, as a server that stays; the other tests have SQLite, as a laptop."""
+    with postgresql() as database:
+        machine = Machine(tmp_path_factory.mktemp("home"), database)
+        yield machine
+        machine.tintem("down")
+        asked = [database.replace("+asyncpg", ""), "-Atc", "SELECT count(*) FROM flow_run"]
+        assert int(subprocess.check_output(["psql", *asked])) > 0
 
 
 @pytest.fixture
@@ -91,7 +105,7 @@ def cells(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1500)
 def test_one_command_brings_everything_up_and_one_ends_it(machine: Machine, cells: Path) -> None:
     told = machine.up()
     assert f"up: http://127.0.0.1:{machine.port}" in told
@@ -102,6 +116,8 @@ def test_one_command_brings_everything_up_and_one_ends_it(machine: Machine, cell
         assert {"tintem", "heartbeat-30s"} <= set(deployment.tags)
         assert "config" in deployment.parameter_openapi_schema["properties"]
         assert deployment.enforce_parameter_schema
+        (pull,) = deployment.pull_steps or []
+        assert list(pull.values()) == [{"directory": "{{ $TINTEM_HOME }}"}]
         assert deployment.work_queue_name == "gpu"
         assert deployment.global_concurrency_limit is not None
         assert deployment.global_concurrency_limit.limit == 1
