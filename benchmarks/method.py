@@ -53,6 +53,8 @@ VARIANTS: dict[str, tuple[Settings, Settings]] = {
     "tintem": ({}, {}),
     "tintem, principal axes": ({"axes": "principal"}, {}),
     "tintem, SNE mapping": ({"objective": "sne"}, {}),
+    "tintem, LayerNorm head": ({"head": "layernorm"}, {}),
+    "tintem, orthogonal head": ({"head": "orthogonal"}, {}),
     "cospress (joint SNE, LayerNorm)": (
         {"fit": "joint", "objective": "sne", "head": "layernorm", "start": "random"},
         {},
@@ -64,7 +66,7 @@ VARIANTS: dict[str, tuple[Settings, Settings]] = {
     "linear head, cosine": ({}, {"objective": "linear-cosine"}),
     "supervised": ({}, {"objective": "supervised"}),
 }
-FULL = Budget(seeds=3, epochs=20, images=None, views_studied=(1, 2, 4))
+FULL = Budget(seeds=3, epochs=16, images=None, views_studied=(1, 2, 4))
 QUICK = Budget(seeds=2, epochs=2, images=160, views_studied=(1,))
 
 
