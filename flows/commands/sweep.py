@@ -1,5 +1,6 @@
 """`tintem sweep` trains many students from one cache; `tintem leaderboard` ranks what there is."""
 
+import contextlib
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -33,11 +34,14 @@ def sweep(config: ConfigPath, only: Only = None) -> None:
     with running(config) as run:
         from flows.sweep import SweepError
         from flows.sweep import sweep as sweep_flow
+        from tintem_core.errors import InputError
 
         try:
             _show(run, sweep_flow(run, only))
         except SweepError as error:
-            _show(run, error.sweep)
+            # What failed is what the user hears of, also where the others cannot be ranked.
+            with contextlib.suppress(InputError):
+                _show(run, error.sweep)
             raise
 
 
