@@ -1,6 +1,8 @@
 """Caches of millions of images without their embeddings: files of the right size, and records."""
 
+import re
 from collections.abc import Iterable
+from pathlib import Path
 
 from storage import _commits, _zarr
 from storage._commits import Commit, FileFact
@@ -22,3 +24,13 @@ def pretend_written(cache: FeatureCache, tasks: Iterable[ShardTask]) -> None:
         files = {path: FileFact(size, 0)}
         commit = Commit(cache.id, task.shard, len(task.keys), keys_digest(task.keys), files)
         _commits.write_commit(cache.root, cache.base, commit)
+
+
+def peak_memory() -> int:
+    """Return the most bytes of memory that this process has had.
+
+    Not `ru_maxrss`: a new program inherits that of the process that started it.
+    """
+    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found is not None
+    return int(found[1]) * 1024

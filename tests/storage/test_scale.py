@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 _SCRIPT = """
-import json, resource, sys, time
+import json, sys, time
 import polars as pl
 from storage.cache import CacheSpec, FeatureCache, KindSpec
 from storage.order import EpochOrder
 from storage.root import open_root
-from tests.storage.pretended import pretend_written
+from tests.storage.pretended import peak_memory, pretend_written
 
 rows, seconds = 10_000_000, {}
 def timed(name, call):
@@ -37,7 +37,7 @@ assert timed("plan of a finished cache", lambda: cache.plan(keys)) == []
 assert len(timed("open a reader", lambda: cache.reader(keys))) == rows
 order = EpochOrder(rows=rows, seed=1)
 timed("shuffle an epoch", lambda: sum(len(b) for b in order.batches(0, 1024)))
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+peak = peak_memory()
 print(json.dumps({"seconds": seconds, "peak": peak}))
 """
 
