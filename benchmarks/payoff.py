@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from _teachers import write_random_weights
 
 from flows.config import RunConfig, parse_config
 from flows.demo import prepare
@@ -33,7 +33,7 @@ from flows.stages.fit import load_mapping
 from flows.stages.latents import training_latents
 from flows.stages.pipeline import Pipeline
 from flows.stages.teacher import load_teacher
-from tintem_core.backbones import BackboneConfig, build_backbone, place
+from tintem_core.backbones import place
 from tintem_core.objectives import build_objective
 from tintem_core.students import build_student
 from tintem_core.training import Batch, start_run, train
@@ -164,13 +164,7 @@ def _config(folder: Path, pair: tuple[str, int, str, int], options: Any) -> RunC
     weights = folder / "teacher.safetensors"
     if teacher != "tf_efficientnet_lite0":
         weights = folder / f"{teacher}.safetensors"
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            model = build_backbone(BackboneConfig(model=teacher, image_size=teacher_size)).model
-        state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-        # DINOv2's layer scales begin near 0, where all photos look alike.
-        state |= {n: torch.ones_like(t) for n, t in state.items() if n.endswith(".gamma")}
-        save_file(state, weights)
+        write_random_weights(weights, teacher, teacher_size)
     settings = {
         "root": str(folder / "root"),
         "data": {

@@ -27,7 +27,7 @@ from typing import Any
 
 import torch
 from _photos import PHOTO, hardware, make_photos, write_dated
-from safetensors.torch import save_file
+from _teachers import write_random_weights
 
 from flows.config import RunConfig, parse_config
 from flows.stages.batches import PixelStore, StepDataset, batches_from
@@ -37,7 +37,6 @@ from flows.stages.pipeline import Pipeline
 from flows.stages.students import start_student
 from flows.stages.teacher import choose_device
 from flows.stages.train import loader_workers
-from tintem_core.backbones import BackboneConfig, build_backbone
 from tintem_core.losses import cosine_student_loss
 from tintem_core.teachers import autocast, to_float
 from tintem_core.training import Run, train
@@ -192,13 +191,7 @@ def new_run(pipeline: Pipeline, dataset: StepDataset) -> Run:
 def configured(folder: Path, device: str, options: argparse.Namespace) -> RunConfig:
     """Describe the run; the teacher has random weights, which say nothing about its speed."""
     weights = folder / "teacher.safetensors"
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        teacher = BackboneConfig(model=options.teacher, image_size=options.image_size)
-        state = build_backbone(teacher).model.state_dict()
-    # DINOv2's layer scales begin near 0, where all photos look alike.
-    ones = {n: torch.ones_like(t) for n, t in state.items() if n.endswith(".gamma")}
-    save_file({n: t.contiguous() for n, t in (state | ones).items()}, weights)
+    write_random_weights(weights, options.teacher, options.image_size)
     settings = {
         "root": str(folder / "root"),
         "data": {

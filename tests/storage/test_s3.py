@@ -1,5 +1,6 @@
 """The same promises on an S3 protocol server."""
 
+import contextlib
 import http.client
 import http.server
 import multiprocessing
@@ -158,14 +159,8 @@ def refusing(s3_url, monkeypatch):
         def log_message(self, *_):
             pass
 
-    for method in ("GET", "PUT", "HEAD", "POST"):
-        setattr(Handler, f"do_{method}", Handler.answer)
-    server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
-    yield Handler
-    server.shutdown()
-    server.server_close()
+    with served(Handler, monkeypatch):
+        yield Handler
 
 
 @pytest.fixture
@@ -194,14 +189,23 @@ def forgetful(s3_endpoint, s3_url, monkeypatch):
         def log_message(self, *_):
             pass
 
+    with served(Handler, monkeypatch):
+        yield forgotten
+
+
+@contextlib.contextmanager
+def served(handler, monkeypatch):
+    """Let a handler answer in the object store's place."""
     for method in ("GET", "PUT", "HEAD", "POST", "DELETE"):
-        setattr(Handler, f"do_{method}", Handler.answer)
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        setattr(handler, f"do_{method}", handler.answer)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
-    yield forgotten
-    server.shutdown()
-    server.server_close()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 def test_what_was_created_although_the_answer_was_lost_counts(forgetful, s3_url):
