@@ -29,10 +29,10 @@ def anchored(content: dict[str, Any], folder: Path) -> dict[str, Any]:
     anchor_weights(content.get("sweep"), anchor)
     if isinstance(nightly := content.get("nightly"), dict):
         anchor_weights({"list": nightly.get("students")}, anchor)
-    evaluation = content.get("evaluation")
-    if isinstance(evaluation, dict):
-        for source in _list(evaluation.get("ood")):
-            anchor(source, "uri")
+    for section, key in (("evaluation", "ood"), ("support", "photos")):
+        if isinstance(found := content.get(section), dict):
+            for source in _list(found.get(key)):
+                anchor(source, "uri")
     return content
 
 

@@ -12,6 +12,7 @@ from flows.nights.config import NightlyConfig
 from flows.sweeps.config import SweepConfig
 from storage.manifest import SourceConfig
 from storage.spec import MOST_ROWS_PER_SHARD
+from storage.synthetic import synthetic_source
 from tintem_core.errors import InputError
 from tintem_core.mapping import MappingConfig
 from tintem_core.students import StudentConfig
@@ -43,6 +44,27 @@ class ViewsConfig(BaseModel, frozen=True, extra="forbid"):
         if self.recipe.name == "eval" and self.count > 1:
             raise ValueError("every view of recipe 'eval' is the same centre crop: set count to 1")
         return self
+
+
+class SupportConfig(BaseModel, frozen=True, extra="forbid"):
+    """Further images to learn from: what the teacher says of things that the data does not show."""
+
+    synthetic: int = Field(
+        1000,
+        ge=0,
+        le=10_000_000,
+        description="drawn images: discs, squares and polygons that cover each other",
+    )
+    seed: int = Field(0, ge=0, lt=2**32, description="another seed, other drawn images")
+    photos: tuple[SourceConfig, ...] = Field(
+        (), description="named sets of photos of anything; labels are not used"
+    )
+
+    def sources(self) -> tuple[SourceConfig, ...]:
+        """Return all sets."""
+        if not self.synthetic:
+            return self.photos
+        return (synthetic_source(self.synthetic, self.seed), *self.photos)
 
 
 class CacheConfig(BaseModel, frozen=True, extra="forbid"):
@@ -153,6 +175,7 @@ class RunConfig(BaseModel, frozen=True, extra="forbid"):
         (), description="further frozen models; the student learns all of their angles at once"
     )
     views: ViewsConfig = ViewsConfig()
+    support: SupportConfig = SupportConfig()
     cache: CacheConfig = CacheConfig()
     mapping: MappingConfig = MappingConfig()
     student: StudentConfig = Field(description="the small model")
@@ -164,18 +187,30 @@ class RunConfig(BaseModel, frozen=True, extra="forbid"):
     nightly: NightlyConfig = Field(NightlyConfig(), description="what a night does with new photos")
 
     @property
+    def support_sources(self) -> tuple[SourceConfig, ...]:
+        """The support images that students learn from, as far as they do."""
+        learns = self.training.support > 0 and self.training.objective != "supervised"
+        return self.support.sources() if learns else ()
+
+    @property
+    def evaluation_view(self) -> float:
+        """The share of the evaluation view; 0 where every training view is the evaluation view."""
+        return 0.0 if self.views.recipe.name == "eval" else self.training.evaluation_view
+
+    @property
     def teachers(self) -> tuple[TeacherConfig, ...]:
         """All teachers, the first one first."""
         return (self.teacher, *(other.teacher() for other in self.other_teachers))
 
     @model_validator(mode="after")
     def _dataset_names_differ(self) -> "RunConfig":
-        names = [self.data.name, *(source.name for source in self.evaluation.ood)]
+        sources = (self.data, *self.evaluation.ood, *self.support.sources())
+        names = [source.name for source in sources]
         twice = [name for name in names if names.count(name) > 1]
         if twice:
             raise ValueError(f"two datasets are named '{twice[0]}': give each its own name")
         if {"train", "test"} & set(names[1:]):
-            raise ValueError("an OOD set cannot be named 'train' or 'test': these are splits")
+            raise ValueError("a set cannot be named 'train' or 'test': these are splits")
         return self
 
     @model_validator(mode="after")

@@ -77,8 +77,7 @@ def extract_flow(config: RunConfig) -> list[str]:
     """
     with _stage(config) as pipeline:
         stored = pipeline.stored
-        mapped = [] if stored.mapped_tokens is None else [stored.mapped_tokens]
-        return [stored.views, *stored.evaluation.values(), *mapped]
+        return [stored.views, *stored.evaluation.values(), *stored.mapped_tokens]
 
 
 @flow(name="map", flow_run_name="map {config.data.name} from {config.teacher.model}")

@@ -144,8 +144,7 @@ def targets(
         wanted = {
             want.spec.id: want for teacher in teachers for want in wanted_caches(config, teacher)
         }
-        if mapped_tokens := known_mapped_tokens(config, root, teachers[0]):
-            wanted[mapped_tokens.spec.id] = mapped_tokens
+        wanted |= {w.spec.id: w for w in known_mapped_tokens(config, root, teachers[0])}
     else:
         wanted = dict.fromkeys(root.folders("caches"))
     if cache_id is None:

@@ -91,7 +91,10 @@ def open_source(source: SourceConfig) -> ImageReader:
     from storage._folder import FolderReader
     from storage._table import TableReader
     from storage._tar import TarReader
+    from storage.synthetic import SCHEME, SyntheticReader
 
+    if source.uri.startswith(SCHEME):
+        return SyntheticReader(source)
     suffix = "." + source.uri.lower().rsplit(".", 1)[-1]
     is_many = is_glob(source.uri)
     if suffix == ".tar":

@@ -50,6 +50,8 @@ class Backbone(nn.Module):
         super().__init__()
         # timm's models differ in their attributes: to the type checker this one can be anything.
         self.model: Any = model
+        self.removed: frozenset[str] = frozenset()
+        """Names of the tensors that went with the last stages."""
         self.mean: Tensor
         self.std: Tensor
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
@@ -107,6 +109,38 @@ class Backbone(nn.Module):
                 return embedding, features.flatten(1, 2)
             return embedding, features.flatten(2).transpose(1, 2)
         return embedding, features[:, getattr(self.model, "num_prefix_tokens", 0) :]
+
+    def keep_stages(self, count: int, image_size: int) -> None:
+        """Keep only the first stages of the model, in place; its embedding is their pooled output.
+
+        Args:
+            count: of the stages, as timm's ``feature_info`` lists them (the blocks of a ViT).
+            image_size: S.
+
+        Raises:
+            InputError: if the model has not so many, or cannot do without its last ones.
+        """
+        model, name = self.model, self.model.pretrained_cfg["architecture"]
+        available = len(getattr(model, "feature_info", ()))
+        if not hasattr(model, "prune_intermediate_layers") or not 1 <= count <= available:
+            has = f"timm can cut it into {available} stages" if available else "timm cannot cut it"
+            raise InputError(f"student.stages is {count}, but {name} has not so many: {has}.")
+        before = set(model.state_dict())
+        pool = getattr(model, "global_pool", "avg")
+        try:
+            model.prune_intermediate_layers([count - 1], prune_norm=False, prune_head=True)
+            model.reset_classifier(0, pool if isinstance(pool, str) else pool.pool_type)
+            with torch.no_grad():
+                width = self.eval()(torch.zeros(1, 3, image_size, image_size)).shape[-1]
+        except (RuntimeError, ValueError, TypeError, AttributeError, AssertionError) as error:
+            raise InputError(
+                f"{name} does not run with its first {count} stages alone: set student.stages to "
+                "null, or choose another model."
+            ) from error
+        self.train()
+        # timm leaves the width of the whole model in some families.
+        model.num_features = model.head_hidden_size = width
+        self.removed = frozenset(before - set(model.state_dict()))
 
     def _normalise(self, pixels: Tensor) -> Tensor:
         return (pixels - self.mean) / self.std
@@ -204,7 +238,10 @@ def load_weights(backbone: Backbone, tensors: Mapping[str, Tensor], source: str)
     model = backbone.model
     classifier = model.pretrained_cfg.get("classifier") or ()
     prefixes = (classifier,) if isinstance(classifier, str) else tuple(classifier)
-    kept = {k: v for k, v in tensors.items() if not k.startswith(tuple(f"{p}." for p in prefixes))}
+    dropped = tuple(f"{prefix}." for prefix in prefixes)
+    kept = {
+        k: v for k, v in tensors.items() if k not in backbone.removed and not k.startswith(dropped)
+    }
     wanted = {k: tuple(v.shape) for k, v in model.state_dict().items()}
     found = {k: tuple(v.shape) for k, v in kept.items()}
     problems = [f"'{k}' is missing" for k in wanted if k not in found]

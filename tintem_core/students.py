@@ -6,6 +6,7 @@ Legend: ``B`` batch, ``T`` teacher's patch tokens, ``K`` student width, ``S`` si
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from pydantic import Field
@@ -26,6 +27,12 @@ from tintem_core.errors import WeightsError
 class StudentConfig(BackboneConfig, frozen=True, extra="forbid"):
     """The small model that is trained."""
 
+    stages: int | None = Field(
+        None,
+        ge=1,
+        description="keep only the first so many stages of the model (of a ViT, blocks), as a "
+        "smaller student that can start from the weights of the whole; null: all",
+    )
     pretrained: bool = Field(False, description="start from timm's weights instead of from scratch")
     weights: str | None = Field(
         None, description="start from this .safetensors or .pth file (timm's names, or a student's)"
@@ -36,6 +43,11 @@ class StudentConfig(BackboneConfig, frozen=True, extra="forbid"):
     options: dict[str, bool | int | float | str] = Field(
         {}, description="further arguments of timm.create_model, such as patch_size or depth"
     )
+
+    def identity(self) -> dict[str, Any]:
+        """Return everything that determines the untrained student."""
+        # Students of before it existed keep their ids.
+        return self.model_dump(mode="json", exclude={"stages"} if self.stages is None else None)
 
 
 class Student(nn.Module):
@@ -86,7 +98,7 @@ class Student(nn.Module):
 def natural_width(config: StudentConfig) -> int:
     """Return the width of a student's embedding before any projection."""
     with torch.random.fork_rng(devices=[]):
-        return build_backbone(config, options=config.options).width
+        return _backbone(config).width
 
 
 def pretrained_digest(config: StudentConfig) -> str:
@@ -98,7 +110,7 @@ def pretrained_digest(config: StudentConfig) -> str:
     with torch.random.fork_rng(devices=[]):
         # What timm initialises anew (a patch size that the weights do not have) is the same then.
         torch.manual_seed(0)
-        return weights_digest(build_backbone(config, pretrained=True, options=config.options))
+        return weights_digest(_backbone(config, pretrained=True))
 
 
 def build_student(config: StudentConfig, width: int, seed: int, *, tokens: bool = False) -> Student:
@@ -109,8 +121,14 @@ def build_student(config: StudentConfig, width: int, seed: int, *, tokens: bool 
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        backbone = build_backbone(config, pretrained=config.pretrained, options=config.options)
-        return Student(backbone, width, tokens=tokens)
+        return Student(_backbone(config, pretrained=config.pretrained), width, tokens=tokens)
+
+
+def _backbone(config: StudentConfig, *, pretrained: bool = False) -> Backbone:
+    backbone = build_backbone(config, pretrained=pretrained, options=config.options)
+    if config.stages is not None:
+        backbone.keep_stages(config.stages, config.image_size)
+    return backbone
 
 
 def warm_start(

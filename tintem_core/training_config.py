@@ -41,6 +41,20 @@ class TrainingConfig(ObjectiveConfig, frozen=True, extra="forbid"):
     views: int | None = Field(
         None, ge=1, description="use only this many of the cached views; null for all"
     )
+    evaluation_view: float = Field(
+        0.25,
+        ge=0,
+        lt=1,
+        description="share of the epochs in which a photo is seen in its evaluation view, the one "
+        "that students are measured and used on; the other epochs see a training view",
+    )
+    support: float = Field(
+        0.2,
+        ge=0,
+        le=0.9,
+        description="share of every batch that comes from the support images; objective "
+        "supervised takes none",
+    )
     optimizer: str = Field("adamw", description="any timm optimiser")
     optimizer_options: dict[str, bool | int | float | str | tuple[float, ...]] = Field(
         {}, description="further arguments of the optimiser, such as betas or momentum"
@@ -102,6 +116,8 @@ class TrainingConfig(ObjectiveConfig, frozen=True, extra="forbid"):
             ignored.add("warmup_learning_rate")
         if not self.local_weight:
             ignored.add("local_per_token")
+        # Students of before they existed keep their ids.
+        ignored |= {name for name in ("evaluation_view", "support") if not getattr(self, name)}
         return {
             **self.model_dump(mode="json", exclude=ignored),
             "views": self.views or cached_views,

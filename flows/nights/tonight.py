@@ -161,7 +161,9 @@ def _latest_weights(
         return None, why
     student_id, root = line.latest.model.student, pipeline.root
     then, now = line.latest.model.settings["student"], line.settings["student"]
-    if any(then[name] != now[name] for name in ("model", "image_size", "options")):
+    if any(
+        then.get(name) != now.get(name) for name in ("model", "image_size", "options", "stages")
+    ):
         return None, "the latest is another model"
     path = root.path(f"students/{student_id}/{TENSORS}")
     if path is None:

@@ -1,7 +1,7 @@
 """What a run will do, before it does anything: images, bytes, objects, hours, and what is there."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from flows.config import RunConfig
@@ -15,7 +15,7 @@ from flows.stages.extract import Wanted, wanted_caches, wanted_mapped_tokens
 from flows.stages.fit import mapping_name, mapping_spec, mapping_width
 from flows.stages.preflight import preflight
 from flows.stages.reading import run_root
-from flows.stages.results import latents_identity, targets_identity
+from flows.stages.results import Extracted, Indexed, TeacherCaches
 from flows.stages.teacher import choose_device, load_teacher
 from flows.stages.train import student_spec
 from storage.cache import FeatureCache
@@ -95,16 +95,18 @@ def plan(config: RunConfig) -> Plan:
     device = choose_device(config.runtime.device)
     teachers = [load_teacher(each, device) for each in config.teachers]
     width = mapping_width(config)
-    photos = {s.name: list_photos(root, s) for s in (config.data, *config.evaluation.ood)}
+    sources = (config.data, *config.evaluation.ood, *config.support_sources)
+    photos = {s.name: list_photos(root, s) for s in sources}
     data = photos[config.data.name]
     wanted = [want for teacher in teachers for want in wanted_caches(config, teacher)]
     work = [_work(root, want, photos[want.source.name]) for want in wanted]
-    latents, tokens = _latents(config, wanted), None
+    extracted = _extracted(config, wanted)
     choices = _choices(config, work, teachers[0].describe())
     if config.cache.keep_mapped:
-        tokens = _mapped_tokens(root, config, teachers[0], data, latents)
-        choices += (_mapped_choice(config, work, tokens),)
-        work.append(tokens)
+        tokens = _mapped_tokens(root, config, teachers[0], photos, extracted)
+        work += tokens
+        choices += (_mapped_choice(config, work),)
+        extracted = replace(extracted, mapped_tokens=tuple(w.want.spec.id for w in tokens))
     needed = sum(
         footprint(
             w.want.spec.kinds, w.missing, w.want.spec.views, config.cache.rows_per_shard
@@ -127,9 +129,9 @@ def plan(config: RunConfig) -> Plan:
         config, device, sum(teacher.backbone.width for teacher in teachers), width
     )
     batch = max(1, min(config.training.batch_size, data.train))
-    steps = config.training.epochs * (data.train // batch)
-    targets = targets_identity(latents, None if tokens is None else tokens.want.spec.id)
-    reused = _reused(root, config, data, latents, targets)
+    share = config.training.support if config.support_sources else 0.0
+    steps = config.training.epochs * (data.train // max(1, round(batch * (1 - share))))
+    reused = _reused(root, config, photos, extracted)
     return Plan(
         root=root.url,
         device=device,
@@ -188,7 +190,7 @@ def _choices(
             sizes = []
             for w in work:
                 kinds = {"global": KindSpec(shape=shapes["global"], dims=("feature",), dtype=dtype)}
-                if tokens and w.want.recipe.name != "eval":
+                if tokens and w.want.source not in config.evaluation.ood:
                     dims = ("token", "feature")
                     kinds["tokens"] = KindSpec(shape=shapes["tokens"], dims=dims, dtype=dtype)
                 rows = config.cache.rows_per_shard
@@ -208,19 +210,27 @@ def _choices(
 
 
 def _mapped_tokens(
-    root: Root, config: RunConfig, teacher: Teacher, data: Photos, latents: dict[str, object]
-) -> Work:
-    """Return the cache of mapped tokens; other photos have another mapping, and nothing of it."""
-    if not data.exact or data.previous is None:
-        return Work(wanted_mapped_tokens(config, teacher, ""), data.count("train"), 0)
-    spec = mapping_spec(config, latents, Dataset(data.previous), mapping_width(config))
-    return _work(root, wanted_mapped_tokens(config, teacher, mapping_name(config, spec)), data)
+    root: Root,
+    config: RunConfig,
+    teacher: Teacher,
+    photos: Mapping[str, Photos],
+    extracted: Extracted,
+) -> list[Work]:
+    """Return the caches of mapped tokens; other photos have another mapping, and nothing of it."""
+    data = photos[config.data.name]
+    mapping = ""
+    if data.exact and data.previous is not None:
+        known = Dataset(data.previous)
+        spec = mapping_spec(config, extracted.identity(), known, mapping_width(config))
+        mapping = mapping_name(config, spec)
+    wanted = wanted_mapped_tokens(config, teacher, mapping)
+    return [_work(root, want, photos[want.source.name]) for want in wanted]
 
 
-def _mapped_choice(config: RunConfig, work: list[Work], mapped_tokens: Work) -> Choice:
+def _mapped_choice(config: RunConfig, work: list[Work]) -> Choice:
     sizes = [
         footprint(w.want.spec.kinds, w.photos, w.want.spec.views, config.cache.rows_per_shard)
-        for w in (*work, mapped_tokens)
+        for w in work
     ]
     return Choice(
         stored="global + mapped tokens",
@@ -232,29 +242,44 @@ def _mapped_choice(config: RunConfig, work: list[Work], mapped_tokens: Work) -> 
     )
 
 
-def _latents(config: RunConfig, wanted: list[Wanted]) -> dict[str, object]:
-    # Each teacher's training views come first among its caches.
-    first, *others = [want.spec.id for want in wanted if want.split is not None]
-    weights = [other.weight for other in config.other_teachers]
-    return latents_identity(first, list(zip(others, weights, strict=True)))
+def _extracted(config: RunConfig, wanted: list[Wanted]) -> Extracted:
+    """Return the caches that the extraction will make sure of."""
+    # The same number for every teacher, its training views first.
+    each = len(wanted) // len(config.teachers)
+    found = [
+        (views.spec.id, {want.source.name: want.spec.id for want in evaluation})
+        for views, *evaluation in (wanted[i : i + each] for i in range(0, len(wanted), each))
+    ]
+    others = [
+        TeacherCaches(other.model, other.weight, *caches)
+        for other, caches in zip(config.other_teachers, found[1:], strict=True)
+    ]
+    return Extracted(*found[0], reused=False, others=tuple(others))
 
 
 def _reused(
-    root: Root,
-    config: RunConfig,
-    data: Photos,
-    latents: dict[str, object],
-    targets: dict[str, object],
+    root: Root, config: RunConfig, photos: Mapping[str, Photos], extracted: Extracted
 ) -> tuple[str, ...]:
     """Name the stages whose results are there; only known where no photo has changed."""
-    if not data.exact or data.previous is None:
+    known = {
+        name: Dataset(found.previous)
+        for name, found in photos.items()
+        if found.exact and found.previous is not None
+    }
+    if len(known) < len(photos):
         return ()
-    known = Dataset(data.previous)
-    mapped = _ids(root, "mappings", mapping_spec(config, latents, known, mapping_width(config)))
+    data = known[config.data.name]
+    ood, support = (
+        {source.name: known[source.name] for source in sources}
+        for sources in (config.evaluation.ood, config.support_sources)
+    )
+    images = Indexed(data, ood, support)
+    spec = mapping_spec(config, extracted.identity(), data, mapping_width(config))
+    mapped = _ids(root, "mappings", spec)
     trained = [
         student
         for mapping_id in mapped
-        for student in _ids(root, "students", student_spec(config, targets, known, mapping_id))
+        for student in _ids(root, "students", student_spec(config, extracted, images, mapping_id))
     ]
     return (*(["mapping"] if mapped else []), *(["student"] if trained else []))
 

@@ -45,36 +45,55 @@ class Wanted:
 
 
 def wanted_caches(config: RunConfig, teacher: Teacher) -> list[Wanted]:
-    """Return one teacher's training views first, then the evaluation view of every dataset."""
+    """Return one teacher's training views first, then the evaluation view of every dataset.
+
+    The datasets: the run's own, the OOD sets, the sets of support images.
+    """
 
     def want(source: SourceConfig, split: str | None, recipe: ViewRecipe, views: int) -> Wanted:
-        spec = cache_spec(config, teacher, source.name, recipe, views)
+        is_strange = source in config.evaluation.ood
+        spec = cache_spec(config, teacher, source.name, recipe, views, tokens=not is_strange)
         return Wanted(teacher.config, source, split, recipe, spec)
 
+    datasets = (config.data, *config.evaluation.ood, *config.support_sources)
     return [
         want(config.data, "train", config.views.recipe, config.views.count),
-        *(want(source, None, EVAL, 1) for source in (config.data, *config.evaluation.ood)),
+        *(want(source, None, EVAL, 1) for source in datasets),
     ]
 
 
-def wanted_mapped_tokens(config: RunConfig, teacher: Teacher, mapping_id: str) -> Wanted:
-    """Return the cache of the training views' tokens, mapped to the student's width.
+def taught_views(config: RunConfig) -> list[tuple[SourceConfig, ViewRecipe]]:
+    """Return the views that students learn from: training, evaluation view, support images."""
+    views = [(config.data, config.views.recipe)]
+    if config.evaluation_view:
+        views.append((config.data, EVAL))
+    return [*views, *((source, EVAL) for source in config.support_sources)]
+
+
+def wanted_mapped_tokens(config: RunConfig, teacher: Teacher, mapping_id: str) -> list[Wanted]:
+    """Return caches of tokens, mapped to the student's width, one per :func:`taught_views`.
 
     Raises:
         InputError: if tokens and embedding differ in width.
     """
-    latents = wanted_caches(config, teacher)[0]
     shapes = teacher.describe()
     count, width = shapes["tokens"]
     require_one_width(width, shapes["global"][-1])
     tokens = _token_kind(config, (count, mapping_width(config)))
-    spec = CacheSpec(
-        slug=f"{latents.spec.slug}-mapped",
-        content={**latents.spec.content, "mapping": mapping_id},
-        views=latents.spec.views,
-        kinds={"tokens": tokens},
-    )
-    return replace(latents, spec=spec, mapping=mapping_id)
+    taught = taught_views(config)
+    found = []
+    for latents in wanted_caches(config, teacher):
+        if (latents.source, latents.recipe) not in taught:
+            continue
+        spec = CacheSpec(
+            slug=f"{latents.spec.slug}-mapped",
+            content={**latents.spec.content, "mapping": mapping_id},
+            views=latents.spec.views,
+            kinds={"tokens": tokens},
+        )
+        split = "train" if latents.source == config.data else None
+        found.append(replace(latents, spec=spec, mapping=mapping_id, split=split))
+    return found
 
 
 def extract(config: RunConfig, root: Root, indexed: Indexed) -> Extracted:
@@ -109,14 +128,24 @@ def recompute(
 
 
 def cache_spec(
-    config: RunConfig, teacher: Teacher, dataset: str, recipe: ViewRecipe, views: int
+    config: RunConfig,
+    teacher: Teacher,
+    dataset: str,
+    recipe: ViewRecipe,
+    views: int,
+    *,
+    tokens: bool = True,
 ) -> CacheSpec:
-    """Say what a cache holds; its id follows from this and from nothing else."""
+    """Say what a cache holds; its id follows from this and from nothing else.
+
+    Args:
+        tokens: whether patch tokens are wanted, where the run stores them at all.
+    """
     shapes = teacher.describe()
     kinds = {
         "global": KindSpec(shape=shapes["global"], dims=("feature",), dtype=config.cache.dtype)
     }
-    if config.cache.full_tokens and recipe != EVAL:
+    if config.cache.full_tokens and tokens:
         kinds["tokens"] = _token_kind(config, shapes["tokens"])
     return CacheSpec(
         slug=f"{teacher.config.model}-{teacher.config.image_size}px-{dataset}-{recipe.name}",
@@ -143,22 +172,23 @@ def _token_kind(config: RunConfig, shape: tuple[int, ...]) -> KindSpec:
 
 def view_source(config: RunConfig, dataset: Dataset, split: str | None) -> ViewSource:
     """Return a renderer of the training views of a dataset's images."""
-    return _source(config, dataset, split, config.views.recipe)
+    return renderer(config, dataset, split, config.views.recipe)
 
 
 def eval_source(config: RunConfig, dataset: Dataset, split: str | None) -> ViewSource:
     """Return a renderer of the evaluation view of a dataset's images."""
-    return _source(config, dataset, split, EVAL)
+    return renderer(config, dataset, split, EVAL)
 
 
 def source_of(config: RunConfig, dataset: Dataset, want: Wanted) -> ViewSource:
     """Return a renderer of the views that a cache holds."""
-    return _source(config, dataset, want.split, want.recipe)
+    return renderer(config, dataset, want.split, want.recipe)
 
 
-def _source(
+def renderer(
     config: RunConfig, dataset: Dataset, split: str | None, recipe: ViewRecipe
 ) -> ViewSource:
+    """Return a renderer of one kind of views of a dataset's images."""
     return ViewSource(
         dataset.reader,
         dataset.uris(split),

@@ -17,8 +17,8 @@ from flows.stages.embed import Transform
 from flows.stages.latents import (
     Latents,
     evaluation_latents,
-    training_latents,
-    training_tokens,
+    taught_latents,
+    taught_tokens,
 )
 from flows.stages.results import Extracted, Indexed, Mapped
 from flows.stages.teacher import choose_device
@@ -58,9 +58,10 @@ def _fit(
 ) -> tuple[dict[str, bytes], dict[str, Any]]:
     """Fit and measure; return the mapping's files and its record."""
     width = mapping_width(config)
-    keys = indexed.data.keys("train")
-    train = training_latents(root, extracted, keys)
-    tokens = training_tokens(root, extracted, keys) if config.cache.full_tokens else None
+    train = taught_latents(root, extracted, indexed.data, "train")
+    tokens = None
+    if config.cache.full_tokens:
+        tokens = taught_tokens(root, extracted, indexed.data, "train")
     if config.cache.keep_mapped:
         reporter().note(
             "the mapping is fitted on global embeddings alone: with cache.keep_mapped there are "

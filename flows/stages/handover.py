@@ -16,6 +16,7 @@ def handed_over(indexed: Indexed, stored: Extracted, mapped: Mapped) -> dict[str
     return {
         "images": indexed.data.manifest.id,
         "ood": {name: found.manifest.id for name, found in indexed.listed_ood.items()},
+        "support": {name: found.manifest.id for name, found in indexed.listed_support.items()},
         "caches": asdict(stored),
         "mapping": mapped.id,
     }
@@ -27,6 +28,10 @@ def taken_over(root: Root, told: dict[str, Any]) -> tuple[Indexed, Extracted, Ma
     Raises:
         MissingObjectError: if something is not in the root any more.
     """
+
+    def loaded(sets: dict[str, str]) -> dict[str, Dataset]:
+        return {name: Dataset(Manifest.load(root, id)) for name, id in sets.items()}
+
     others = tuple(TeacherCaches(**other) for other in told["caches"]["others"])
     record = read_record(root, "mappings", told["mapping"])
     if record is None:
@@ -34,8 +39,15 @@ def taken_over(root: Root, told: dict[str, Any]) -> tuple[Indexed, Extracted, Ma
     return (
         Indexed(
             Dataset(Manifest.load(root, told["images"])),
-            {name: Dataset(Manifest.load(root, id)) for name, id in told["ood"].items()},
+            loaded(told["ood"]),
+            loaded(told["support"]),
         ),
-        Extracted(**{**told["caches"], "others": others}),
+        Extracted(
+            **{
+                **told["caches"],
+                "others": others,
+                "mapped_tokens": tuple(told["caches"]["mapped_tokens"]),
+            }
+        ),
         Mapped(id=told["mapping"], record=record, reused=True),
     )

@@ -29,9 +29,15 @@ def index(config: RunConfig, root: Root) -> Indexed:
             f"evaluation.ood_neighbour is {config.evaluation.ood_neighbour}, but there are only "
             f"{len(data.keys('train'))} train photos to be near to: set it to 1."
         )
-    indexed = Indexed(data, {s.name: _dataset(s, root) for s in config.evaluation.ood})
+    indexed = Indexed(
+        data,
+        {s.name: _dataset(s, root) for s in config.evaluation.ood},
+        {s.name: _dataset(s, root) for s in config.support_sources},
+    )
     for source in config.evaluation.ood:
         _check_strange(source, indexed)
+    for source in config.support_sources:
+        _check_support(source, indexed)
     return indexed
 
 
@@ -45,6 +51,21 @@ def _check_strange(source: SourceConfig, indexed: Indexed) -> None:
         raise InputError(
             f"the OOD set {name} at {source.uri} has {strange} photos that are not in {data}, at "
             "least 4 are needed: give more, or leave the set out."
+        )
+
+
+def _check_support(source: SourceConfig, indexed: Indexed) -> None:
+    left = len(indexed.support[source.name].keys())
+    shared = len(indexed.listed_support[source.name].keys()) - left
+    if shared:
+        reporter().note(
+            f"{shared} support images of {source.name} are also photos of the run, learned from or "
+            "measured on, and are left out"
+        )
+    if not left:
+        raise InputError(
+            f"every support image of {source.name} at {source.uri} is also a photo of the run: "
+            "give other photos, or leave the set out."
         )
 
 

@@ -58,24 +58,37 @@ class JointLatents:
         return joint_latents([r.all(view) for r in self._readers], self._weights)
 
 
-def training_latents(root: Root, extracted: Extracted, keys: Sequence[str]) -> Latents:
-    """Open the embeddings of the training views of some images."""
-    readers = _training_readers(root, extracted, keys, "global")
+def taught_latents(
+    root: Root, extracted: Extracted, dataset: Dataset, split: str | None, number: int = 0
+) -> Latents:
+    """Open the embeddings of the views that students learn from.
+
+    Args:
+        root: holds the caches.
+        extracted: the caches.
+        dataset: whose images.
+        split: which of them.
+        number: which views, as :func:`taught_views` counts; the training views are the first.
+    """
+    readers = _readers(root, extracted, dataset, split, number, "global")
     note_what_does_not_fit(readers)
     return _joined(readers, extracted)
 
 
-def training_tokens(root: Root, extracted: Extracted, keys: Sequence[str]) -> Latents:
-    """Open the patch tokens of the training views, mapped where the run keeps them so.
+def taught_tokens(
+    root: Root, extracted: Extracted, dataset: Dataset, split: str | None, number: int = 0
+) -> Latents:
+    """Open the patch tokens of the same views, mapped where the run keeps them so.
 
     Raises:
         InputError: if tokens and embedding differ in width, so that one mapping cannot serve both.
     """
-    latents = _training_readers(root, extracted, keys, "global")
-    if extracted.mapped_tokens is not None:
-        tokens = [FeatureCache.open(root, extracted.mapped_tokens).reader(keys, "tokens")]
+    latents = _readers(root, extracted, dataset, split, number, "global")
+    if extracted.mapped_tokens:
+        cache = FeatureCache.open(root, extracted.mapped_tokens[number])
+        tokens = [cache.reader(dataset.keys(split), "tokens")]
     else:
-        tokens = _training_readers(root, extracted, keys, "tokens")
+        tokens = _readers(root, extracted, dataset, split, number, "tokens")
         widths = (sum(reader.shape[-1] for reader in readers) for readers in (tokens, latents))
         require_one_width(*widths)
     note_what_does_not_fit([*latents, *tokens])
@@ -128,10 +141,13 @@ def latents_by_teacher(
     return found
 
 
-def _training_readers(
-    root: Root, extracted: Extracted, keys: Sequence[str], kind: str
+def _readers(
+    root: Root, extracted: Extracted, dataset: Dataset, split: str | None, number: int, kind: str
 ) -> list[FeatureReader]:
     caches = [extracted.views, *(other.views for other in extracted.others)]
+    if number:
+        caches = evaluation_caches(extracted, dataset.name)
+    keys = dataset.keys(split)
     return [FeatureCache.open(root, cache).reader(keys, kind) for cache in caches]
 
 

@@ -36,12 +36,12 @@ def keep_mapped_tokens(
     Returns:
         ``extracted``, with their cache.
     """
-    want = wanted_mapped_tokens(
+    wanted = wanted_mapped_tokens(
         config, load_teacher(config.teacher, config.runtime.device), mapped.id
     )
     kept: dict[str, float] = {}
     try:
-        FeatureCache.open(root, want.spec.id)
+        FeatureCache.open(root, wanted[0].spec.id)
     except MissingObjectError:
         kept = tokens_kept(config, root, indexed.data, mapped)
         reporter().note(
@@ -51,12 +51,14 @@ def keep_mapped_tokens(
             f"{kept['mean_abs_cosine_error']:.4f}, neighbours {kept['neighbour_overlap_10']:.3f} "
             f"(over {kept['n']:.0f} tokens of {kept['photos']:.0f} held-out photos)"
         )
-    computed = ensure(config, root, want, indexed, beside={"mapped_tokens": kept})
+    computed = sum(
+        ensure(config, root, want, indexed, beside={"mapped_tokens": kept}) for want in wanted
+    )
     return Extracted(
         extracted.views,
         extracted.evaluation,
         reused=extracted.reused and computed == 0,
-        mapped_tokens=want.spec.id,
+        mapped_tokens=tuple(want.spec.id for want in wanted),
     )
 
 
@@ -81,16 +83,16 @@ def tokens_kept(config: RunConfig, root: Root, data: Dataset, mapped: Mapped) ->
     return {**kept, "photos": float(photos)}
 
 
-def known_mapped_tokens(config: RunConfig, root: Root, teacher: Teacher) -> Wanted | None:
-    """Return the cache of mapped tokens that the run has for the images indexed last.
+def known_mapped_tokens(config: RunConfig, root: Root, teacher: Teacher) -> list[Wanted]:
+    """Return the caches of mapped tokens that the run has for the images indexed last.
 
     None where it keeps none, or where its images are not indexed yet.
     """
     if not config.cache.keep_mapped:
-        return None
+        return []
     manifest = Manifest.latest(root, config.data.name)
     if manifest is None:
-        return None
+        return []
     latents = latents_identity(wanted_caches(config, teacher)[0].spec.id, ())
     spec = mapping_spec(config, latents, Dataset(manifest), mapping_width(config))
     return wanted_mapped_tokens(config, teacher, mapping_name(config, spec))

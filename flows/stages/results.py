@@ -1,7 +1,7 @@
 """What each stage hands to the next: ids, and whether the work was already there."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -16,12 +16,23 @@ class Indexed:
     data: Dataset
     listed_ood: dict[str, Dataset]
     """The OOD sets as they were found."""
+    listed_support: dict[str, Dataset] = field(default_factory=dict)
+    """The sets of support images as they were found."""
 
     @cached_property
     def ood(self) -> dict[str, Dataset]:
         """The OOD sets without photos of the data: these are not out of its distribution."""
         known = self.data.keys()
         return {name: found.without(known) for name, found in self.listed_ood.items()}
+
+    @cached_property
+    def support(self) -> dict[str, Dataset]:
+        """The support images without those that the student is measured on, or learns anyhow."""
+        known = [self.data, *self.listed_ood.values()]
+        kept = self.listed_support
+        for dataset in known:
+            kept = {name: found.without(dataset.keys()) for name, found in kept.items()}
+        return kept
 
     def photos(self) -> Photos:
         """Count the photos of the main dataset."""
@@ -35,17 +46,12 @@ class Indexed:
         return [self.data, *self.ood.values()]
 
     def dataset(self, name: str) -> Dataset:
-        return self.data if name == self.data.name else self.ood[name]
+        return {self.data.name: self.data, **self.ood, **self.support}[name]
 
 
 def latents_identity(views: str, others: Sequence[tuple[str, float]]) -> dict[str, object]:
     """Return which training latents these are: the first teacher's cache, others with weights."""
     return {"cache": views, "others": [list(other) for other in others]}
-
-
-def targets_identity(latents: dict[str, object], mapped_tokens: str | None) -> dict[str, object]:
-    """Return what a student learns from: latents, and mapped tokens where these are kept."""
-    return latents if mapped_tokens is None else {**latents, "mapped_tokens": mapped_tokens}
 
 
 @dataclass(frozen=True)
@@ -60,14 +66,17 @@ class TeacherCaches:
 
 @dataclass(frozen=True)
 class Extracted:
-    """Feature caches: training views, and the evaluation view of every dataset by name."""
+    """Feature caches: training views, and the evaluation view of every dataset by name.
+
+    Among the datasets are the sets of support images.
+    """
 
     views: str
     evaluation: dict[str, str]
     reused: bool
     others: tuple[TeacherCaches, ...] = ()
-    mapped_tokens: str | None = None
-    """With cache.keep_mapped, the cache of the training views' tokens through the mapping."""
+    mapped_tokens: tuple[str, ...] = ()
+    """With cache.keep_mapped: caches of tokens through the mapping, as :func:`taught_views` lists."""
 
     def identity(self) -> dict[str, object]:
         """Return which training latents these are."""

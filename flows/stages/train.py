@@ -3,7 +3,7 @@
 import io
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -16,13 +16,12 @@ from flows.config import RunConfig
 from flows.provenance import provenance
 from flows.reporting import reporter
 from flows.stages.alone import alone
-from flows.stages.batches import PixelStore, StepDataset, batches_from
+from flows.stages.batches import PixelStore, StepDataset, Taught, batches_from
 from flows.stages.checkpoints import continue_from_newest, drop_checkpoints, save_checkpoint
-from flows.stages.datasets import Dataset
-from flows.stages.extract import view_source
+from flows.stages.extract import renderer, taught_views, view_source
 from flows.stages.fit import mapping_width, through_mapping
-from flows.stages.latents import training_latents, training_tokens
-from flows.stages.results import Extracted, Indexed, Mapped, Trained, targets_identity
+from flows.stages.latents import taught_latents, taught_tokens
+from flows.stages.results import Extracted, Indexed, Mapped, Trained
 from flows.stages.students import HISTORY, OBJECTIVE, TENSORS, initial_weights, start_student
 from flows.stages.teacher import choose_device
 from flows.stages.truth import truth_test
@@ -40,34 +39,57 @@ _METHOD = 1
 
 
 def student_spec(
-    config: RunConfig, targets: dict[str, object], data: Dataset, mapping_id: str
+    config: RunConfig, caches: Extracted, images: Indexed, mapping_id: str
 ) -> dict[str, object]:
     """Return everything that determines a student's weights.
 
     Args:
-        targets: see :func:`targets_identity`.
-        data: the images to learn from.
+        config: the run.
+        caches: what the teachers say of the images.
+        images: what it learns from.
         mapping_id: the mapping.
 
     Raises:
         InputError: if the initial weights cannot be had.
     """
-    student = config.student.model_dump(mode="json")
+    student = config.student.identity()
     # The bytes count, not the name or the place.
     if config.student.weights is not None:
         student["weights"] = file_digest(initial_weights(config))
     elif config.student.pretrained:
         student["weights"] = pretrained_digest(config.student)
     is_mapped = config.training.objective == "tintem"
+    is_labelled = config.training.objective == "supervised"
     return {
-        **targets,
-        "images": data.digest("train", labels=config.training.objective == "supervised"),
+        **caches.identity(),
+        **_further_targets(config, caches, images),
+        "images": images.data.digest("train", labels=is_labelled),
         # The baselines have nothing of it but the width.
         "mapping": mapping_id if is_mapped else {"width": mapping_width(config)},
         "student": student,
         "training": config.training.identity(config.views.count),
         "method": _METHOD,
     }
+
+
+def _further_targets(config: RunConfig, caches: Extracted, images: Indexed) -> dict[str, object]:
+    """Return what a student learns from beside the training views' embeddings.
+
+    What it does not learn from leaves no trace: students of before keep their ids.
+    """
+    found: dict[str, object] = {}
+    if caches.mapped_tokens:
+        found["mapped_tokens"], *others = caches.mapped_tokens
+        if others:
+            found["further_mapped_tokens"] = others
+    if config.evaluation_view:
+        found["evaluation_cache"] = caches.evaluation[config.data.name]
+    if sources := config.support_sources:
+        found["support"] = {
+            source.name: [caches.evaluation[source.name], images.support[source.name].digest()]
+            for source in sources
+        }
+    return found
 
 
 def train(
@@ -109,8 +131,7 @@ def _identity(
     config: RunConfig, indexed: Indexed, extracted: Extracted, mapped: Mapped
 ) -> tuple[str, dict[str, object]]:
     """Return the student's id and spec."""
-    targets = targets_identity(extracted.identity(), extracted.mapped_tokens)
-    spec = student_spec(config, targets, indexed.data, mapped.id)
+    spec = student_spec(config, extracted, indexed, mapped.id)
     return make_id(f"{config.student.model}-{config.data.name}", spec), spec
 
 
@@ -233,29 +254,46 @@ def _truth_test(
     for teacher, cache in zip(config.teachers, caches, strict=True):
         opened = FeatureCache.open(root, cache)
         truth_test(config, opened, source, config.training.seed, teacher)
-    if extracted.mapped_tokens is not None:
-        opened = FeatureCache.open(root, extracted.mapped_tokens)
+    if extracted.mapped_tokens:
+        opened = FeatureCache.open(root, extracted.mapped_tokens[0])
         through = through_mapping(config, root, mapped.id)
         truth_test(config, opened, source, config.training.seed, through=through)
 
 
 def _dataset(config: RunConfig, root: Root, indexed: Indexed, extracted: Extracted) -> StepDataset:
-    keys, training = indexed.data.keys("train"), config.training
-    pixels = PixelStore(
-        view_source(config, indexed.data, "train"),
-        config.student.image_size,
-        training.views or config.views.count,
-        int(config.runtime.memory_gb * 1e9),
-    )
+    training = config.training
+    taught, *further = _taught(config, root, indexed, extracted)
     return StepDataset(
-        pixels,
-        training_latents(root, extracted, keys),
+        taught,
         training.batch_size,
         training.seed,
-        tokens=training_tokens(root, extracted, keys) if training.needs_tokens else None,
+        evaluation=further.pop(0) if config.evaluation_view else None,
+        evaluation_share=config.evaluation_view,
+        support=further,
+        support_share=training.support if further else 0.0,
         labels=class_numbers(indexed)[0] if training.objective == "supervised" else None,
         part=(rank(), world_size()),
     )
+
+
+def _taught(
+    config: RunConfig, root: Root, indexed: Indexed, extracted: Extracted
+) -> Iterator[Taught]:
+    """Open what students learn from, in the order of :func:`taught_views`."""
+    memory = int(config.runtime.memory_gb * 1e9)
+    for number, (source, recipe) in enumerate(taught_views(config)):
+        dataset = indexed.dataset(source.name)
+        split = "train" if dataset is indexed.data else None
+        views = 1 if number else config.training.views or config.views.count
+        pixels = PixelStore(
+            renderer(config, dataset, split, recipe), config.student.image_size, views, memory
+        )
+        memory -= pixels.bytes_kept
+        latents = taught_latents(root, extracted, dataset, split, number)
+        tokens = None
+        if config.training.needs_tokens:
+            tokens = taught_tokens(root, extracted, dataset, split, number)
+        yield Taught(pixels, latents, tokens)
 
 
 def loader_workers(config: RunConfig, device: str) -> int:

@@ -13,7 +13,7 @@ from flows.stages.handover import taken_over
 from flows.stages.metrics import NEED_LABELS, closest_first, metrics_of
 from flows.stages.pipeline import Pipeline
 from flows.stages.preflight import preflight
-from flows.stages.results import Extracted, Indexed, targets_identity
+from flows.stages.results import Extracted, Indexed
 from flows.stages.teacher import load_teacher
 from flows.stages.train import student_spec
 from flows.sweeps.config import DEFAULT_METRIC
@@ -76,6 +76,7 @@ def planned(config: RunConfig) -> tuple[Planned, ...]:
         where = f"{point.where} ({point.name})"
         changed = variant(alone, point.settings, where)
         # A seed or a learning rate cannot make a student impossible.
+        _refuse_new_views(config, changed, where)
         parts = (changed.student.model_dump_json(), changed.mapping, changed.training.optimizer)
         if parts not in checked:
             try:
@@ -86,6 +87,14 @@ def planned(config: RunConfig) -> tuple[Planned, ...]:
         students.append(Planned(point.name, point.variant, changed))
     _refuse_unmeasured(config.sweep.metric, students)
     return tuple(students)
+
+
+def _refuse_new_views(config: RunConfig, student: RunConfig, where: str) -> None:
+    if student.support_sources and not config.support_sources:
+        raise InputError(
+            f"{where}: learns from support images, which the run does not embed: set "
+            "training.support above 0 in the run itself, and to 0 for the students without."
+        )
 
 
 def _refuse_unmeasured(metric: str, students: Sequence[Planned]) -> None:
@@ -136,12 +145,13 @@ def identified(
     for student in students:
         config = student.config
         spec = mapping_spec(config, extracted.identity(), indexed.data, mapping_width(config))
-        mapping, tokens = mapping_name(config, spec), None
+        mapping = mapping_name(config, spec)
+        tokens: tuple[str, ...] = ()
         if config.cache.keep_mapped:
             teacher = load_teacher(config.teacher, config.runtime.device)
-            tokens = wanted_mapped_tokens(config, teacher, mapping).spec.id
-        targets = targets_identity(extracted.identity(), tokens)
-        full = student_spec(config, targets, indexed.data, mapping)
+            wanted = wanted_mapped_tokens(config, teacher, mapping)
+            tokens = tuple(want.spec.id for want in wanted)
+        full = student_spec(config, replace(extracted, mapped_tokens=tokens), indexed, mapping)
         id = make_id(f"{config.student.model}-{config.data.name}", full)
         first = found.get(id, Student(student.name, student.variant, config, id, mapping))
         if first.name != student.name:

@@ -39,7 +39,7 @@ def small_run(folder: Path, photos: Path) -> dict[str, Any]:
         "cache": {"rows_per_shard": 8},
         "mapping": {"width": 32, "steps": 20, "batch_size": 32},
         "student": {"model": "test_resnet", "image_size": 32},
-        "training": {"epochs": 3, "batch_size": 8},
+        "training": {"epochs": 3, "batch_size": 8, "support": 0},
         "evaluation": {"resamples": 100},
         "export": {"images": 8},
         "runtime": {"device": "cpu"},

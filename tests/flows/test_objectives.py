@@ -214,14 +214,14 @@ def test_several_teachers_are_joined_by_their_weights(
     width = alone.mapped.record["teacher_width"]
     assert both.mapped.record["teacher_width"] == width + 64
 
-    from flows.stages.latents import training_latents
+    from flows.stages.latents import taught_latents
 
-    keys = both.indexed.data.keys("train")
-    joint = training_latents(both.root, both.extracted, keys).all(0)
+    data = both.indexed.data
+    joint = taught_latents(both.root, both.extracted, data, "train").all(0)
     np.testing.assert_allclose(np.linalg.norm(joint, axis=1), 1, rtol=1e-5)
     parts = joint[:, :width], joint[:, width:]
     np.testing.assert_allclose(np.linalg.norm(parts[0], axis=1), 0.25**0.5, rtol=1e-5)
-    own = training_latents(alone.root, alone.extracted, keys).all(0).astype(np.float32)
+    own = taught_latents(alone.root, alone.extracted, data, "train").all(0).astype(np.float32)
     unit = own / np.linalg.norm(own, axis=1, keepdims=True)
     np.testing.assert_allclose(parts[0] @ parts[0].T, 0.25 * unit @ unit.T, atol=1e-5)
 
