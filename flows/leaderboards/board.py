@@ -89,7 +89,7 @@ def _refuse_unknown(metric: str, comparable: Mapping[str, Mapping[str, Record]])
         for found in comparable.values()
         for record in found.values()
         for label in record["metrics"]
-        if not label.startswith("teacher/")
+        if not label.startswith(("teacher/", "constant/"))
     }
     if known and metric not in known:
         asked = metric.rpartition("/")[2]

@@ -58,10 +58,11 @@ def known_metrics(
 
 
 def closest_first(known: Iterable[str], wanted: str) -> list[str]:
-    """Sort names by how much they are like the one that was wanted."""
+    """Sort names by how much they are like the one that was wanted; last what is no student's."""
 
-    def likeness(name: str) -> float:
-        return difflib.SequenceMatcher(None, name, wanted).ratio()
+    def likeness(name: str) -> tuple[bool, float]:
+        ratio = difflib.SequenceMatcher(None, name, wanted).ratio()
+        return not name.startswith("constant/"), ratio
 
     return sorted(known, key=likeness, reverse=True)
 
