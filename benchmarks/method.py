@@ -36,10 +36,10 @@ from numpy.typing import NDArray
 from flows.config import RunConfig
 from flows.provenance import provenance
 from flows.stages.batches import PixelStore, StepDataset, batches_from
-from flows.stages.evaluate import Spaces, spaces_of
 from flows.stages.extract import eval_source, view_source
 from flows.stages.fit import joint_start, load_mapping
 from flows.stages.latents import training_latents
+from flows.stages.measure import Spaces, spaces_of
 from flows.stages.pipeline import Pipeline
 from flows.stages.train import class_numbers
 from tintem_core.backbones import place

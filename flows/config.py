@@ -209,8 +209,11 @@ class RunConfig(BaseModel, frozen=True, extra="forbid"):
         twice = [name for name in names if names.count(name) > 1]
         if twice:
             raise ValueError(f"two datasets are named '{twice[0]}': give each its own name")
-        if {"train", "test"} & set(names[1:]):
-            raise ValueError("a set cannot be named 'train' or 'test': these are splits")
+        if {"train", "test", "all"} & set(names[1:]):
+            raise ValueError(
+                "a set cannot be named 'train' or 'test', which are splits, nor 'all', which "
+                "is all sets together"
+            )
         return self
 
     @model_validator(mode="after")

@@ -4,11 +4,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from flows.config import RunConfig
+from flows.stages.metrics import ALL
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the summary; ``group`` is its heading."""
+    """One line of the summary; ``group`` is its heading.
+
+    Where the teacher has no number of its own, its column says what the student's is worth: what a
+    constant answer or chance would reach.
+    """
 
     group: str
     label: str
@@ -67,37 +72,65 @@ def summary_rows(
         Row("Latency, one photo, CPU", "ONNX Runtime", "–", f"{latency['student_onnx']:.1f} ms"),
     ]
     found = {(r["subject"], r["dataset"], r["name"]): r for r in evaluation["rows"]}
+    neighbours = min(config.evaluation.knn, photos.train)
+    ood = [source.name for source in config.evaluation.ood]
+    # The one who answers in the teacher's space: a baseline's student does so through its head.
+    is_head = any(subject == "head" for subject, _, _ in found)
 
-    def both(group: str, label: str, dataset: str, metric: str) -> None:
-        cells = [found.get((subject, dataset, metric)) for subject in ("teacher", "student")]
-        if any(cells):
-            rows.append(Row(group, label, *(_cell(c) for c in cells)))
+    def add(group: str, label: str, dataset: str, metric: str, subject: str = "student") -> None:
+        row = found.get((subject, dataset, metric))
+        if row is not None:
+            of_teacher = found.get(("teacher", dataset, _OF_TEACHER.get(metric, metric)))
+            constant = found.get(("constant", dataset, metric))
+            rows.append(Row(group, label, _worth(row, of_teacher, constant), _cell(row)))
 
     faithful = f"Faithfulness, {evaluation['test_photos']} unseen photos"
     for label, metric in _FAITHFULNESS:
-        both(faithful, label, "test", metric)
-    neighbours = min(config.evaluation.knn, photos.train)
-    both("Accuracy", f"kNN, k = {neighbours}", "test", "knn")
-    for source in config.evaluation.ood:
-        group = f"Out of distribution: {source.name}"
-        both(group, "AUROC", source.name, "auroc")
-        both(group, "FPR95 (lower is better)", source.name, "fpr95")
-        both(group, "score rank correlation", source.name, "ood_rank_correlation")
-        both(group, "pairwise cosines, Pearson", source.name, "pairwise_pearson")
+        add(faithful, label, "test", metric)
+    add(faithful, "pairwise cosines, all sets together", ALL, "pairwise_pearson")
+    shared = "Asked in the teacher's index" + (", through the training head" if is_head else "")
+    for label, metric in _SHARED:
+        label = label.format(neighbours)
+        add(shared, label, "test", metric, "head" if is_head else "student")
+    add("Accuracy", f"kNN, k = {neighbours}", "test", "knn")
+    add("Accuracy", "same kNN answer", "test", "knn_agreement")
+    for name in ood:
+        group = f"Out of distribution: {name}"
+        add(group, "AUROC", name, "auroc")
+        add(group, "FPR95 (lower is better)", name, "fpr95")
+        add(group, "score rank correlation", name, "ood_rank_correlation")
+        add(group, "pairwise cosines, Pearson", name, "pairwise_pearson")
     return rows
 
 
 _FAITHFULNESS = (
     ("cosine to the mapped teacher", "cosine_to_mapped"),
+    ("its variance explained (R²)", "r2_to_mapped"),
     ("pairwise cosines, Pearson", "pairwise_pearson"),
-    ("pairwise cosines, Spearman", "pairwise_spearman"),
     ("linear CKA", "cka_linear"),
     ("same 10 nearest neighbours", "neighbour_overlap_10"),
-    ("same kNN answer", "knn_agreement"),
 )
+_SHARED = (
+    ("same photo found first", "same_photo_at_1"),
+    ("same photo among the first 10", "same_photo_at_10"),
+    ("teacher's 10 neighbours found", "shared_overlap_10"),
+    ("kNN, k = {}", "shared_knn"),
+)
+_OF_TEACHER = {"shared_knn": "knn"}
 
 
-def _cell(row: dict[str, Any] | None) -> str:
-    if row is None:
-        return "–"
+def _worth(
+    row: dict[str, Any], teacher: dict[str, Any] | None, constant: dict[str, Any] | None
+) -> str:
+    """Say what there is to compare a student's number with."""
+    if teacher is not None:
+        return _cell(teacher)
+    if constant is not None:
+        return f"(constant answer {constant['value']:.3f})"
+    # An evaluation of an older release knew no chance.
+    chance = row.get("chance")
+    return "–" if chance is None else f"(chance {chance:.3f})"
+
+
+def _cell(row: dict[str, Any]) -> str:
     return f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"

@@ -50,7 +50,6 @@ class SyntheticReader(ImageReader):
         self._seed, self._images = int(found[1]), int(found[2])
 
     def entries(self) -> pl.DataFrame:
-        numbers = pl.int_range(self._images, eager=True)
         # Another Pillow may draw other pixels: it stands where the date of a file does.
         drawn_by = _VERSION * 10_000 + int(PIL.__version__.split(".")[0])
         uris = pl.select(pl.format(f"{self._seed}/{{}}", pl.int_range(self._images)))

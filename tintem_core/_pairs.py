@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tintem_core.errors import DegenerateError, ShapeError
+from tintem_core.measures import refuse_few
 from tintem_core.neighbours import neighbour_overlap, unit_rows
 
 Table = NDArray[np.floating]
@@ -14,7 +15,6 @@ Doubles = NDArray[np.float64]
 
 # Pairs grow with the square of the images; 2 million pairs fix a correlation to three decimals.
 PAIR_IMAGES = 2_000
-FEWEST_IMAGES = 4
 
 
 def angle_preservation(
@@ -75,10 +75,7 @@ def pair_subsample(count: int, seed: int) -> NDArray[np.int64]:
     Raises:
         DegenerateError: fewer than 4 images.
     """
-    if count < FEWEST_IMAGES:
-        raise DegenerateError(
-            f"{count} images are too few to compare; give at least {FEWEST_IMAGES}."
-        )
+    refuse_few(count)
     if count <= PAIR_IMAGES:
         return np.arange(count)
     drawn = np.random.default_rng(seed).choice(count, PAIR_IMAGES, replace=False)

@@ -5,22 +5,15 @@ image with its own copy is not counted, so duplicates in a resample cannot fake 
 Legend: N images, D teacher width, K student width, P pairs i < j, R resamples. NumPy in and out.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
-from tintem_core._pairs import (
-    FEWEST_IMAGES,
-    mid_ranks,
-    pair_cosines,
-    pair_subsample,
-    pearson,
-    spearman,
-)
+from tintem_core._pairs import mid_ranks, pair_cosines, pair_subsample, pearson, spearman
 from tintem_core.errors import DegenerateError, ShapeError
-from tintem_core.neighbours import nearest, shared_share, unit_rows
+from tintem_core.measures import MetricRow, mean_row, multinomial_counts, refuse_few
+from tintem_core.neighbours import nearest, shared_share
 from tintem_core.ood import bootstrap_interval, percentile_interval
+from tintem_core.to_mapped import to_mapped_rows
 
 Table = NDArray[np.floating]
 Doubles = NDArray[np.float64]
@@ -28,40 +21,28 @@ Doubles = NDArray[np.float64]
 NEIGHBOURS = 10
 
 
-@dataclass(frozen=True)
-class MetricRow:
-    """One measured number.
-
-    name: metric; value: on all n images; low, high: bootstrap 95 % interval; n: images used.
-    """
-
-    name: str
-    value: float
-    low: float
-    high: float
-    n: int
-
-
 def faithfulness(
     teacher_ND: Table,
     mapped_NK: Table | None,
     student_NK: Table,
     *,
+    centre_K: Doubles | None = None,
     seed: int,
     resamples: int = 1000,
 ) -> list[MetricRow]:
     """Compare a student with its teacher on the same images.
 
-    Rows, in order: `cosine_to_mapped` (mean), `cosine_to_mapped_p5` (5th percentile), both on all
-    images and left out when `mapped_NK` is None; then, on at most 2,000 images drawn with `seed`:
-    `pairwise_pearson`, `pairwise_spearman` (off-diagonal cosines), `cka_linear`,
-    `neighbour_overlap_10` (within the drawn images; k shrinks to N - 1 on fewer than 11 images,
-    and so does the name). `MetricRow.n` says how many images a number comes from.
+    Rows, in order: those of `to_mapped.to_mapped_rows` on all images, left out when `mapped_NK` is
+    None; then, on at most 2,000 images drawn with `seed`: `pairwise_pearson`, `pairwise_spearman`
+    (off-diagonal cosines), `cka_linear`, `neighbour_overlap_10` (within the drawn images; k
+    shrinks to N - 1 on fewer than 11 images, and so does the name; chance is k / (N - 1)).
+    `MetricRow.n` says how many images a number comes from.
 
     Args:
         teacher_ND: teacher embeddings, shape (N, D).
         mapped_NK: h(teacher), shape (N, K), or None when there is no mapping into this space.
         student_NK: student embeddings, shape (N, K').
+        centre_K: `to_mapped.mean_direction` of the mapped train images, for the centred cosine.
         seed: of the subsample and the bootstrap.
         resamples: bootstrap draws.
 
@@ -77,49 +58,41 @@ def faithfulness(
         )
     rows: list[MetricRow] = []
     if mapped_NK is not None:
-        rows += cosine_rows(mapped_NK, student_NK, seed=seed, resamples=resamples)
+        rows += to_mapped_rows(mapped_NK, student_NK, centre_K, seed=seed, resamples=resamples)
     picked = pair_subsample(count, seed)
     teacher, student = teacher_ND[picked], student_NK[picked]
-    counts_RN = _multinomial_counts(len(picked), resamples, seed)
+    counts_RN = _counts(len(picked), resamples, seed)
+    first, second = _both_cosines(teacher, student)
     return [
         *rows,
-        *_correlation_rows(teacher, student, counts_RN),
+        _pearson_row(first, second, counts_RN),
+        _spearman_row(first, second, counts_RN),
         _cka_row(teacher, student, counts_RN),
         _overlap_row(teacher, student, counts_RN),
     ]
 
 
-def cosine_rows(
-    target_NK: Table, student_NK: Table, *, seed: int, resamples: int = 1000
-) -> list[MetricRow]:
-    """`cosine_to_mapped` and `cosine_to_mapped_p5`: cosine of each image to its target.
+def pearson_over_sets(
+    teacher_ND: Table, student_NK: Table, *, seed: int, resamples: int = 1000
+) -> MetricRow:
+    """`pairwise_pearson` of images of several sets put together, test and OOD images, say.
+
+    Within one set all cosines are alike; over several, that sets lie apart counts too. All pairs
+    of at most 2,000 images drawn with `seed` from the whole, so a large set weighs more.
+
+    Args:
+        teacher_ND, student_NK: row i of both is the same image; shapes (N, D) and (N, K).
+        seed: of the subsample and the bootstrap.
+        resamples: bootstrap draws.
 
     Raises:
-        ShapeError: shapes differ.
+        ShapeError, DegenerateError: as `faithfulness`.
     """
-    if target_NK.shape != student_NK.shape:
-        raise ShapeError(
-            f"Targets {target_NK.shape} and student {student_NK.shape} differ in shape."
-        )
-    cosines = np.einsum(
-        "nk,nk->n",
-        unit_rows(target_NK, "the targets"),
-        unit_rows(student_NK, "the student"),
-        dtype=np.float64,
-    )
-    statistics = {
-        "cosine_to_mapped": lambda c: float(np.mean(c)),
-        "cosine_to_mapped_p5": lambda c: float(np.quantile(c, 0.05)),
-    }
-    return [
-        MetricRow(
-            name,
-            fn(cosines),
-            *bootstrap_interval(fn, cosines, seed=seed, resamples=resamples),
-            len(cosines),
-        )
-        for name, fn in statistics.items()
-    ]
+    if len(teacher_ND) != len(student_NK):
+        raise ShapeError(f"{len(teacher_ND)} teacher rows, but {len(student_NK)} student rows.")
+    picked = pair_subsample(len(teacher_ND), seed)
+    cosines = _both_cosines(teacher_ND[picked], student_NK[picked])
+    return _pearson_row(*cosines, _counts(len(picked), resamples, seed))
 
 
 def prediction_agreement(
@@ -133,9 +106,7 @@ def prediction_agreement(
     """Share of images on which two classifiers predict the same class."""
     if teacher_N.shape != student_N.shape:
         raise ShapeError(f"Predictions {teacher_N.shape} and {student_N.shape} differ in shape.")
-    same = (teacher_N == student_N).astype(np.float64)
-    interval = bootstrap_interval(lambda s: float(np.mean(s)), same, seed=seed, resamples=resamples)
-    return MetricRow(name, float(np.mean(same)), *interval, len(same))
+    return mean_row(name, teacher_N == student_N, seed=seed, resamples=resamples)
 
 
 def score_rank_correlation(
@@ -153,26 +124,19 @@ def score_rank_correlation(
     """
     if teacher_N.shape != student_N.shape:
         raise ShapeError(f"Scores {teacher_N.shape} and {student_N.shape} differ in shape.")
-    if len(teacher_N) < FEWEST_IMAGES:
-        raise DegenerateError(f"{len(teacher_N)} scores are too few for a rank correlation.")
+    refuse_few(len(teacher_N))
     interval = bootstrap_interval(
         spearman, teacher_N, student_N, seed=seed, resamples=resamples, paired=True
     )
     return MetricRow(name, spearman(teacher_N, student_N), *interval, len(teacher_N))
 
 
-def _multinomial_counts(count: int, resamples: int, seed: int) -> Doubles:
-    """How often each image occurs in each bootstrap draw, float64 (R, N).
+def _counts(count: int, resamples: int, seed: int) -> Doubles:
+    return multinomial_counts(count, resamples, np.random.default_rng(seed))
 
-    Draws with fewer than 3 distinct images hold no correlation and are drawn again, which
-    happens on a handful of images only.
-    """
-    rng = np.random.default_rng(seed)
-    share = np.full(count, 1 / count)
-    counts_RN = rng.multinomial(count, share, resamples)
-    while (poor := np.count_nonzero(counts_RN, axis=1) < 3).any():
-        counts_RN[poor] = rng.multinomial(count, share, int(poor.sum()))
-    return counts_RN.astype(np.float64)
+
+def _both_cosines(teacher_ND: Table, student_NK: Table) -> tuple[Doubles, Doubles]:
+    return pair_cosines(teacher_ND, "the teacher"), pair_cosines(student_NK, "the student")
 
 
 def _pair_sums(counts_RN: Doubles, pairs_P: Doubles) -> Doubles:
@@ -187,29 +151,27 @@ def _pair_sums(counts_RN: Doubles, pairs_P: Doubles) -> Doubles:
     return np.einsum("rn,rn->r", counts_RN @ square, counts_RN)
 
 
-def _correlation_rows(teacher_ND: Table, student_NK: Table, counts_RN: Doubles) -> list[MetricRow]:
-    first = pair_cosines(teacher_ND, "the teacher")
-    second = pair_cosines(student_NK, "the student")
-    images = len(teacher_ND)
-    weight = _pair_sums(counts_RN, np.ones_like(first))
-
-    x, y = first - first.mean(), second - second.mean()
+def _pearson_row(first_P: Doubles, second_P: Doubles, counts_RN: Doubles) -> MetricRow:
+    weight = _pair_sums(counts_RN, np.ones_like(first_P))
+    x, y = first_P - first_P.mean(), second_P - second_P.mean()
     mean_x, mean_y, xx, yy, xy = (
         _pair_sums(counts_RN, v) / weight for v in (x, y, x * x, y * y, x * y)
     )
-    value = pearson(first, second)
+    value = pearson(first_P, second_P)
     with np.errstate(divide="ignore", invalid="ignore"):
         drawn = (xy - mean_x * mean_y) / np.sqrt((xx - mean_x**2) * (yy - mean_y**2))
-    rows = [MetricRow("pairwise_pearson", value, *percentile_interval(drawn), images)]
+    return MetricRow("pairwise_pearson", value, *percentile_interval(drawn), counts_RN.shape[1])
 
-    u, v = (mid_ranks(p) / len(p) for p in (first, second))
+
+def _spearman_row(first_P: Doubles, second_P: Doubles, counts_RN: Doubles) -> MetricRow:
+    weight = _pair_sums(counts_RN, np.ones_like(first_P))
+    u, v = (mid_ranks(p) / len(p) for p in (first_P, second_P))
     u, v = u - u.mean(), v - v.mean()
     influence = u * v + _rank_response(u, v) + _rank_response(v, u)
     scale = np.sqrt((u @ u) * (v @ v)) / len(u)
     drawn = np.clip(_pair_sums(counts_RN, influence) / weight / scale, -1.0, 1.0)
     value = float(np.clip(u.dot(v) / len(u) / scale, -1.0, 1.0))
-    rows.append(MetricRow("pairwise_spearman", value, *percentile_interval(drawn), images))
-    return rows
+    return MetricRow("pairwise_spearman", value, *percentile_interval(drawn), counts_RN.shape[1])
 
 
 def _rank_response(ranks_P: Doubles, other_P: Doubles) -> Doubles:
@@ -272,6 +234,6 @@ def _overlap_row(teacher_ND: Table, student_NK: Table, counts_RN: Doubles) -> Me
     lists = (nearest(t, t, k, exclude_self=True)[1] for t in (teacher_ND, student_NK))
     shares = shared_share(*lists)
     drawn = counts_RN @ shares / images
-    return MetricRow(
-        f"neighbour_overlap_{k}", float(shares.mean()), *percentile_interval(drawn), images
-    )
+    interval = percentile_interval(drawn)
+    chance = k / (images - 1)
+    return MetricRow(f"neighbour_overlap_{k}", float(shares.mean()), *interval, images, chance)

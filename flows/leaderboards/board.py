@@ -89,7 +89,7 @@ def _refuse_unknown(metric: str, comparable: Mapping[str, Mapping[str, Record]])
         for found in comparable.values()
         for record in found.values()
         for label in record["metrics"]
-        if not label.startswith("teacher/")
+        if not label.startswith(("teacher/", "constant/"))
     }
     if known and metric not in known:
         asked = metric.rpartition("/")[2]
@@ -184,7 +184,9 @@ def _reference(root: Root, evaluation: Record, parameters: int | None, metric: s
     # An evaluation of the first release knew one teacher, and no list.
     first, *others = caches if isinstance(caches, list) else [caches]
     ids = [next(iter(found.values())) for found in (first, *(other[0] for other in others))]
-    measured = _rows(evaluation).get(f"teacher/{metric.partition('/')[2]}")
+    # A teacher in its own index is the teacher.
+    asked = metric.partition("/")[2].replace("/shared_knn", "/knn")
+    measured = _rows(evaluation).get(f"teacher/{asked}")
     return Reference(
         name=" + ".join(_model(root, id) for id in ids),
         # An export says how large the first teacher is.

@@ -76,7 +76,7 @@ class Extracted:
     reused: bool
     others: tuple[TeacherCaches, ...] = ()
     mapped_tokens: tuple[str, ...] = ()
-    """With cache.keep_mapped: caches of tokens through the mapping, as :func:`taught_views` lists."""
+    """With cache.keep_mapped: caches of tokens through the mapping, one per `taught_views`."""
 
     def identity(self) -> dict[str, object]:
         """Return which training latents these are."""

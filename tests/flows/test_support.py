@@ -68,7 +68,7 @@ def test_photos_that_the_run_measures_on_are_no_support(
     sets = {"synthetic": 0, "photos": [{"name": "other", "uri": str(other)}]}
     assert run(settings, training__support=0.25, support=sets).trained.record["steps"] > 0
     sets["photos"] = [everything]
-    with pytest.raises(InputError, match="every support image of everything .* is also a photo"):
+    with pytest.raises(InputError, match=r"every support image of everything .* is also a photo"):
         _ = run(settings, training__support=0.25, support=sets).indexed
 
 

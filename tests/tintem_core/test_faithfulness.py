@@ -9,16 +9,18 @@ from numpy.typing import NDArray
 
 from tintem_core.errors import DegenerateError, ShapeError
 from tintem_core.faithfulness import (
-    MetricRow,
     faithfulness,
+    pearson_over_sets,
     prediction_agreement,
     score_rank_correlation,
 )
+from tintem_core.measures import MetricRow
 
 Floats = NDArray[np.float32]
 NAMES = [
     "cosine_to_mapped",
     "cosine_to_mapped_p5",
+    "r2_to_mapped",
     "pairwise_pearson",
     "pairwise_spearman",
     "cka_linear",
@@ -80,7 +82,7 @@ def test_a_perfect_student_scores_one_everywhere() -> None:
 def test_without_a_mapping_the_cosines_to_it_are_left_out() -> None:
     teacher, student = _pair(30)
     names = [r.name for r in faithfulness(teacher, None, student, seed=0, resamples=10)]
-    assert names == NAMES[2:]
+    assert names == NAMES[3:]
 
 
 def _slow_draws(teacher: Floats, student: Floats, resamples: int) -> dict[str, list[float]]:
@@ -135,7 +137,7 @@ def test_large_sets_are_subsampled_and_say_so(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("tintem_core._pairs.PAIR_IMAGES", 200)
     teacher, student = _pair(250)
     rows = _rows(teacher, student, resamples=5)
-    assert [rows[name].n for name in NAMES] == [250, 250, 200, 200, 200, 200]
+    assert [rows[name].n for name in NAMES] == [250, 250, 250, 200, 200, 200, 200]
     assert rows == _rows(teacher, student, resamples=5)
     other = _rows(teacher, student, resamples=5, seed=1)
     assert other["pairwise_pearson"].value != rows["pairwise_pearson"].value
@@ -178,6 +180,32 @@ def test_agreement_and_rank_correlation() -> None:
     assert row.low < row.value < row.high
     with pytest.raises(DegenerateError):
         score_rank_correlation(first, np.ones(200), seed=0, resamples=5)
+
+
+def test_neighbours_come_with_what_chance_would_find() -> None:
+    teacher, student = _pair(40)
+    rows = _rows(teacher, student)
+    assert rows["neighbour_overlap_10"].chance == pytest.approx(10 / 39)
+    assert rows["pairwise_pearson"].chance is None
+
+
+def test_pearson_over_sets_sees_that_they_lie_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    teacher, student = _pair(60, noise=3)
+    apart = np.repeat(np.array([0, 8], np.float32), 30)[:, None]
+    row = pearson_over_sets(teacher + apart, student + apart, seed=0, resamples=200)
+    first, second = _off_diagonal(teacher + apart), _off_diagonal(student + apart)
+    assert row.value == pytest.approx(np.corrcoef(first, second)[0, 1])
+    assert row.low < row.value < row.high
+    within = [_rows(teacher[s], student[s]) for s in (slice(30), slice(30, 60))]
+    assert all(row.value > rows["pairwise_pearson"].value + 0.1 for rows in within)
+    monkeypatch.setattr("tintem_core._pairs.PAIR_IMAGES", 20)
+    assert pearson_over_sets(teacher, student, seed=0, resamples=10).n == 20
+    with pytest.raises(ShapeError, match="60 teacher rows"):
+        pearson_over_sets(teacher, student[:9], seed=0)
+    with pytest.raises(DegenerateError, match="collapsed"):
+        pearson_over_sets(teacher, np.ones_like(student), seed=0)
+    with pytest.raises(DegenerateError, match="too few"):
+        pearson_over_sets(teacher[:1], student[:1], seed=0)
 
 
 def test_a_thousand_images_and_resamples_take_seconds() -> None:

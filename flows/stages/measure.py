@@ -1,0 +1,170 @@
+"""What is measured of the embeddings of teacher, mapped teacher and student.
+
+Legend: ``N`` images, ``D`` teacher width, ``K`` student width.
+"""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from numpy.typing import NDArray
+
+from flows.config import RunConfig
+from flows.stages.datasets import Dataset
+from flows.stages.fit import apply
+from flows.stages.metrics import ALL
+from tintem_core.faithfulness import (
+    faithfulness,
+    pearson_over_sets,
+    prediction_agreement,
+    score_rank_correlation,
+)
+from tintem_core.measures import Draws, MetricRow, mean_row
+from tintem_core.neighbours import knn_predict
+from tintem_core.objectives import MatchMapped, Objective
+from tintem_core.ood import auroc, bootstrap_interval, fpr95, fpr95_openood, nearest_cosine_score
+from tintem_core.shared_space import shared_knn, shared_space
+from tintem_core.to_mapped import constant_rows, mean_direction
+
+Array = NDArray[np.float32]
+
+METHOD = 2
+"""Part of an evaluation's identity: raise it with every change of what is measured, so that a run
+measures again instead of finding what an older release measured. 1 had none written."""
+
+
+@dataclass(frozen=True)
+class Spaces:
+    """Embeddings of the same images.
+
+    ``mapped`` is what the student was trained to give, where its objective is that; ``head`` is the
+    student seen through a baseline's training head, in the teacher's space.
+    """
+
+    teacher: Array
+    student: Array
+    mapped: Array | None = None
+    head: Array | None = None
+
+    def subjects(self) -> Iterator[tuple[str, Array]]:
+        yield "teacher", self.teacher
+        yield "student", self.student
+        if self.head is not None:
+            yield "head", self.head
+
+    def asked(self) -> tuple[str, Array, Array] | None:
+        """Who answers in a space of the teacher's, what it is asked for, and what it answers."""
+        if self.mapped is not None:
+            return "student", self.mapped, self.student
+        return None if self.head is None else ("head", self.teacher, self.head)
+
+
+def spaces_of(objective: Objective, teacher: Array, student: Array) -> Spaces:
+    """See embeddings of the same images the way the student's objective does."""
+    mapped = None
+    if isinstance(objective, MatchMapped):
+        mapped = apply(objective.mapping, teacher)
+    with torch.inference_mode():
+        head = objective.through_head(torch.from_numpy(student))
+    return Spaces(teacher, student, mapped, None if head is None else head.numpy())
+
+
+def measure(
+    config: RunConfig, data: Dataset, train: Spaces, test: Spaces, ood: dict[str, Spaces]
+) -> list[dict[str, Any]]:
+    """Measure a student: rows of subject, dataset and the fields of a MetricRow.
+
+    Args:
+        config: the run.
+        data: what train and test are of.
+        train, test, ood: embeddings of the photos, OOD sets by name.
+    """
+    settings = config.evaluation
+    drawn: Draws = {"seed": config.training.seed, "resamples": settings.resamples}
+    rows: list[dict[str, Any]] = []
+
+    def add(subject: str, dataset: str, *found: MetricRow) -> None:
+        rows.extend({"subject": subject, "dataset": dataset, **asdict(row)} for row in found)
+
+    known = train.asked()
+    centre = None if known is None else mean_direction(known[1])
+    sets = {"test": test, **ood}
+    for name, spaces in sets.items():
+        add("student", name, *faithfulness(
+            spaces.teacher, spaces.mapped, spaces.student, centre_K=centre, **drawn
+        ))  # fmt: skip
+        if spaces.head is not None:
+            add("head", name, *faithfulness(
+                spaces.teacher, spaces.teacher, spaces.head, centre_K=centre, **drawn
+            ))  # fmt: skip
+        if (asked := spaces.asked()) is not None and centre is not None:
+            add("constant", name, *constant_rows(asked[1], centre, **drawn))
+    if ood:
+        (_, teacher), *others = (
+            (parts[0][0], np.concatenate([embeddings for _, embeddings in parts]))
+            for parts in zip(*(spaces.subjects() for spaces in sets.values()), strict=True)
+        )
+        for subject, student in others:
+            add(subject, ALL, pearson_over_sets(teacher, student, **drawn))
+    if (asked := test.asked()) is not None:
+        subject, index, queries = asked
+        add(subject, "test", *shared_space(test.teacher, index, queries, **drawn))
+
+    if None not in data.labels():
+        predictions = {}
+        bank_labels, labels = _class_numbers(data)
+        for (subject, bank), (_, queries) in zip(train.subjects(), test.subjects(), strict=True):
+            neighbours = min(settings.knn, len(bank))
+            _, predictions[subject] = knn_predict(bank, bank_labels, queries, neighbours)
+            add(subject, "test", mean_row("knn", predictions[subject] == labels, **drawn))
+        for subject, found in list(predictions.items())[1:]:
+            add(subject, "test", prediction_agreement(predictions["teacher"], found, **drawn))
+        if known is not None and asked is not None:
+            subject, _, queries = asked
+            add(subject, "test", shared_knn(
+                known[1], bank_labels, queries, labels, settings.knn, **drawn
+            ))  # fmt: skip
+
+    for name, spaces in ood.items():
+        scores = {}
+        for (subject, bank), (_, inside), (_, outside) in zip(
+            train.subjects(), test.subjects(), spaces.subjects(), strict=True
+        ):
+            pair = [
+                nearest_cosine_score(bank, queries, settings.ood_neighbour)
+                for queries in (inside, outside)
+            ]
+            for score in (auroc, fpr95, fpr95_openood):
+                low, high = bootstrap_interval(score, *pair, **drawn)
+                value = score(pair[0], pair[1])
+                add(subject, name, MetricRow(score.__name__, value, low, high, len(pair[1])))
+            scores[subject] = np.concatenate(pair)
+        for subject, ranked in list(scores.items())[1:]:
+            add(subject, name, score_rank_correlation(scores["teacher"], ranked, **drawn))
+    return rows
+
+
+def ood_scores(
+    config: RunConfig, train: Spaces, test: Spaces, ood: dict[str, Spaces]
+) -> pl.DataFrame:
+    """Return every OOD score: subject, dataset, score."""
+    parts = []
+    for dataset, spaces in {"test": test, **ood}.items():
+        for (subject, bank), (_, queries) in zip(train.subjects(), spaces.subjects(), strict=True):
+            score = nearest_cosine_score(bank, queries, config.evaluation.ood_neighbour)
+            parts.append(pl.DataFrame({"score": score}).with_columns(
+                subject=pl.lit(subject), dataset=pl.lit(dataset)
+            ))  # fmt: skip
+    return pl.concat(parts)
+
+
+def _class_numbers(data: Dataset) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    train, test = data.labels("train"), data.labels("test")
+    names = {name: number for number, name in enumerate(sorted({*train, *test}, key=str))}
+    return (
+        np.array([names[label] for label in train], np.int64),
+        np.array([names[label] for label in test], np.int64),
+    )
