@@ -126,8 +126,11 @@ def plan(config: RunConfig) -> Plan:
     trained_rate = trained_images(
         config, device, sum(teacher.backbone.width for teacher in teachers), width
     )
-    batch = max(1, min(config.training.batch_size, data.train))
-    steps = config.training.epochs * (data.train // batch)
+    learnt = data.train
+    if config.training.select == "best":
+        learnt -= round(data.train * config.training.validation_share)
+    batch = max(1, min(config.training.batch_size, learnt))
+    steps = config.training.epochs * (learnt // batch)
     targets = targets_identity(latents, None if tokens is None else tokens.want.spec.id)
     reused = _reused(root, config, data, latents, targets)
     return Plan(
