@@ -26,6 +26,7 @@ from flows.prefect_reporting import PrefectReporter, if_heard
 from flows.reporting import Broadcast, reporter, reporting_to
 from flows.retries import patiently
 from flows.server.local import HEARTBEAT_SECONDS
+from flows.stages.held_out import learnt_from
 from flows.stages.pipeline import Pipeline
 from flows.summary import Row, summary_rows
 
@@ -150,7 +151,7 @@ def summary(pipeline: Pipeline) -> list[Row]:
     """Return the summary of a finished run."""
     return summary_rows(
         pipeline.config,
-        pipeline.indexed.photos(),
+        learnt_from(pipeline.config, pipeline.indexed).photos(),
         pipeline.mapped.record,
         pipeline.trained.record,
         pipeline.evaluated.record,

@@ -27,6 +27,7 @@ def card(config: RunConfig, rows: list[Row], record: dict[str, Any]) -> str:
         f"A student of {config.data.name}, trained without labels to give the teacher's embedding, "
         f"mapped to its own width. Made by TinTeM, {record['provenance']['created']}.",
         "",
+        *_choice(config),
         f"- file: `{model['file']}`",
         f"- input: `{model['input']}`; pixel normalisation is inside the model",
         f"- output: `{model['output']}`; compare embeddings by their cosine",
@@ -41,6 +42,13 @@ def card(config: RunConfig, rows: list[Row], record: dict[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _choice(config: RunConfig) -> list[str]:
+    if config.training.select == "last":
+        return []
+    told = "Its weights are the best of the training on photos held out of it"
+    return [f"{told}, judged by their labels where all photos have some.", ""]
 
 
 def report_page(
@@ -90,13 +98,18 @@ def _table(rows: list[Row]) -> str:
 
 
 def training_figure(history: pl.DataFrame) -> Figure:
-    """Draw the loss over the epochs."""
+    """Draw the loss over the epochs, and the validation score where there is one."""
     figure = Figure(figsize=(8, 3), layout="constrained")
     axes = figure.subplots()
     axes.plot(history["epoch"], history["loss"], color=_STUDENT)
     axes.set(xlabel="epoch", ylabel="1 − cosine to the mapped teacher", yscale="log")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
+    if "validation" in history.columns:
+        scores = history.drop_nulls("validation")
+        right = axes.twinx()
+        right.plot(scores["epoch"], scores["validation"], "o-", color=_TEACHER, markersize=3)
+        right.set(ylabel="score of the photos held out")
     return figure
 
 

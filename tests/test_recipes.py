@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from flows.config import load_config
 from tintem_core.backbones import build_backbone
+from tintem_core.losses import SNE_TEMPERATURES
 from tintem_core.students import build_student
 
 RECIPES = sorted((Path(__file__).parent.parent / "deploy" / "recipes").glob("*.yaml"))
@@ -32,7 +34,19 @@ def test_the_official_recipe_is_the_papers() -> None:
     assert (training.final_learning_rate, training.schedule) == (1e-5, "cosine")
     assert (training.ema_decay, training.clip_norm) == (None, None)
     assert (training.local_weight, training.local_per_token) == (1, False)
-    assert (config.mapping.fit, config.mapping.objective) == ("joint", "sne")
+    assert (training.precision, training.accumulation, training.extends) == ("float16", 1, None)
+    assert (training.select, training.select_knn, training.validate_every) == ("best", 200, 10)
+    assert training.objective == "tintem"
+    assert config.teacher.precision == "float16"
+    views = config.views.recipe
+    assert (views.name, views.augment, views.erase) == ("timm", "rand-m9-mstd0.5-inc1", 0.25)
+    assert (views.min_scale, views.max_ratio, views.flip) == (0.08, 4 / 3, 0.5)
+    assert config.cache.tokens
+    mapping = config.mapping
+    assert (mapping.fit, mapping.objective, mapping.head) == ("joint", "sne", "layernorm")
+    np.testing.assert_allclose(SNE_TEMPERATURES, np.arange(1, 11) / 100)
+    assert config.student.weights is None
+    assert not config.student.pretrained
     student = build_student(config.student, 192, 0).backbone.model
     assert (len(student.blocks), student.embed_dim) == (12, 192)
     assert student.blocks[0].attn.num_heads == 3

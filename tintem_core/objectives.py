@@ -92,6 +92,15 @@ class Objective(nn.Module, ABC):
         del embedding_BK
         return None
 
+    def compared(self, embedding_BK: Tensor, latents_BD: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what is to point the same way: the student's side and the teacher's.
+
+        Both (B, K), or (B, D) behind a head. Not for `supervised`, which has no teacher.
+        """
+        through = self.through_head(embedding_BK)
+        assert through is not None
+        return through, latents_BD
+
     @property
     def compares_images(self) -> bool:
         """Whether the loss of a batch is more than the mean over its images."""
@@ -139,6 +148,9 @@ class MatchMapped(Objective):
                 local = self._term(tokens_BTK, targets.tokens, per_token=per_token)
             loss = loss + self._settings.local_weight * local
         return loss
+
+    def compared(self, embedding_BK: Tensor, latents_BD: Tensor) -> tuple[Tensor, Tensor]:
+        return embedding_BK, self.mapping(latents_BD)
 
     @property
     def compares_images(self) -> bool:

@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tintem_core.distributed import is_main, total, world_size
 from tintem_core.errors import TintemError
 from tintem_core.training_config import TrainingConfig
-from tintem_core.training_run import Batch, Learner, Run, start_run
+from tintem_core.training_run import Batch, Best, Learner, Run, start_run
 
 __all__ = ["Batch", "Learner", "Run", "TrainingConfig", "start_run", "train"]
 
@@ -34,6 +34,7 @@ def train(
     save_every_s: float = 30.0,
     compiled: bool = False,
     on_step: Callable[[int, Tensor], None] = lambda _step, _loss: None,
+    validate: Callable[[Learner], float] | None = None,
 ) -> None:
     """Train until ``config.epochs`` are done, from wherever ``run`` stands.
 
@@ -50,6 +51,9 @@ def train(
         compiled: whether `torch.compile` makes the steps faster.
         on_step: called after each step with its number and its loss over all processes, a float64
             scalar on the device.
+        validate: scores the weights, in eval mode, after every ``config.validate_every`` epochs and
+            at the end; called on every process, to the same score. The best weights, the earliest
+            of equal ones, are the result. None: the last ones are.
 
     Raises:
         TintemError: if the loss is not finite, or a single image does not fit into GPU memory.
@@ -82,12 +86,30 @@ def train(
             )
         if is_epoch_over:
             _record(run, steps_per_epoch)
+            if validate is not None:
+                epoch = run.step // steps_per_epoch
+                is_looked_at = epoch % config.validate_every == 0 or run.step == end
+                score = _look(run, epoch, validate) if is_looked_at else None
+                run.history[-1]["validation"] = score
         if run.step == end or is_due:
             checkpoint = run.to_bytes()
             if is_main():
                 save(run.step, checkpoint)
             saved_at = time.monotonic()
+    if run.best is not None:
+        run.result.load_state_dict(run.best.weights)
     run.result.eval()
+
+
+def _look(run: Run, epoch: int, validate: Callable[[Learner], float]) -> float:
+    """Score the weights as they are, and keep them where none were better."""
+    score = validate(run.result.eval())
+    run.learner.train()
+    if run.best is None or score > run.best.score:
+        state = run.result.state_dict().items()
+        weights = {name: tensor.detach().to("cpu", copy=True) for name, tensor in state}
+        run.best = Best(epoch, score, weights)
+    return score
 
 
 def _parallel(learner: Learner, device: torch.device, compiled: bool) -> nn.Module:

@@ -8,6 +8,8 @@ from tintem_core.objectives import ObjectiveConfig
 from tintem_core.teachers import Precision
 
 Schedule = Literal["cosine", "tanh", "poly", "wsd", "rsqrt", "step", "multistep", "constant"]
+# What counts only where photos are held out to choose the weights by.
+_SELECTION_SETTINGS = {"select", "validation_share", "validate_every", "select_knn"}
 # What a schedule looks at, beside the learning rate and the warm-up.
 _SCHEDULE_SETTINGS: dict[Schedule, set[str]] = {
     "cosine": {"final_learning_rate"},
@@ -91,6 +93,23 @@ class TrainingConfig(ObjectiveConfig, frozen=True, extra="forbid"):
         "float32", description="autocast type of the student's forward pass"
     )
     seed: int = Field(0, ge=0, description="initial weights and data order")
+    select: Literal["last", "best"] = Field(
+        "last",
+        description="the student's weights: the last ones, or the best on photos held out of the "
+        "training ones",
+    )
+    validation_share: float = Field(
+        0.1, gt=0, lt=1, description="share of the training photos held out, select 'best' only"
+    )
+    validate_every: int = Field(
+        10, ge=1, description="epochs between two validations, the last one at the end"
+    )
+    select_knn: int = Field(
+        200,
+        ge=1,
+        description="neighbours that vote in a validation (cosine, temperature 0.1), at most all "
+        "photos that are trained on",
+    )
 
     @model_validator(mode="after")
     def _counts_fit(self) -> Self:
@@ -118,6 +137,8 @@ class TrainingConfig(ObjectiveConfig, frozen=True, extra="forbid"):
             ignored.add("local_per_token")
         # Students of before they existed keep their ids.
         ignored |= {name for name in ("evaluation_view", "support") if not getattr(self, name)}
+        if self.select == "last":
+            ignored |= _SELECTION_SETTINGS
         return {
             **self.model_dump(mode="json", exclude=ignored),
             "views": self.views or cached_views,

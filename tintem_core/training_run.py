@@ -73,6 +73,15 @@ class Learner(nn.Module):
         )
 
 
+@dataclass(frozen=True)
+class Best:
+    """What :attr:`Run.result` was after the epoch with the highest validation score."""
+
+    epoch: int
+    score: float
+    weights: dict[str, Tensor]
+
+
 @dataclass
 class Run:
     """A training in progress.
@@ -80,6 +89,7 @@ class Run:
     ``first_step`` is above 0 where a finished student is extended: its epochs are counted on.
     ``pieces`` is how many each batch is computed in: what the recipe says, more where the device's
     memory did not hold that.
+    ``best`` is None as long as nothing was validated.
     ``epoch_loss`` is the sum so far of this epoch's mean, float64, on the device. ``is_exact`` is
     False once a checkpoint of another number of processes was restored, whose random states do not
     fit.
@@ -94,7 +104,8 @@ class Run:
     first_step: int
     step: int
     epoch_loss: Tensor
-    history: list[dict[str, float]]
+    history: list[dict[str, float | None]]
+    best: Best | None = None
     is_exact: bool = True
 
     @property
@@ -118,6 +129,7 @@ class Run:
                 "step": self.step,
                 "epoch_loss": self.epoch_loss.item(),
                 "history": self.history,
+                "best": None if self.best is None else vars(self.best),
                 "random": random_states(),
             },
             buffer,
@@ -141,14 +153,18 @@ class Run:
             _require_same_tensors(self.learner, state["learner"])
             if self.ema is not None:
                 _require_same_tensors(self.ema.module, state["ema"])
+            # Absent where an older version wrote it, which kept the last weights alone.
+            best = Best(**state["best"]) if state.get("best") else None
+            if best is not None:
+                _require_same_tensors(self.result, best.weights)
             self.optimizer.load_state_dict(state["optimizer"])
-        except (RuntimeError, ValueError, KeyError, EOFError) as error:
+        except (RuntimeError, ValueError, KeyError, TypeError, EOFError) as error:
             raise TintemError(f"the checkpoint does not fit this training: {error}") from error
         self.learner.load_state_dict(state["learner"])
         if self.ema is not None:
             self.ema.module.load_state_dict(state["ema"])
         self.scaler.load_state_dict(scaler)
-        self.pieces, self.step, self.history = pieces, step, history
+        self.pieces, self.step, self.history, self.best = pieces, step, history, best
         self.epoch_loss.fill_(epoch_loss)
         self.is_exact = set_random_state(random)
 

@@ -13,6 +13,8 @@ import random
 import struct
 import threading
 import warnings
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -178,8 +180,6 @@ _GLOBAL_RANDOM = threading.Lock()
 
 
 def _augment(pixels: Pixels, rng: np.random.Generator, recipe: ViewRecipe) -> Pixels:
-    from timm.data.auto_augment import rand_augment_transform
-
     seed = int(rng.integers(2**32))
     with _GLOBAL_RANDOM, warnings.catch_warnings():
         python_state, numpy_state = random.getstate(), np.random.get_state()
@@ -187,7 +187,7 @@ def _augment(pixels: Pixels, rng: np.random.Generator, recipe: ViewRecipe) -> Pi
             random.seed(seed)
             np.random.seed(seed)
             mean = tuple(int(c) for c in pixels.mean(axis=(0, 1)))
-            policy = rand_augment_transform(recipe.augment, {"img_mean": mean})
+            policy = rand_augment(recipe.augment, mean)
             augmented = np.array(policy(Image.fromarray(pixels)))
         finally:
             random.setstate(python_state)
@@ -195,6 +195,33 @@ def _augment(pixels: Pixels, rng: np.random.Generator, recipe: ViewRecipe) -> Pi
     if rng.random() < recipe.erase:
         _erase(augmented, rng)
     return augmented
+
+
+def rand_augment(policy: str, mean: tuple[int, ...]) -> Callable[[Image.Image], Image.Image]:
+    """Return timm's RandAugment, which posterises to one bit where it draws fewer.
+
+    Args:
+        policy: as timm spells it, such as ``rand-m9-mstd0.5-inc1``.
+        mean: what is shown beyond the image's edges, RGB.
+    """
+    from timm.data.auto_augment import posterize, rand_augment_transform
+
+    transform = rand_augment_transform(policy, {"img_mean": mean})
+    for op in transform.ops:
+        if op.aug_fn is posterize:
+            # The ends of the range draw 0 bits, a larger `mmax` fewer still. Pillow 13 refuses
+            # that; before, every image came out black and said nothing. One bit is the strongest
+            # that says something. No other view changes, so the recipe's version stays.
+            op.level_fn = partial(_at_least_one_bit, op.level_fn)
+    augment: Callable[[Image.Image], Image.Image] = transform
+    return augment
+
+
+def _at_least_one_bit(
+    level_fn: Callable[[float, Any], tuple[int]], magnitude: float, settings: Any
+) -> tuple[int]:
+    (bits,) = level_fn(magnitude, settings)
+    return (max(1, bits),)
 
 
 def _erase(pixels: Pixels, rng: np.random.Generator) -> None:

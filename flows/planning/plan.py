@@ -128,9 +128,12 @@ def plan(config: RunConfig) -> Plan:
     trained_rate = trained_images(
         config, device, sum(teacher.backbone.width for teacher in teachers), width
     )
-    batch = max(1, min(config.training.batch_size, data.train))
+    learnt = data.train
+    if config.training.select == "best":
+        learnt -= round(data.train * config.training.validation_share)
+    batch = max(1, min(config.training.batch_size, learnt))
     share = config.training.support if config.support_sources else 0.0
-    steps = config.training.epochs * (data.train // max(1, round(batch * (1 - share))))
+    steps = config.training.epochs * (learnt // max(1, round(batch * (1 - share))))
     reused = _reused(root, config, photos, extracted)
     return Plan(
         root=root.url,

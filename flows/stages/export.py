@@ -11,6 +11,7 @@ from flows.report import card, report_page
 from flows.reporting import reporter
 from flows.stages.alone import made_once
 from flows.stages.extract import eval_source
+from flows.stages.held_out import learnt_from
 from flows.stages.results import Evaluated, Exported, Indexed, Mapped, Trained
 from flows.stages.students import load_history, load_student
 from flows.stages.teacher import load_teacher
@@ -100,7 +101,7 @@ def _export(
         "provenance": provenance(),
     }
     records = (mapped.record, trained.record, evaluated.record, record)
-    rows = summary_rows(config, indexed.photos(), *records)
+    rows = summary_rows(config, learnt_from(config, indexed).photos(), *records)
     scores = read_file(root, "evaluations", evaluated.id, "ood_scores.parquet")
     page = report_page(config, rows, record, load_history(root, trained), scores)
     files = {

@@ -3,6 +3,7 @@
 from flows.config import RunConfig
 from flows.reporting import reporter
 from flows.stages.datasets import Dataset
+from flows.stages.held_out import held_out
 from flows.stages.results import Indexed
 from storage.manifest import Manifest, SourceConfig, build_manifest
 from storage.root import Root
@@ -14,7 +15,7 @@ def index(config: RunConfig, root: Root) -> Indexed:
 
     Raises:
         storage.SourceError: if a source is missing, empty, or mostly unreadable.
-        InputError: if there are too few images to train and test on, or to be strange.
+        InputError: if there are too few images to train, validate and test on, or to be strange.
     """
     data = _dataset(config.data, root)
     for split, fewest, cure in (("train", 16, "more images"), ("test", 4, "a larger test_share")):
@@ -24,6 +25,8 @@ def index(config: RunConfig, root: Root) -> Indexed:
                 f"{config.data.uri} has {found} {split} photos, at least {fewest} are needed: "
                 f"give {cure}."
             )
+    if config.training.select == "best":
+        held_out(config, data)
     if config.evaluation.ood_neighbour > len(data.keys("train")):
         raise InputError(
             f"evaluation.ood_neighbour is {config.evaluation.ood_neighbour}, but there are only "

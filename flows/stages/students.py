@@ -129,5 +129,5 @@ def load_objective(config: RunConfig, root: Root, mapped: Mapped, trained: Train
 
 
 def load_history(root: Root, trained: Trained) -> pl.DataFrame:
-    """Return the training curve: epoch, loss, learning_rate."""
+    """Return the training curve: epoch, loss, learning_rate; with select 'best', validation."""
     return pl.read_parquet(io.BytesIO(read_file(root, "students", trained.id, HISTORY)))

@@ -20,8 +20,10 @@ from flows.stages.batches import PixelStore, StepDataset, Taught, batches_from
 from flows.stages.checkpoints import continue_from_newest, drop_checkpoints, save_checkpoint
 from flows.stages.extract import renderer, taught_views, view_source
 from flows.stages.fit import mapping_width, through_mapping
+from flows.stages.held_out import learnt_from
 from flows.stages.latents import taught_latents, taught_tokens
 from flows.stages.results import Extracted, Indexed, Mapped, Trained
+from flows.stages.selection import Validation
 from flows.stages.students import HISTORY, OBJECTIVE, TENSORS, initial_weights, start_student
 from flows.stages.teacher import choose_device
 from flows.stages.truth import truth_test
@@ -59,11 +61,11 @@ def student_spec(
     elif config.student.pretrained:
         student["weights"] = pretrained_digest(config.student)
     is_mapped = config.training.objective == "tintem"
-    is_labelled = config.training.objective == "supervised"
+    needs_labels = config.training.objective == "supervised" or config.training.select == "best"
     return {
         **caches.identity(),
         **_further_targets(config, caches, images),
-        "images": images.data.digest("train", labels=is_labelled),
+        "images": images.data.digest("train", labels=needs_labels),
         # The baselines have nothing of it but the width.
         "mapping": mapping_id if is_mapped else {"width": mapping_width(config)},
         "student": student,
@@ -178,6 +180,11 @@ def _train(
 
     if is_main():
         _truth_test(config, root, indexed, extracted, mapped)
+    validation = None
+    if config.training.select == "best":
+        validation = Validation(config, root, indexed.data, extracted)
+    # From here on, photos that are held out do not exist.
+    indexed = learnt_from(config, indexed)
     classes = class_numbers(indexed)[1] if config.training.objective == "supervised" else ()
     device = choose_device(config.runtime.device)
     dataset = _dataset(config, root, indexed, extracted)
@@ -196,6 +203,7 @@ def _train(
             save_every_s=config.runtime.checkpoint_seconds,
             compiled=config.runtime.compile,
             on_step=lambda _step, _loss: advance(1),
+            validate=validation,
         )
     if is_main():
         student, objective = run.result.student, run.result.objective
@@ -217,6 +225,14 @@ def _train(
             "seconds": round(time.monotonic() - started, 2),
             "provenance": provenance(),
         }
+        if validation is not None:
+            assert run.best is not None
+            record["selected"] = {
+                "epoch": run.best.epoch,
+                "score": run.best.score,
+                "by": validation.by,
+                "validation_photos": validation.photos,
+            }
         files = {TENSORS: _packed(student.state_dict()), HISTORY: _table(run.history)}
         if trained := objective.trained_state():
             files[OBJECTIVE] = _packed(trained)
@@ -311,5 +327,6 @@ def _packed(tensors: dict[str, Tensor]) -> bytes:
 
 def _table(rows: list[dict[str, Any]]) -> bytes:
     table = io.BytesIO()
-    pl.DataFrame(rows).write_parquet(table)
+    # A column of few values may begin with none for longer than polars looks.
+    pl.DataFrame(rows, infer_schema_length=None).write_parquet(table)
     return table.getvalue()

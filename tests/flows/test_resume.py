@@ -101,10 +101,16 @@ def student_bytes(root: Path) -> bytes:
     return path.read_bytes()
 
 
+def curve_bytes(root: Path) -> bytes:
+    (path,) = root.glob("students/*/history.parquet")
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("select", ["last", pytest.param("best", marks=pytest.mark.slow)])
 def test_a_training_killed_again_and_again_gives_the_same_weights(
-    tmp_path: Path, settings: dict[str, Any]
+    select: str, tmp_path: Path, settings: dict[str, Any]
 ) -> None:
-    settings["training"]["epochs"] = 60
+    settings["training"].update(epochs=60, select=select, validate_every=3)
     settings["runtime"]["checkpoint_seconds"] = 0
     whole = write_config(tmp_path, settings, "whole.yaml")
     finish(whole, "trained")
@@ -128,6 +134,7 @@ def test_a_training_killed_again_and_again_gives_the_same_weights(
     (record,) = root.glob("students/*/record.json")
     assert json.loads(record.read_text())["resumed_at_step"] >= 31
     assert student_bytes(root) == student_bytes(Path(load_config(whole).root))
+    assert curve_bytes(root) == curve_bytes(Path(load_config(whole).root))
     assert not list(root.glob("students/*/checkpoints/*"))
 
 

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import psutil
 import pytest
@@ -109,6 +110,40 @@ def test_processes_killed_together_go_on_bit_for_bit(
     finish(config, processes=3)
     assert record(root)["resumed_at_step"] >= 40
     (first,) = (tmp_path / "whole").glob("students/*/student.safetensors")
+    (second,) = root.glob("students/*/student.safetensors")
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_weights_chosen_by_two_processes_survive_a_kill(
+    shared: dict[str, Any], tmp_path: Path
+) -> None:
+    shared["training"].update(
+        epochs=20, select="best", validate_every=2, validation_share=0.25, select_knn=5
+    )
+    shared["runtime"]["checkpoint_seconds"] = 0
+    scores = []
+    for processes in (1, 2):
+        shared["root"] = str(tmp_path / f"by-{processes}")
+        finish(write_config(tmp_path, shared, f"{processes}.yaml"), processes)
+        scores.append(history(Path(shared["root"]))["validation"].drop_nulls().to_list())
+    assert len(scores[0]) == len(scores[1]) == 10
+    # Rounding may turn one vote or another.
+    assert np.mean(np.abs(np.subtract(*scores))) < 0.05
+    root = tmp_path / "killed"
+    shared["root"] = str(root)
+    config = write_config(tmp_path, shared)
+    process = launch(config)
+    deadline = time.monotonic() + 200
+    while step_of(root) < 20 and time.monotonic() < deadline:
+        assert process.poll() is None, "it ended before it could be killed"
+        time.sleep(0.005)
+    kill_all(config)
+    process.communicate()
+    finish(config)
+    assert record(root)["resumed_at_step"] >= 20
+    assert record(root)["selected"] == record(tmp_path / "by-2")["selected"]
+    assert history(root).equals(history(tmp_path / "by-2"))
+    (first,) = (tmp_path / "by-2").glob("students/*/student.safetensors")
     (second,) = root.glob("students/*/student.safetensors")
     assert first.read_bytes() == second.read_bytes()
 

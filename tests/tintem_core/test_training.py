@@ -1,7 +1,8 @@
 """Training, killed and resumed in one process: the same bytes; and what each setting does."""
 
 import io
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from tintem_core.errors import InputError, TintemError
 from tintem_core.mapping import Mapping, MappingConfig
 from tintem_core.objectives import build_objective
 from tintem_core.students import StudentConfig, build_student
-from tintem_core.training import Batch, Run, TrainingConfig, start_run, train
+from tintem_core.training import Batch, Learner, Run, TrainingConfig, start_run, train
 from tintem_core.training_run import check_optimizer
 
 STUDENT = StudentConfig(
@@ -53,12 +54,24 @@ class KilledError(Exception):
     pass
 
 
-def run_on(run: Run, config: TrainingConfig, kill_at: int | None = None) -> bytes | None:
-    """Train to the end, or until killed just after a checkpoint; return the last checkpoint."""
+def run_on(
+    run: Run,
+    config: TrainingConfig,
+    kill_at: int | None = None,
+    *,
+    kept_at: int | None = None,
+    validate: Callable[[Learner], float] | None = None,
+) -> bytes | None:
+    """Train to the end, or until killed just after a checkpoint; return the last checkpoint.
+
+    Args:
+        kept_at: the step whose checkpoint is returned, where it is not the last.
+    """
     last: list[bytes] = []
 
     def keep(step: int, checkpoint: bytes) -> None:
-        last[:] = [checkpoint]
+        if kept_at in (None, step):
+            last[:] = [checkpoint]
         if step == kill_at:
             raise KilledError
 
@@ -67,12 +80,12 @@ def run_on(run: Run, config: TrainingConfig, kill_at: int | None = None) -> byte
         for batch in batches(run.step, config.batch_size)
     )
     try:
-        train(run, data, config, STEPS_PER_EPOCH, save=keep, save_every_s=-1)
+        train(run, data, config, STEPS_PER_EPOCH, save=keep, save_every_s=-1, validate=validate)
     except KilledError:
         pass
     else:
         assert run.step == config.epochs * STEPS_PER_EPOCH
-    return last[0]
+    return last[0] if last else None
 
 
 def weights(run: Run) -> bytes:
@@ -119,6 +132,78 @@ def test_a_killed_training_ends_with_the_same_bytes(name: str) -> None:
     run_on(resumed, config)
     assert weights(resumed) == weights(whole)
     assert resumed.history == whole.history
+
+
+def spiky(learner: Learner) -> float:
+    """A score that rises and falls from one look at the weights to the next."""
+    assert not learner.training
+    parameters = learner.student.parameters()
+    return math.sin(1e3 * sum(weight.detach().double().sum().item() for weight in parameters))
+
+
+@pytest.mark.parametrize("name", ["plain", "everything"])
+def test_a_choice_of_weights_survives_a_kill_after_any_step(name: str) -> None:
+    """Killed after every second step, whose checkpoint is lost, too."""
+    changes, joint = RECIPES[name]
+    config = TrainingConfig(epochs=5, batch_size=8, validate_every=2, **changes)
+    whole = start(config, joint)
+    last = run_on(whole, config, validate=spiky)
+    seen = [row["validation"] for row in whole.history]
+    assert [score is not None for score in seen] == [False, True, False, True, True]
+    assert whole.best is not None
+    assert whole.best.score == max(score for score in seen if score is not None)
+    assert seen[whole.best.epoch - 1] == whole.best.score
+    assert spiky(whole.result) == whole.best.score
+
+    kept, end = start(config, joint).to_bytes(), 5 * STEPS_PER_EPOCH
+    for step in range(end - 1):
+        part = start(config, joint)
+        torch.manual_seed(99)
+        part.restore(kept)
+        assert part.step == step
+        kept = run_on(part, config, validate=spiky, kept_at=step + 1, kill_at=step + 2) or b""
+    resumed = start(config, joint)
+    resumed.restore(kept)
+    run_on(resumed, config, validate=spiky)
+    assert weights(resumed) == weights(whole)
+    assert resumed.history == whole.history
+    assert resumed.best is not None
+    assert (resumed.best.epoch, resumed.best.score) == (whole.best.epoch, whole.best.score)
+    # Killed after its last checkpoint, before anything else was stored.
+    ended = start(config, joint)
+    ended.restore(last or b"")
+    run_on(ended, config, validate=spiky)
+    assert weights(ended) == weights(whole)
+
+
+def test_looking_at_the_weights_does_not_change_the_last_ones() -> None:
+    config = TrainingConfig(epochs=4, batch_size=8, validate_every=1)
+    run_on(plain := start(config), config)
+    looked_at = start(config)
+    run_on(looked_at, config, validate=lambda _learner: float(len(looked_at.history)))
+    assert looked_at.best is not None
+    assert looked_at.best.epoch == 4
+    assert weights(plain) == weights(looked_at)
+
+
+def test_of_equal_scores_the_earliest_counts() -> None:
+    config = TrainingConfig(epochs=4, batch_size=8, validate_every=1)
+    run = start(config)
+    run_on(run, config, validate=lambda _learner: 0.5)
+    assert run.best is not None
+    assert run.best.epoch == 1
+
+
+def test_a_checkpoint_without_a_choice_of_weights_still_counts() -> None:
+    """As older versions wrote it."""
+    config = TrainingConfig(epochs=1, batch_size=8)
+    state = torch.load(io.BytesIO(start(config).to_bytes()), weights_only=True)
+    del state["best"]
+    data = io.BytesIO()
+    torch.save(state, data)
+    run = start(config)
+    run.restore(data.getvalue())
+    assert run.best is None
 
 
 def test_the_random_state_matters_to_the_students_used_here() -> None:

@@ -1,5 +1,10 @@
+import hashlib
 import io
 import random
+from collections.abc import Iterable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -7,7 +12,7 @@ from PIL import Image
 
 from tests.conftest import encoded, photo
 from tintem_core.errors import InputError
-from tintem_core.views import EVAL, ViewRecipe, decode_image, is_mirrored, render_view
+from tintem_core.views import EVAL, ViewRecipe, decode_image, is_mirrored, rand_augment, render_view
 
 LIGHT = ViewRecipe(name="light")
 TIMM = ViewRecipe(name="timm")
@@ -168,3 +173,81 @@ def test_whether_a_view_is_mirrored_is_known_without_rendering_it() -> None:
             seen.append(bool(pixels[16, 0, 0] > pixels[16, -1, 0]))
             assert is_mirrored("key", view, recipe) == seen[-1]
         assert set(seen) == ({False} if recipe is EVAL else {True, False})
+
+
+POLICIES = [
+    "rand-m9-mstd0.5-inc1", "rand-m9-mstd0.5", "rand-m10-n3-mstd1-inc1", "rand-m1-n3-p1",
+    "rand-m10-mstd101-inc1", "rand-m20-mmax30-mstd3-inc1", "rand-m20-mmax30-mstd3",
+    "rand-m9-mstd0.5-tweights-inc1", "rand-m9-n3-mstd0.5-t3aw", "rand-m0-n4-inc1",
+]  # fmt: skip
+
+
+def test_twenty_thousand_draws_of_rand_augment_all_give_the_same_image_again() -> None:
+    small = photo(7, (16, 16))
+
+    def drawn(policy: str, seeds: range) -> list[str]:
+        augment = rand_augment(policy, (10, 20, 30))
+        found = []
+        for seed in seeds:
+            random.seed(seed)
+            np.random.seed(seed)
+            image = augment(small)
+            assert (image.mode, image.size) == ("RGB", (16, 16))
+            found.append(hashlib.sha256(image.tobytes()).hexdigest())
+        return found
+
+    for policy in POLICIES:
+        images = drawn(policy, range(2000))
+        assert images[-200:] == drawn(policy, range(1800, 2000))
+        assert len(set(images)) > 10
+
+
+def test_a_draw_of_no_bits_keeps_one_and_other_posterised_views_stay() -> None:
+    from timm.data.auto_augment import posterize
+
+    image = photo(8)
+    augment: Any = rand_augment("rand-m10-p1-inc1", (0, 0, 0))
+    (strong,) = [op for op in augment.ops if op.aug_fn is posterize]
+    np.testing.assert_array_equal(np.asarray(strong(image)), np.asarray(image) & 0b1000_0000)
+    milder: Any = rand_augment("rand-m5-p1-inc1", (0, 0, 0))
+    (mild,) = [op for op in milder.ops if op.aug_fn is posterize]
+    np.testing.assert_array_equal(np.asarray(mild(image)), np.asarray(image) & 0b1100_0000)
+
+
+@pytest.mark.parametrize(
+    ("policy", "views"),
+    [("rand-m9-mstd0.5-inc1", [136, 1061, 1439]), ("rand-m1-mstd0.5", range(100))],
+)
+def test_views_of_a_real_photo_are_cut_where_pillow_refused_the_draw(
+    policy: str, views: Iterable[int]
+) -> None:
+    spec = find_spec("elpv_dataset")
+    assert spec is not None
+    assert spec.origin is not None
+    path = Path(spec.origin).parent / "data/images/cell0001.png"
+    cell = decode_image(path.read_bytes())
+    recipe = ViewRecipe(name="timm", augment=policy)
+    for view in views:
+        pixels = render_view(cell, "cell", view, recipe, 16, 16)
+        np.testing.assert_array_equal(pixels, render_view(cell, "cell", view, recipe, 16, 16))
+
+
+def test_views_that_timm_itself_can_cut_keep_their_pixels() -> None:
+    from timm.data.auto_augment import rand_augment_transform
+
+    image, mean, refused = photo(9, (16, 16)), (1, 2, 3), 0
+    ours = rand_augment("rand-m9-n3-mstd1-inc1", mean)
+    timms = rand_augment_transform("rand-m9-n3-mstd1-inc1", {"img_mean": mean})
+    for seed in range(1000):
+        seen = []
+        for augment in (ours, timms):
+            random.seed(seed)
+            np.random.seed(seed)
+            try:
+                seen.append(np.asarray(augment(image)))
+            except ValueError as error:
+                assert augment is timms, error
+                refused += 1
+        for other in seen[1:]:
+            np.testing.assert_array_equal(seen[0], other)
+    assert refused < 50

@@ -1,0 +1,117 @@
+"""How good a student in training is on photos that it does not learn from.
+
+Legend: ``D`` teacher width, ``K`` student width, ``M`` photos held out, ``N`` all training photos.
+"""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from flows.config import RunConfig
+from flows.stages.batches import PixelStore
+from flows.stages.datasets import Dataset
+from flows.stages.extract import eval_source
+from flows.stages.held_out import held_out
+from flows.stages.latents import evaluation_rows
+from flows.stages.results import Extracted
+from storage.manifest import Column
+from storage.root import Root
+from tintem_core.distributed import gathered, rank, world_size
+from tintem_core.neighbours import knn_accuracy
+from tintem_core.students import Student
+from tintem_core.teachers import to_float
+from tintem_core.to_mapped import r2
+from tintem_core.training import Learner
+
+Array = NDArray[np.float32]
+_BATCH = 64
+# Of the votes, as where the official code chooses its checkpoint (arXiv 2411.15239).
+_TEMPERATURE = 0.1
+
+
+class Validation:
+    """Scores a student on the evaluation view of the photos held out.
+
+    By kNN against the photos that are learnt from, where all of them have labels, of two classes at
+    least; else by how much of the variance of what it is asked for the student explains.
+
+    Args:
+        data: the images of the run, held out or not.
+    """
+
+    def __init__(self, config: RunConfig, root: Root, data: Dataset, extracted: Extracted) -> None:
+        keys, labels = data.keys("train"), np.array(data.labels("train"), object)
+        self._is_held_out = held_out(config, data)
+        self._pixels = PixelStore(
+            eval_source(config, data, "train"),
+            config.student.image_size,
+            1,
+            _memory_left(config, int((~self._is_held_out).sum())),
+        )
+        self._knn = config.training.select_knn
+        self._labels: NDArray[np.int64] | None = None
+        if None not in set(labels) and len(set(labels)) > 1:
+            self._labels = np.unique(labels.astype(str), return_inverse=True)[1].astype(np.int64)
+        else:
+            held = Column(Column(keys).series.filter(self._is_held_out))
+            latents = evaluation_rows(root, extracted, data.name, held).all(view=0)
+            self._latents_MD = torch.from_numpy(latents.astype(np.float32))
+
+    @property
+    def by(self) -> str:
+        """What the score is."""
+        return "R²" if self._labels is None else f"kNN (k = {self._neighbours})"
+
+    @property
+    def photos(self) -> int:
+        """M."""
+        return int(self._is_held_out.sum())
+
+    @property
+    def _neighbours(self) -> int:
+        return min(self._knn, len(self._is_held_out) - self.photos)
+
+    # Not in inference mode: what a model computes once and keeps would be of no use in training.
+    @torch.no_grad()
+    def __call__(self, learner: Learner) -> float:
+        """Return the score, higher is better; under ``torchrun`` the same on every process."""
+        embeddings_MK = self._embedded(learner.student, self._is_held_out)
+        if self._labels is None:
+            device = next(learner.parameters()).device
+            answers_MK = torch.from_numpy(embeddings_MK).to(device)
+            pair = learner.objective.compared(answers_MK, self._latents_MD.to(device))
+            answers, targets = (side.float().cpu().numpy() for side in pair)
+            return r2(targets, answers)
+        bank_NK = self._embedded(learner.student, ~self._is_held_out)
+        mine = slice(rank(), None, world_size())
+        queries, labels = embeddings_MK[mine], self._labels[self._is_held_out][mine]
+        right = 0
+        if len(queries):
+            k = self._neighbours
+            bank = self._labels[~self._is_held_out]
+            found = knn_accuracy(bank_NK, bank, queries, labels, (k,), _TEMPERATURE)
+            right = round(found[k] * len(queries))
+        return float(sum(gathered(right)) / self.photos)
+
+    def _embedded(self, student: Student, wanted_N: NDArray[np.bool_]) -> Array:
+        """Embed some of the photos, each process its share of them: (wanted, K) on each."""
+        rows = np.flatnonzero(wanted_N)
+        device = next(student.parameters()).device
+        mine, parts = rows[rank() :: world_size()], []
+        for start in range(0, len(mine), _BATCH):
+            chosen = mine[start : start + _BATCH]
+            pixels = torch.from_numpy(self._pixels.take(np.zeros_like(chosen), chosen))
+            parts.append(student(to_float(pixels, device)).float().cpu().numpy())
+        by_process = np.concatenate([part for share in gathered(parts) for part in share])
+        order = [np.arange(number, len(rows), world_size()) for number in range(world_size())]
+        whole: Array = np.empty_like(by_process)
+        whole[np.concatenate(order)] = by_process
+        return whole
+
+
+def _memory_left(config: RunConfig, images: int) -> int:
+    """Return how many bytes of views can be kept beside the training views of some images."""
+    limit = int(config.runtime.memory_gb * 1e9)
+    views = config.training.views or config.views.count
+    kept = images * views * config.student.image_size**2 * 3
+    return limit - kept if kept <= limit else limit
