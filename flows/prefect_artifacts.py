@@ -76,7 +76,9 @@ def _metric(row: dict[str, Any]) -> dict[str, Any]:
 def _training(pipeline: Pipeline) -> str:
     history = load_history(pipeline.root, pipeline.trained)
     loss = pipeline.trained.record["metrics"]["final_loss"]
-    return f"{_image(training_figure(history))}\n\nLoss at the end: {loss:.4f}\n"
+    config = pipeline.config
+    name = config.training.loss_name(joint=config.mapping.fit == "joint")
+    return f"{_image(training_figure(history, name))}\n\nLoss at the end: {loss:.4f}\n"
 
 
 def _ood_scores(pipeline: Pipeline) -> str:

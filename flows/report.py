@@ -15,6 +15,13 @@ matplotlib.use("Agg")
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+_THROUGH_HEAD = "trained without labels to give the teacher's embedding through a head of its own"
+_TRAINED = {
+    "tintem": "trained without labels to give the teacher's embedding, mapped to its own width",
+    "proteus": _THROUGH_HEAD,
+    "linear-cosine": _THROUGH_HEAD,
+    "supervised": "trained on the labels of its photos, without the teacher",
+}
 _TEACHER, _STUDENT = "#9aa5b1", "#0b7285"
 
 
@@ -24,8 +31,8 @@ def card(config: RunConfig, rows: list[Row], record: dict[str, Any]) -> str:
     lines = [
         f"# {config.student.model}, distilled from {config.teacher.model}",
         "",
-        f"A student of {config.data.name}, trained without labels to give the teacher's embedding, "
-        f"mapped to its own width. Made by TinTeM, {record['provenance']['created']}.",
+        f"A student of {config.data.name}, {_TRAINED[config.training.objective]}. Made by TinTeM, "
+        f"{record['provenance']['created']}.",
         "",
         *_choice(config),
         f"- file: `{model['file']}`",
@@ -59,7 +66,8 @@ def report_page(
     ood_scores: bytes,
 ) -> str:
     """Return a self-contained HTML page: the summary, the training curve, the OOD scores."""
-    figures = [("Training", _image(training_figure(history)))]
+    loss = config.training.loss_name(joint=config.mapping.fit == "joint")
+    figures = [("Training", _image(training_figure(history, loss)))]
     if config.evaluation.ood:
         scores = pl.read_parquet(io.BytesIO(ood_scores))
         figures.append(("Out-of-distribution scores", _image(ood_figure(scores))))
@@ -97,12 +105,17 @@ def _table(rows: list[Row]) -> str:
     return "".join(lines)
 
 
-def training_figure(history: pl.DataFrame) -> Figure:
-    """Draw the loss over the epochs, and the validation score where there is one."""
+def training_figure(history: pl.DataFrame, loss: str) -> Figure:
+    """Draw the loss over the epochs, and the validation score where there is one.
+
+    Args:
+        history: the training curve.
+        loss: what the loss is.
+    """
     figure = Figure(figsize=(8, 3), layout="constrained")
     axes = figure.subplots()
     axes.plot(history["epoch"], history["loss"], color=_STUDENT)
-    axes.set(xlabel="epoch", ylabel="1 − cosine to the mapped teacher", yscale="log")
+    axes.set(xlabel="epoch", ylabel="loss", title=loss, yscale="log")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     if "validation" in history.columns:

@@ -229,8 +229,10 @@ def _create(name: str, image_size: int, pretrained: bool, options: dict[str, Any
         return timm.create_model(name, **wanted)
 
 
-def load_weights(backbone: Backbone, tensors: Mapping[str, Tensor], source: str) -> None:
-    """Load timm-style weights strictly; a classifier that the backbone does not have is dropped.
+def load_weights(backbone: Backbone, tensors: Mapping[str, Tensor], source: str) -> int:
+    """Load timm-style weights strictly; returns how many tensors.
+
+    Those of the classifier and of removed stages, which the backbone does not have, are dropped.
 
     Raises:
         WeightsError: naming the first tensors that are missing, unexpected or of another shape.
@@ -259,6 +261,7 @@ def load_weights(backbone: Backbone, tensors: Mapping[str, Tensor], source: str)
             "Give the weight file of this very model, with timm's tensor names."
         )
     model.load_state_dict(kept)
+    return len(kept)
 
 
 def load_matching(module: nn.Module, tensors: Mapping[str, Tensor]) -> int:

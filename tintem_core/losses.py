@@ -17,6 +17,7 @@ from tintem_core.errors import DegenerateError, InputError, ShapeError
 
 __all__ = [
     "SNE_TEMPERATURES",
+    "centred_cosine_loss",
     "cosine_student_loss",
     "gather_with_grad",
     "pairwise_cosine_loss",
@@ -123,6 +124,33 @@ def cosine_student_loss(student_BK: Tensor, target_BK: Tensor, per_token: bool =
             student, target = student.flatten(1), target.flatten(1)
         cosines = (unit(student) * unit(target)).sum(-1)
         return 1 - cosines.mean()
+
+
+def centred_cosine_loss(student_BK: Tensor, target_BK: Tensor, centre_K: Tensor) -> Tensor:
+    """1 - cos(s - m, t - m), mean over images, with s and t unit vectors and m the mean target.
+
+    Embeddings of one kind of photos lie in a narrow cone around m. Their plain cosines are near 1
+    whatever the student answers; what tells one photo from another is the rest, t - m.
+
+    Args:
+        student_BK: shape (B, K).
+        target_BK: same shape, h(teacher); detached here.
+        centre_K: m, the mean of the unit targets of the training images, shape (K,).
+
+    Returns:
+        Scalar in [0, 2], at least float32.
+
+    Raises:
+        ShapeError: shapes differ.
+    """
+    if student_BK.shape != target_BK.shape or centre_K.shape != target_BK.shape[1:]:
+        raise ShapeError(
+            f"Student {tuple(student_BK.shape)} and target {tuple(target_BK.shape)} must both be "
+            f"(B, K), and the centre {tuple(centre_K.shape)} (K,)."
+        )
+    with torch.autocast(student_BK.device.type, enabled=False):
+        student, target = (unit(_wide(x)) - centre_K for x in (student_BK, target_BK.detach()))
+        return 1 - torch.cosine_similarity(student, target, dim=1).mean()
 
 
 def proteus_loss(student_BD: Tensor, teacher_BD: Tensor) -> Tensor:

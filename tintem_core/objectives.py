@@ -4,12 +4,13 @@ An objective owns what lives only during the training (a head, a mapping that is
 fitted) and says what the loss is; the exported student is the same for all of them, so that a
 baseline differs from TinTeM in the objective alone.
 
-| objective     | head in training         | loss                                       |
-|---------------|--------------------------|--------------------------------------------|
-| tintem        | none                     | 1 - cos(s, h(t)); joint: + loss of h       |
-| proteus       | LayerNorm + Linear K→D   | mean squared error to t (arXiv 2407.10366) |
-| linear-cosine | Linear K→D               | 1 - cos to t                               |
-| supervised    | Linear K→classes         | cross-entropy with the labels              |
+| objective     | head in training       | loss                                         |
+|---------------|------------------------|----------------------------------------------|
+| tintem        | none                   | 1 - cos(s, h(t)) + 1 - cos(s - m, h(t) - m), |
+|               |                        | m the mean of h(t); joint: + loss of h       |
+| proteus       | LayerNorm + Linear K→D | mean squared error to t (arXiv 2407.10366)   |
+| linear-cosine | Linear K→D             | 1 - cos to t                                 |
+| supervised    | Linear K→classes       | cross-entropy with the labels                |
 
 All but `supervised` add the same loss over the patch tokens, times ``local_weight``.
 
@@ -28,7 +29,12 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from tintem_core.errors import InputError
-from tintem_core.losses import cosine_student_loss, gather_with_grad, proteus_loss
+from tintem_core.losses import (
+    centred_cosine_loss,
+    cosine_student_loss,
+    gather_with_grad,
+    proteus_loss,
+)
 from tintem_core.mapping import Mapping, MappingConfig, mapping_loss
 
 ObjectiveName = Literal["tintem", "proteus", "linear-cosine", "supervised"]
@@ -40,6 +46,12 @@ class ObjectiveConfig(BaseModel, frozen=True, extra="forbid"):
     objective: ObjectiveName = Field(
         "tintem",
         description="tintem: the mapped teacher; baselines: proteus, linear-cosine, supervised",
+    )
+    centred_weight: float = Field(
+        1.0,
+        ge=0,
+        description="weight of the cosine that is taken from the mean target on (objective tintem, "
+        "mapping.fit once): what tells one photo from another",
     )
     local_weight: float = Field(
         0.0, ge=0, description="weight of the patch-token term, the paper has 1; needs cache.tokens"
@@ -55,6 +67,24 @@ class ObjectiveConfig(BaseModel, frozen=True, extra="forbid"):
                 "objective 'supervised' has no patch-token term: set local_weight to 0"
             )
         return self
+
+    def loss_name(self, *, joint: bool = False) -> str:
+        """Say what the loss is, to people.
+
+        Args:
+            joint: whether the mapping is fitted in the student's step.
+        """
+        name = {
+            "tintem": "1 − cosine to the mapped teacher",
+            "proteus": "squared error to the teacher, through the head",
+            "linear-cosine": "1 − cosine to the teacher, through the head",
+            "supervised": "cross-entropy with the labels",
+        }[self.objective]
+        if self.objective == "tintem" and joint:
+            name += ", and the mapping's own loss"
+        elif self.objective == "tintem" and self.centred_weight:
+            name += ", plain and centred"
+        return name + (", with patch tokens" if self.needs_tokens else "")
 
     @property
     def needs_tokens(self) -> bool:
@@ -121,7 +151,8 @@ class MatchMapped(Objective):
     Args:
         mapping: h; trained in the same step if ``joint`` is given.
         joint: how h is fitted, or None for a frozen h.
-        settings: the local term's weight and form.
+        settings: the weights of the centred and of the local term.
+        centre: the mean of the unit targets, (K,); None for no centred term.
         tokens_are_mapped: whether the targets' tokens come as h(t), (B, T, K).
     """
 
@@ -131,21 +162,29 @@ class MatchMapped(Objective):
         joint: MappingConfig | None,
         settings: ObjectiveConfig,
         *,
+        centre: Tensor | None = None,
         tokens_are_mapped: bool = False,
     ) -> None:
         super().__init__()
+        self.centre: Tensor | None
+        self.register_buffer("centre", centre)
         self._tokens_are_mapped = tokens_are_mapped
         self.mapping = mapping.requires_grad_(joint is not None)
         self._joint, self._settings = joint, settings
 
     def forward(self, embedding_BK: Tensor, tokens_BTK: Tensor | None, targets: Targets) -> Tensor:
-        loss = self._term(embedding_BK, targets.latents, per_token=False)
+        mapped = self.mapping(targets.latents)
+        loss = self._term(embedding_BK, targets.latents, mapped, per_token=False)
+        if self.centre is not None:
+            centred = centred_cosine_loss(embedding_BK, mapped, self.centre)
+            loss = loss + self._settings.centred_weight * centred
         if tokens_BTK is not None and targets.tokens is not None:
             per_token = self._settings.local_per_token
             if self._tokens_are_mapped:
                 local = cosine_student_loss(tokens_BTK, targets.tokens, per_token)
             else:
-                local = self._term(tokens_BTK, targets.tokens, per_token=per_token)
+                mapped = self.mapping(targets.tokens)
+                local = self._term(tokens_BTK, targets.tokens, mapped, per_token=per_token)
             loss = loss + self._settings.local_weight * local
         return loss
 
@@ -172,8 +211,7 @@ class MatchMapped(Objective):
         else:
             self.mapping.load_state_dict(tensors)
 
-    def _term(self, student: Tensor, teacher: Tensor, *, per_token: bool) -> Tensor:
-        mapped = self.mapping(teacher)
+    def _term(self, student: Tensor, teacher: Tensor, mapped: Tensor, *, per_token: bool) -> Tensor:
         loss = cosine_student_loss(student, mapped, per_token)
         if self._joint is None:
             return loss
@@ -241,6 +279,7 @@ def build_objective(
     *,
     classes: int = 0,
     seed: int = 0,
+    centre: Tensor | None = None,
     tokens_are_mapped: bool = False,
 ) -> Objective:
     """Build an objective with reproducible initial weights.
@@ -251,6 +290,7 @@ def build_objective(
         joint: how h is fitted in the student's step; None for a mapping fitted before.
         classes: number of labels, for `supervised`.
         seed: of the head's initial weights.
+        centre: see :class:`MatchMapped`.
         tokens_are_mapped: see :class:`MatchMapped`; for `tintem` alone.
 
     Raises:
@@ -258,7 +298,9 @@ def build_objective(
     """
     dim, width = mapping.linear.in_features, mapping.linear.out_features
     if settings.objective == "tintem":
-        return MatchMapped(mapping, joint, settings, tokens_are_mapped=tokens_are_mapped)
+        return MatchMapped(
+            mapping, joint, settings, centre=centre, tokens_are_mapped=tokens_are_mapped
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if settings.objective == "supervised":

@@ -154,8 +154,7 @@ def warm_start(
     else:
         taken = 0
     if not partial:
-        load_weights(student.backbone, tensors, source)
-        return taken + len(tensors)
+        return taken + load_weights(student.backbone, tensors, source)
     taken += load_matching(student.backbone.model, tensors)
     if not taken:
         raise WeightsError(

@@ -136,7 +136,12 @@ class TrainingConfig(ObjectiveConfig, frozen=True, extra="forbid"):
         if not self.local_weight:
             ignored.add("local_per_token")
         # Students of before they existed keep their ids.
-        ignored |= {name for name in ("evaluation_view", "support") if not getattr(self, name)}
+        new = ("evaluation_view", "support", "centred_weight")
+        ignored |= {name for name in new if not getattr(self, name)}
+        if self.objective != "tintem":
+            ignored.add("centred_weight")
+        if self.objective == "supervised":
+            ignored.add("support")
         if self.select == "last":
             ignored |= _SELECTION_SETTINGS
         return {

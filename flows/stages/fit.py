@@ -34,9 +34,11 @@ from tintem_core.mapping import (
     orthogonality_error,
     start_mapping,
 )
+from tintem_core.neighbours import unit_rows
 from tintem_core.students import natural_width
 
 _TENSORS = "mapping.safetensors"
+_ROWS_AT_ONCE = 4096
 
 
 def fit(config: RunConfig, root: Root, indexed: Indexed, extracted: Extracted) -> Mapped:
@@ -168,6 +170,28 @@ def through_mapping(config: RunConfig, root: Root, mapping_id: str) -> Transform
         # The threads that embed have streams of their own, which do not wait for this copy.
         torch.cuda.synchronize(device)
     return mapping
+
+
+def mean_target(
+    config: RunConfig, root: Root, mapped: Mapped, latents: Latents
+) -> torch.Tensor | None:
+    """Return the mean of the unit mapped embeddings of some images' first views, float32 (K,).
+
+    Of images evenly spread over the list, where they are more than ``mapping.moment_rows``; None
+    for a training without the centred term, or whose mapping changes in every step.
+    """
+    training = config.training
+    if training.objective != "tintem" or not training.centred_weight:
+        return None
+    if config.mapping.fit == "joint":
+        return None
+    mapping = load_mapping(config, root, mapped)
+    rows = np.arange(0, len(latents), -(-len(latents) // config.mapping.moment_rows))
+    total = np.zeros(mapping.linear.out_features)
+    for part in np.array_split(rows, -(-len(rows) // _ROWS_AT_ONCE)):
+        found = latents.take(np.zeros_like(part), part).astype(np.float32)
+        total += unit_rows(apply(mapping, found)).sum(axis=0, dtype=np.float64)
+    return torch.from_numpy((total / len(rows)).astype(np.float32))
 
 
 def joint_start(config: RunConfig, mapping: Mapping) -> Mapping:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import polars as pl
 from safetensors.torch import load
+from torch import Tensor
 
 from flows.config import RunConfig
 from flows.reporting import reporter
@@ -36,11 +37,14 @@ def initial_weights(config: RunConfig) -> Path:
     return path
 
 
-def new_objective(config: RunConfig, root: Root, mapped: Mapped, classes: int) -> Objective:
+def new_objective(
+    config: RunConfig, root: Root, mapped: Mapped, classes: int, centre: Tensor | None = None
+) -> Objective:
     """Build what a student is trained with.
 
     Args:
         classes: how many labels there are to learn, 0 where none are.
+        centre: see :func:`mean_target`; only a training needs it.
     """
     mapping = load_mapping(config, root, mapped)
     joint = config.mapping if config.mapping.fit == "joint" else None
@@ -50,6 +54,7 @@ def new_objective(config: RunConfig, root: Root, mapped: Mapped, classes: int) -
         joint,
         classes=classes,
         seed=config.training.seed,
+        centre=centre,
         tokens_are_mapped=config.cache.keep_mapped,
     )
 
@@ -62,12 +67,13 @@ def start_student(
     device: str,
     steps_per_epoch: int,
     classes: int,
+    centre: Tensor | None,
 ) -> Run:
     """Prepare a training at its first step, or at the end of the one that it extends.
 
     Args:
         parent: the shorter training that this one extends, if it extends one.
-        classes: see :func:`new_objective`.
+        classes, centre: see :func:`new_objective`.
 
     Raises:
         InputError: if the student or its optimiser cannot be built.
@@ -78,10 +84,10 @@ def start_student(
         config.training.seed,
         tokens=config.training.needs_tokens,
     )
-    objective = new_objective(config, root, mapped, classes)
+    objective = new_objective(config, root, mapped, classes, centre)
     if parent is not None:
         student = load_student(config, root, mapped, parent)
-        objective = load_objective(config, root, mapped, parent)
+        objective = load_objective(config, root, mapped, parent, centre)
         objective.requires_grad_(bool(objective.trained_state()))
     elif config.student.weights is not None:
         path = initial_weights(config)
@@ -120,9 +126,11 @@ def load_student(config: RunConfig, root: Root, mapped: Mapped, trained: Trained
     return student.eval()
 
 
-def load_objective(config: RunConfig, root: Root, mapped: Mapped, trained: Trained) -> Objective:
+def load_objective(
+    config: RunConfig, root: Root, mapped: Mapped, trained: Trained, centre: Tensor | None = None
+) -> Objective:
     """Load what a finished student was trained with, on the CPU, in eval mode."""
-    objective = new_objective(config, root, mapped, len(trained.record["classes"]))
+    objective = new_objective(config, root, mapped, len(trained.record["classes"]), centre)
     if OBJECTIVE in trained.record["files"]:
         objective.load_trained(load(read_file(root, "students", trained.id, OBJECTIVE)))
     return objective.eval().requires_grad_(False)

@@ -19,9 +19,9 @@ from flows.stages.alone import alone
 from flows.stages.batches import PixelStore, StepDataset, Taught, batches_from
 from flows.stages.checkpoints import continue_from_newest, drop_checkpoints, save_checkpoint
 from flows.stages.extract import renderer, taught_views, view_source
-from flows.stages.fit import mapping_width, through_mapping
+from flows.stages.fit import mapping_width, mean_target, through_mapping
 from flows.stages.held_out import learnt_from
-from flows.stages.latents import taught_latents, taught_tokens
+from flows.stages.latents import evaluation_rows, taught_latents, taught_tokens
 from flows.stages.results import Extracted, Indexed, Mapped, Trained
 from flows.stages.selection import Validation
 from flows.stages.students import HISTORY, OBJECTIVE, TENSORS, initial_weights, start_student
@@ -69,9 +69,19 @@ def student_spec(
         # The baselines have nothing of it but the width.
         "mapping": mapping_id if is_mapped else {"width": mapping_width(config)},
         "student": student,
-        "training": config.training.identity(config.views.count),
+        "training": _training_identity(config),
         "method": _METHOD,
     }
+
+
+def _training_identity(config: RunConfig) -> dict[str, Any]:
+    found = config.training.identity(config.views.count)
+    if config.mapping.fit == "joint":
+        # Its mean target changes in every step: there is no centred term.
+        found.pop("centred_weight", None)
+    if config.views.recipe.name == "eval":
+        found.pop("evaluation_view", None)
+    return found
 
 
 def _further_targets(config: RunConfig, caches: Extracted, images: Indexed) -> dict[str, object]:
@@ -188,7 +198,18 @@ def _train(
     classes = class_numbers(indexed)[1] if config.training.objective == "supervised" else ()
     device = choose_device(config.runtime.device)
     dataset = _dataset(config, root, indexed, extracted)
-    run = start_student(config, root, mapped, parent, device, dataset.steps_per_epoch, len(classes))
+    keys = indexed.data.keys("train")
+    known = evaluation_rows(root, extracted, config.data.name, keys)
+    run = start_student(
+        config,
+        root,
+        mapped,
+        parent,
+        device,
+        dataset.steps_per_epoch,
+        len(classes),
+        mean_target(config, root, mapped, known),
+    )
     total = config.training.epochs * dataset.steps_per_epoch
     continue_from_newest(root, student_id, run, total)
     started, resumed_at = time.monotonic(), run.step

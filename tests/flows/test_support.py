@@ -63,7 +63,7 @@ def test_what_a_student_does_not_learn_from_leaves_no_trace_in_its_id(
 def test_photos_that_the_run_measures_on_are_no_support(
     settings: dict[str, Any], photo_folder: Callable[..., Path]
 ) -> None:
-    other = photo_folder(12, seed=500)
+    other = photo_folder(12, name="other", first=500)
     everything = {"name": "everything", "uri": settings["data"]["uri"]}
     sets = {"synthetic": 0, "photos": [{"name": "other", "uri": str(other)}]}
     assert run(settings, training__support=0.25, support=sets).trained.record["steps"] > 0
@@ -76,8 +76,6 @@ def test_photos_that_the_run_measures_on_are_no_support(
 def test_the_local_term_has_tokens_of_every_view_that_is_learned_from(
     settings: dict[str, Any], keep_mapped: bool
 ) -> None:
-    settings = {**settings, "teacher": {**settings["teacher"], "model": "test_vit"}}
-    settings["teacher"]["weights"] = _vit(Path(settings["root"]).parent)
     with_tokens = run(
         settings,
         **WITH,
@@ -89,18 +87,6 @@ def test_the_local_term_has_tokens_of_every_view_that_is_learned_from(
     assert len(with_tokens.stored.mapped_tokens) == (3 if keep_mapped else 0)
     target = write_config(Path(settings["root"]).parent, with_tokens.config.model_dump(mode="json"))
     assert all(verdict.sound for verdict in verify(str(target)))
-
-
-def _vit(folder: Path) -> str:
-    import torch
-    from safetensors.torch import save_file
-
-    from tintem_core.backbones import BackboneConfig, build_backbone
-
-    torch.manual_seed(0)
-    model = build_backbone(BackboneConfig(model="test_vit", image_size=64)).model
-    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / "vit.st")
-    return str(folder / "vit.st")
 
 
 def test_other_processes_find_the_support_images_again(settings: dict[str, Any]) -> None:
@@ -124,14 +110,28 @@ def test_a_sweep_knows_the_ids_of_students_with_and_without_support(
         planned(without.config)
 
 
-def test_a_student_that_saw_the_evaluation_view_is_more_faithful_on_it(
+def test_the_centred_term_starts_from_the_mean_of_the_training_photos_targets(
     settings: dict[str, Any],
 ) -> None:
-    def error(share: float) -> float:
-        pipeline = run(settings, training__evaluation_view=share, training__epochs=30)
-        return 1 - pipeline.evaluated.record["metrics"]["student/test/cosine_to_mapped"]
+    from flows.stages.fit import apply, load_mapping, mean_target
+    from flows.stages.latents import evaluation_latents, evaluation_rows
 
-    assert error(0.5) < error(0)
+    def centre(pipeline: Pipeline) -> Any:
+        keys = pipeline.indexed.data.keys("train")
+        latents = evaluation_rows(pipeline.root, pipeline.extracted, "shapes", keys)
+        return mean_target(pipeline.config, pipeline.root, pipeline.mapped, latents)
+
+    pipeline = run(settings)
+    mapping = load_mapping(pipeline.config, pipeline.root, pipeline.mapped)
+    train = evaluation_latents(pipeline.root, pipeline.extracted, pipeline.indexed.data, "train")
+    mapped = apply(mapping, train)
+    wanted = (mapped / np.linalg.norm(mapped, axis=1, keepdims=True)).mean(axis=0)
+    np.testing.assert_allclose(centre(pipeline).numpy(), wanted, rtol=1e-5)
+    without = run(settings, training__centred_weight=0)
+    assert centre(without) is None
+    assert centre(run(settings, training__objective="proteus")) is None
+    assert without.trained.id != pipeline.trained.id
+    assert "centred_weight" not in without.trained.record["spec"]["training"]
 
 
 def test_labels_need_no_support(settings: dict[str, Any]) -> None:

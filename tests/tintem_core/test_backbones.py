@@ -7,6 +7,7 @@ import torch
 
 from tintem_core.backbones import BackboneConfig, build_backbone, load_weights, weights_digest
 from tintem_core.errors import InputError, UnknownModelError, WeightsError
+from tintem_core.students import StudentConfig, build_student, natural_width, warm_start
 
 
 def test_a_misspelt_model_name_suggests_the_right_one() -> None:
@@ -106,3 +107,43 @@ print(statistics.median(new_pages() for _ in range(21)))
         for how in ("placed", "plain")
     }
     assert new_pages["plain"] > 10 * new_pages["placed"]
+
+
+@pytest.mark.parametrize(
+    ("model", "stages"),
+    [("test_efficientnet", 3), ("test_resnet", 4), ("test_vit", 2), ("test_convnext", 2)],
+)
+def test_the_first_stages_of_a_model_are_a_student_of_their_own(model: str, stages: int) -> None:
+    size = 64
+    whole = build_backbone(BackboneConfig(model=model, image_size=size))
+    config = StudentConfig(model=model, image_size=size, stages=stages)
+    student = build_student(config, width=16, seed=0)
+    assert student.backbone.width == natural_width(config)
+    parameters = [sum(p.numel() for p in m.parameters()) for m in (student.backbone, whole)]
+    assert parameters[0] < parameters[1]
+    assert student.training, "a dry run does not leave it in eval mode"
+
+    taken = warm_start(student, whole.model.state_dict(), "the whole model")
+    own = student.backbone.model.state_dict()
+    assert taken == len(own) < len(whole.model.state_dict())
+    assert all(torch.equal(own[name], whole.model.state_dict()[name]) for name in own)
+    pixels = torch.rand(2, 3, size, size)
+    embedding, tokens = student.with_tokens(pixels, 4)
+    assert embedding.shape == (2, 16)
+    assert tokens.shape == (2, 4, 16)
+    student(pixels).sum().backward()
+    assert all(p.grad is not None for p in student.backbone.parameters()), "nothing is left unused"
+
+
+def test_weights_of_another_model_do_not_fit_a_cut_one_either() -> None:
+    config = StudentConfig(model="test_resnet", image_size=64, stages=3)
+    student = build_student(config, width=16, seed=0)
+    other = build_backbone(BackboneConfig(model="test_vit", image_size=64)).model.state_dict()
+    with pytest.raises(WeightsError, match="does not fit"):
+        warm_start(student, other, "other.safetensors")
+
+
+def test_more_stages_than_a_model_has_are_refused() -> None:
+    config = StudentConfig(model="test_resnet", image_size=64, stages=9)
+    with pytest.raises(InputError, match="has not so many: timm can cut it into 5 stages"):
+        build_student(config, width=16, seed=0)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tintem_core.errors import InputError
+from tintem_core.errors import InputError, ShapeError
 from tintem_core.mapping import Mapping, MappingConfig
 from tintem_core.objectives import (
     MatchThroughHead,
@@ -53,6 +53,25 @@ def test_tintem_compares_with_the_mapped_teacher_image_by_image(per_token: bool)
     wanted = 1 - cosine(EMBEDDING.numpy(), mapped).mean()
     wanted += 0.7 * (1 - cosine(tokens, mapped_tokens).mean())
     assert found.item() == pytest.approx(wanted, rel=1e-5)
+
+
+def test_the_centred_term_takes_cosines_from_the_mean_target_on() -> None:
+    mapping = Mapping(D, K)
+    mapping.set_weight(rows(K, D, seed=9))
+    centre = rows(K, seed=5) / 10
+    settings = ObjectiveConfig(centred_weight=0.3)
+    found = build_objective(settings, mapping, centre=centre)(EMBEDDING, None, TARGETS)
+    mapped, answers = TARGETS.latents.numpy() @ W.T, EMBEDDING.numpy()
+    units = [side / np.linalg.norm(side, axis=1, keepdims=True) for side in (answers, mapped)]
+    wanted = 1 - cosine(answers, mapped).mean()
+    wanted += 0.3 * (1 - cosine(*(side - centre.numpy() for side in units)).mean())
+    assert found.item() == pytest.approx(wanted, rel=1e-5)
+
+
+def test_the_centred_term_refuses_a_centre_of_another_width() -> None:
+    objective = build_objective(ObjectiveConfig(), Mapping(D, K), centre=rows(K + 1))
+    with pytest.raises(ShapeError, match=r"the centre \(6,\)"):
+        objective(EMBEDDING, None, TARGETS)
 
 
 @pytest.mark.parametrize("per_token", [False, True])
