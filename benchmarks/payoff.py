@@ -27,10 +27,10 @@ from _teachers import write_random_weights
 from flows.config import RunConfig, parse_config
 from flows.demo import prepare
 from flows.provenance import provenance
-from flows.stages.batches import PixelStore, StepDataset
+from flows.stages.batches import PixelStore, StepDataset, Taught
 from flows.stages.extract import view_source
 from flows.stages.fit import load_mapping
-from flows.stages.latents import training_latents
+from flows.stages.latents import taught_latents
 from flows.stages.pipeline import Pipeline
 from flows.stages.teacher import load_teacher
 from tintem_core.backbones import place
@@ -58,13 +58,12 @@ def measure(folder: Path, pair: tuple[str, int, str, int], options: Any) -> dict
     started = time.perf_counter()
     extracted = pipeline.extracted
     extraction = time.perf_counter() - started
-    keys = pipeline.indexed.data.keys("train")
     source = view_source(config, pipeline.indexed.data, "train")
     small = PixelStore(source, config.student.image_size, config.views.count, 2**33)
     large = PixelStore(source, config.teacher.image_size, config.views.count, 2**33)
-    latents = training_latents(pipeline.root, extracted, keys)
-    cached = StepDataset(small, latents, options.batch, seed=0)
-    seen_by_teacher = StepDataset(large, latents, options.batch, seed=0)
+    latents = taught_latents(pipeline.root, extracted, pipeline.indexed.data, "train")
+    cached = StepDataset(Taught(small, latents), options.batch, seed=0)
+    seen_by_teacher = StepDataset(Taught(large, latents), options.batch, seed=0)
     teacher = load_teacher(config.teacher, config.runtime.device)
     steps = options.steps + 1
     for number in range(steps):
@@ -177,7 +176,7 @@ def _config(folder: Path, pair: tuple[str, int, str, int], options: Any) -> RunC
         "mapping": {"objective": "svd"},
         "student": {"model": student, "image_size": student_size},
         # One step is one epoch here: the schedule and the history cost what they cost anywhere.
-        "training": {"epochs": options.steps + 1, "batch_size": options.batch},
+        "training": {"epochs": options.steps + 1, "batch_size": options.batch, "support": 0},
         "runtime": {"device": "cpu"},
     }
     return parse_config(settings, "benchmark")

@@ -30,9 +30,9 @@ from _photos import PHOTO, hardware, make_photos, write_dated
 from _teachers import write_random_weights
 
 from flows.config import RunConfig, parse_config
-from flows.stages.batches import PixelStore, StepDataset, batches_from
+from flows.stages.batches import PixelStore, StepDataset, Taught, batches_from
 from flows.stages.extract import view_source
-from flows.stages.latents import training_latents
+from flows.stages.latents import taught_latents
 from flows.stages.pipeline import Pipeline
 from flows.stages.students import start_student
 from flows.stages.teacher import choose_device
@@ -83,14 +83,12 @@ def measure(folder: Path, device: str, options: argparse.Namespace) -> dict[str,
     """Return median images per second, and ratios to the bare step of the same round."""
     pipeline = Pipeline(configured(folder, device, options))
     config = pipeline.config
-    latents = training_latents(
-        pipeline.root, pipeline.extracted, pipeline.indexed.data.keys("train")
-    )
+    latents = taught_latents(pipeline.root, pipeline.extracted, pipeline.indexed.data, "train")
     source = view_source(config, pipeline.indexed.data, "train")
 
     def dataset(memory: int) -> StepDataset:
         pixels = PixelStore(source, options.image_size, config.views.count, memory)
-        return StepDataset(pixels, latents, options.batch, seed=0)
+        return StepDataset(Taught(pixels, latents), options.batch, seed=0)
 
     kept = dataset(2**40)
     for step in range(config.views.count * kept.steps_per_epoch):
@@ -211,6 +209,7 @@ def configured(folder: Path, device: str, options: argparse.Namespace) -> RunCon
             "epochs": 1,
             "batch_size": options.batch,
             "precision": options.precision,
+            "support": 0,
         },
         "runtime": {"device": device, "loader_workers": options.workers},
     }

@@ -44,7 +44,7 @@ class TrainingConfig(ObjectiveConfig, frozen=True, extra="forbid"):
         None, ge=1, description="use only this many of the cached views; null for all"
     )
     evaluation_view: float = Field(
-        0.25,
+        0.5,
         ge=0,
         lt=1,
         description="share of the epochs in which a photo is seen in its evaluation view, the one "

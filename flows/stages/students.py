@@ -67,7 +67,7 @@ def start_student(
     device: str,
     steps_per_epoch: int,
     classes: int,
-    centre: Tensor | None,
+    centre: Tensor | None = None,
 ) -> Run:
     """Prepare a training at its first step, or at the end of the one that it extends.
 

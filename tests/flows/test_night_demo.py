@@ -57,7 +57,7 @@ class Cells:
             "views": {"count": 2},
             "mapping": {"width": 128, "steps": 50},
             "student": {"model": "test_resnet", "image_size": 64},
-            "training": {"epochs": 12, "learning_rate": 5.0e-3},
+            "training": {"epochs": 12, "learning_rate": 5.0e-3, "support": 0},
             "nightly": nightly,
         }  # fmt: skip
         path = self._folder / "cells.yaml"

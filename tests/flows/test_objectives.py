@@ -21,7 +21,7 @@ from tintem_core.errors import InputError
 
 @pytest.fixture
 def quick(settings: dict[str, Any]) -> dict[str, Any]:
-    settings["training"] = {"epochs": 2, "batch_size": 8}
+    settings["training"] |= {"epochs": 2, "batch_size": 8}
     return settings
 
 

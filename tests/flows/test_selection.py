@@ -30,7 +30,7 @@ from tintem_core.training import Learner
 
 @pytest.fixture
 def chosen(settings: dict[str, Any]) -> dict[str, Any]:
-    settings["training"] = {
+    settings["training"] |= {
         "epochs": 6, "batch_size": 8, "select": "best", "validation_share": 0.25,
         "validate_every": 2, "learning_rate": 0.02,
     }  # fmt: skip

@@ -62,7 +62,7 @@ def record(root: Path) -> dict[str, Any]:
 @pytest.fixture
 def shared(settings: dict[str, Any]) -> dict[str, Any]:
     settings["student"] = {"model": "test_vit", "image_size": 32}
-    settings["training"] = {"epochs": 4, "batch_size": 8, "learning_rate": 1e-3}
+    settings["training"] |= {"epochs": 4, "batch_size": 8, "learning_rate": 1e-3}
     settings["mapping"] = {"width": 32, "fit": "joint", "objective": "sne"}
     return settings
 
