@@ -8,7 +8,8 @@ from functools import cached_property
 import polars as pl
 
 from storage.identity import canonical_json
-from storage.manifest import Column, ImageReader, Manifest, open_reader
+from storage.images import ImageReader, Manifest, open_reader
+from storage.keys import Column
 
 _SLICE = 100_000
 

@@ -5,9 +5,9 @@ from typing import Any
 
 from flows.stages.datasets import Dataset
 from flows.stages.results import Extracted, Indexed, Mapped, TeacherCaches
-from storage.artifact import read_record
+from storage.artifacts import read_record
 from storage.errors import MissingObjectError
-from storage.manifest import Manifest
+from storage.images import Manifest
 from storage.root import Root
 
 

@@ -4,7 +4,7 @@ from flows.config import RunConfig
 from flows.reporting import reporter
 from flows.stages.datasets import Dataset
 from flows.stages.results import Indexed
-from storage.manifest import Manifest, SourceConfig, build_manifest
+from storage.images import Manifest, SourceConfig, build_manifest
 from storage.root import Root
 from tintem_core.errors import InputError
 

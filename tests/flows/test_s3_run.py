@@ -18,7 +18,7 @@ from flows.init import write_config as init
 from flows.reporting import reporting_to
 from flows.stages.pipeline import Pipeline
 from flows.status import open_existing
-from storage.artifact import read_file
+from storage.artifacts import read_file
 from storage.cache import FeatureCache
 from storage.errors import StorageInputError
 from storage.root import Reading, Root, open_root
