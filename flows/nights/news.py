@@ -96,7 +96,8 @@ class News:
             return None
         tables = [dataset.manifest.table for dataset in self._all_known]
         table = pl.concat(tables).unique("key", keep="first", maintain_order=True)
-        return Dataset(replace(self._all_known[0].manifest, table=table))
+        first = self._all_known[0]
+        return replace(first, manifest=replace(first.manifest, table=table))
 
     @property
     def _all_known(self) -> tuple[Dataset, ...]:
@@ -161,7 +162,7 @@ def photos_of(root: Root, manifest: str, whose: str) -> Dataset:
         CorruptRecordError, MissingObjectError: if it is damaged; the sentence says ``whose`` it is.
     """
     try:
-        return Dataset(Manifest.load(root, manifest))
+        return Dataset(Manifest.load(root, manifest), root.reading)
     except (MissingObjectError, CorruptRecordError) as error:
         raise type(error)(
             f"{error} It lists the photos that {whose}: "

@@ -170,7 +170,8 @@ def _work(root: Root, want: Wanted, photos: Photos) -> Work:
 
 
 def _decoded(config: RunConfig, data: Photos) -> float | None:
-    images, size = open_reader(config.data), config.teacher.image_size
+    images = open_reader(config.data, run_root(config).reading)
+    size = config.teacher.image_size
     source = ViewSource(images, data.sample, data.sample, config.views.recipe, size)
     return decoded_images(source, config.views.count, size, config.runtime.decode_threads)
 

@@ -33,8 +33,11 @@ def taken_over(root: Root, told: dict[str, Any]) -> tuple[Indexed, Extracted, Ma
         raise MissingObjectError(f"{root.url} holds no mapping {told['mapping']} any more.")
     return (
         Indexed(
-            Dataset(Manifest.load(root, told["images"])),
-            {name: Dataset(Manifest.load(root, id)) for name, id in told["ood"].items()},
+            Dataset(Manifest.load(root, told["images"]), root.reading),
+            {
+                name: Dataset(Manifest.load(root, id), root.reading)
+                for name, id in told["ood"].items()
+            },
         ),
         Extracted(**{**told["caches"], "others": others}),
         Mapped(id=told["mapping"], record=record, reused=True),

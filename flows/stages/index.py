@@ -58,7 +58,9 @@ def _dataset(source: SourceConfig, root: Root) -> Dataset:
             advance(now - done)
             done = now
 
-        manifest = build_manifest(source, previous=previous, progress=progress)
+        manifest = build_manifest(
+            source, previous=previous, progress=progress, reading=root.reading
+        )
     manifest.save(root)
     unreadable = len(manifest.quarantine)
     if unreadable:
@@ -67,4 +69,4 @@ def _dataset(source: SourceConfig, root: Root) -> Dataset:
             f"{unreadable} of {unreadable + len(manifest.table)} photos of {source.name} cannot be "
             f"read and are left out; the first is {first['uri']} ({first['reason']})"
         )
-    return Dataset(manifest)
+    return Dataset(manifest, root.reading)

@@ -11,7 +11,7 @@ import pytest
 from storage.errors import MissingObjectError, SourceError
 from storage.identity import content_key
 from storage.images import SourceConfig, build_manifest, open_reader
-from storage.root import open_root
+from storage.root import Reading, open_root
 from storage.testing import damaged, in_another_process
 
 
@@ -221,6 +221,18 @@ def test_a_remote_parquet_is_fetched_once_by_all_readers(s3_url, image, tmp_path
     assert sorted(fetched) == ["0.parquet", "1.parquet", "2.parquet"]
     root.write("1.parquet", parquet([image(99)]))
     assert open_reader(wanted).read("1.parquet#0") == image(99)
+
+
+def test_a_remote_parquet_is_unpacked_into_the_folder_of_copies(
+    s3_url, image, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    open_root(s3_url).write("x.parquet", parquet([image(1)]))
+    wanted, reading = source(f"{s3_url}/x.parquet"), Reading(copies_folder=str(tmp_path / "mine"))
+    build_manifest(wanted, reading=reading)
+    assert open_reader(wanted, reading).read("x.parquet#0") == image(1)
+    assert len(list((tmp_path / "mine").glob("*.shard"))) == 1
+    assert not (tmp_path / "cache").exists()
 
 
 @pytest.mark.parametrize("byte", [None, 0, 3, 19, 27, 700])
