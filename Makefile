@@ -30,10 +30,11 @@ test: $(VENV)/.test  ## the tests that take seconds
 test-slow: $(VENV)/.test  ## the tests that take minutes: real processes, kills, the quickstart
 	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile
 
-check: $(VENV)/.test  ## lint, formatting and types
+check: $(VENV)/.test  ## lint, formatting, types and who may import whom
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 format: $(VENV)/.test  ## let ruff mend what it can
 	$(BIN)/ruff check --fix .

@@ -39,10 +39,9 @@ from PIL import Image
 
 from flows.stages.batches import ViewSource
 from flows.stages.embed import embed_shards
-from storage.cache import CacheSpec, FeatureCache
-from storage.manifest import SourceConfig, build_manifest, open_reader
+from storage.cache import CacheSpec, FeatureCache, KindSpec
+from storage.images import SourceConfig, build_manifest, open_reader
 from storage.root import open_root
-from storage.spec import KindSpec
 from tintem_core.backbones import build_backbone
 from tintem_core.teachers import Teacher, TeacherConfig
 from tintem_core.views import Pixels, ViewRecipe, render_view

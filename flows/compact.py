@@ -10,10 +10,9 @@ from rich.filesize import decimal
 from flows.reporting import Advance, reporter
 from flows.stages.alone import alone
 from flows.verify import targets
-from storage.cache import FeatureCache
-from storage.compaction import Compaction
+from storage.cache import Compaction, FeatureCache
 from storage.errors import CacheFormatError, CorruptError, MissingObjectError
-from storage.manifest import Manifest
+from storage.images import Manifest
 from storage.root import Root
 
 

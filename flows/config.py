@@ -10,9 +10,9 @@ from flows.anchoring import anchored
 from flows.machines.config import ClusterConfig
 from flows.nights.config import NightlyConfig
 from flows.sweeps.config import SweepConfig
-from storage.manifest import SourceConfig
-from storage.spec import MOST_ROWS_PER_SHARD
-from storage.synthetic import synthetic_source
+from storage.cache.spec import MOST_ROWS_PER_SHARD
+from storage.images import SourceConfig
+from storage.images.synthetic import synthetic_source
 from tintem_core.errors import InputError
 from tintem_core.mapping import MappingConfig
 from tintem_core.students import StudentConfig

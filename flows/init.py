@@ -5,8 +5,8 @@ from itertools import islice
 from pathlib import Path
 
 from storage.identity import slugify
+from storage.images import IMAGE_SUFFIXES
 from storage.root import open_root
-from storage.source import IMAGE_SUFFIXES
 from tintem_core.errors import InputError
 
 _LISTS = (".csv", ".tsv", ".parquet", ".tar")

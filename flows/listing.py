@@ -4,9 +4,8 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from storage.manifest import Manifest, SourceConfig, draws_splits
+from storage.images import Manifest, SourceConfig, draws_splits, open_reader
 from storage.root import Root
-from storage.source import open_source
 
 _SAMPLES = 32
 
@@ -34,7 +33,7 @@ def list_photos(root: Root, source: SourceConfig) -> Photos:
     Raises:
         SourceError: if the source is missing, or holds no images.
     """
-    entries = open_source(source).entries()
+    entries = open_reader(source).entries()
     sample = tuple(entries["uri"].gather_every(max(1, entries.height // _SAMPLES)).to_list())
     previous = Manifest.latest(root, source.name)
     if previous is not None and previous.source != source:

@@ -25,7 +25,7 @@ from flows.reporting import Broadcast, Reporter, reporter, reporting_to
 from flows.retries import patiently
 from flows.stages.pipeline import Pipeline
 from storage.errors import StorageInputError
-from storage.latest import newest
+from storage.registry import current_version
 from tintem_core.errors import InputError, TintemError
 
 T = TypeVar("T")
@@ -95,7 +95,7 @@ def state_name(outcome: Outcome) -> str:
 
 
 def _result(night: Night, ended: Ended) -> dict[str, Any]:
-    latest = {line: newest(night.root, line) for line in night.lines}
+    latest = {line: current_version(night.root, line) for line in night.lines}
     report = None if ended.night is None else f"{night.root.url}/{KIND}/{ended.night}/{REPORT}"
     return {
         "outcome": ended.outcome,

@@ -14,7 +14,7 @@ from flows.report import ood_figure, training_figure
 from flows.stages.pipeline import Pipeline
 from flows.stages.students import load_history
 from flows.summary import Row
-from storage.artifact import read_file
+from storage.artifacts import read_file
 
 
 def publish_training(pipeline: Pipeline) -> None:

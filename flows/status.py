@@ -7,11 +7,11 @@ from typing import Any
 from rich.filesize import decimal
 from rich.table import Table
 
+from storage.artifacts import list_artifacts
 from storage.cache import FeatureCache
-from storage.catalogue import list_things
 from storage.errors import CacheFormatError, CorruptError
-from storage.latest import lines, newest
-from storage.manifest import Manifest
+from storage.images import Manifest
+from storage.registry import current_version, model_names
 from storage.root import Root, open_root
 from tintem_core.errors import InputError
 
@@ -56,13 +56,13 @@ def collect(root_or_config: str) -> dict[str, list[Thing]]:
                 "progress": 1.0,
                 "metrics": thing.record.get("metrics", {}),
             }
-            for thing in list_things(root, kind)
+            for thing in list_artifacts(root, kind)
         ]
     finished = {thing["id"] for thing in things["students"]}
     for student_id in root.folders("students"):
         if student_id not in finished:
             things["students"].append(_unfinished_student(root, student_id))
-    things["latest"] = [_latest(root, line) for line in lines(root)]
+    things["latest"] = [_latest(root, line) for line in model_names(root)]
     return things
 
 
@@ -140,7 +140,7 @@ def _unfinished_student(root: Root, student_id: str) -> Thing:
 def _latest(root: Root, line: str) -> Thing:
     thing: Thing = {"id": line, "bytes": 0, "progress": 0.0, "metrics": {}}
     try:
-        entry = newest(root, line)
+        entry = current_version(root, line)
     except CorruptError as error:
         return {**thing, "hint": str(error)}
     if entry is None:

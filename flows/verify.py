@@ -19,7 +19,7 @@ from flows.stages.mapped_tokens import known_mapped_tokens
 from flows.stages.teacher import load_teacher
 from flows.stages.truth import Truth, measure_truth
 from flows.status import cache_stats, open_existing
-from storage.artifact import read_record
+from storage.artifacts import read_record
 from storage.cache import FeatureCache
 from storage.errors import (
     CacheFormatError,
@@ -29,7 +29,7 @@ from storage.errors import (
     StorageInputError,
     UnreachableError,
 )
-from storage.manifest import Manifest
+from storage.images import Manifest
 from storage.root import Root
 from tintem_core.errors import InputError
 

@@ -9,10 +9,9 @@ import threading
 import time
 from pathlib import Path
 
-from storage._records import checksum
 from storage.errors import StorageInputError
-from storage.root import Root
-from storage.spec import Layout
+from storage.records import FileFact, checksum
+from storage.root import Reading
 
 _CHECK_BYTES = 4
 # Two threads that make room at once would each count on the space that the other takes.
@@ -21,11 +20,6 @@ _SUFFIX = ".shard"
 DEFAULT_LIMIT = 50 * 2**30
 _SHARE_OF_FREE_DISK = 0.5
 _ABANDONED_SECONDS = 3600
-
-
-def read_in_place(root: Root, layout: Layout) -> bool:
-    """Whether shards are read where they lie, so that no copies of them are made."""
-    return root.path() is not None and layout.codec == "none"
 
 
 class CopyFolder:
@@ -60,6 +54,11 @@ class CopyFolder:
         # It may have been larger the last time.
         self._shrink(limit_bytes)
 
+    @classmethod
+    def of(cls, reading: Reading) -> "CopyFolder":
+        """The folder that this machine uses."""
+        return cls(reading.copies_folder, reading.copies_bytes)
+
     def path(self, name: str) -> Path:
         """Where the copy of a shard lies, there or not."""
         return self.folder / (hashlib.sha256(name.encode()).hexdigest()[:32] + _SUFFIX)
@@ -72,7 +71,7 @@ class CopyFolder:
         except FileNotFoundError:
             return False
         kept, check = data[:-_CHECK_BYTES], data[-_CHECK_BYTES:]
-        if len(kept) != size or checksum(kept) != int.from_bytes(check, "little"):
+        if not FileFact(size, int.from_bytes(check, "little")).matches(kept):
             path.unlink(missing_ok=True)
             return False
         try:

@@ -25,7 +25,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from functools import cache
 from pathlib import Path
 
 import psutil
@@ -35,11 +34,22 @@ from storage.root import Root
 
 FOLDER = "leases"
 
-_BEAT_SECONDS = 10.0
-_SILENT_SECONDS = 60.0
-_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0
-# Where start times are told by the clock, those of one process differ this much when it is set.
-_CLOCK_SECONDS = 5.0
+_SHORTEST_PAUSE = 0.2
+# Start times of one process that are read at different moments differ by less.
+_START_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How often a holder gives a sign of life, and how long a silent one is waited for."""
+
+    beat_seconds: float = 10.0
+    silent_seconds: float = 60.0
+    longest_pause: float = 5.0
+    """Between two looks of a waiter."""
+
+
+_USUAL = Patience()
 
 
 @dataclass(frozen=True)
@@ -68,7 +78,7 @@ class Holder:
             process = psutil.Process(self.pid)
             if process.status() == psutil.STATUS_ZOMBIE:
                 return True
-            return abs(_started(process) - self.started) > _CLOCK_SECONDS
+            return abs(_started(process) - self.started) > _START_SECONDS
         except psutil.NoSuchProcess:
             return True
         except psutil.Error:
@@ -78,9 +88,12 @@ class Holder:
 class Lease:
     """The right to work on a name; see :func:`hold`."""
 
-    def __init__(self, root: Root, name: str, generation: int, claim: bytes) -> None:
+    def __init__(
+        self, root: Root, name: str, generation: int, claim: bytes, patience: Patience
+    ) -> None:
         self.name = name
         self._root = root
+        self._patience = patience
         self._generation = generation
         self._claim = claim
         self._path = _claim_path(name, generation)
@@ -98,15 +111,16 @@ class Lease:
         if claims.get(self._generation) == self._claim and newest == self._generation:
             return
         holder = _parse(claims[newest]) if newest > self._generation else None
+        silent = self._patience.silent_seconds
         raise LeaseLostError(
             f"{self._root.url}: {holder or 'another process'} has taken over {self.name}, as this "
-            f"one gave no sign of life for {_SILENT_SECONDS:.0f} seconds (a suspended machine?). "
+            f"one gave no sign of life for {silent:.0f} seconds (a suspended machine?). "
             "Run it again: it waits for the other one, or finds the work done."
         )
 
     def _beat(self) -> None:
         beats = 0
-        while not self._ended.wait(_BEAT_SECONDS):
+        while not self._ended.wait(self._patience.beat_seconds):
             beats += 1
             with contextlib.suppress(StorageError, OSError):
                 self._root.write(self._beat_path, str(beats).encode())
@@ -119,16 +133,22 @@ class Lease:
 
 
 @contextlib.contextmanager
-def hold(root: Root, name: str, on_wait: Callable[[Holder], None] | None = None) -> Iterator[Lease]:
+def hold(
+    root: Root,
+    name: str,
+    on_wait: Callable[[Holder], None] | None = None,
+    patience: Patience = _USUAL,
+) -> Iterator[Lease]:
     """Wait until nobody else works on a name, and keep the others waiting until the block ends.
 
     What was missing before may be there afterwards: look again inside the block.
 
     Args:
         name: such as ``students/<id>``.
-        on_wait: told once about each one that is waited for.
+        on_wait: called once with each holder that is waited for.
+        patience: the same for all who share a root.
     """
-    lease = _acquire(root, name, on_wait)
+    lease = _acquire(root, name, on_wait, patience)
     beating = threading.Thread(target=lease._beat, name=f"lease {name}", daemon=True)
     beating.start()
     try:
@@ -141,14 +161,16 @@ def hold(root: Root, name: str, on_wait: Callable[[Holder], None] | None = None)
             lease._withdraw()
 
 
-def _acquire(root: Root, name: str, on_wait: Callable[[Holder], None] | None) -> Lease:
+def _acquire(
+    root: Root, name: str, on_wait: Callable[[Holder], None] | None, patience: Patience
+) -> Lease:
     claim = _own_claim()
-    watch, told, pause = _Watch(root, name), b"", _SHORTEST_PAUSE
+    watch, told, pause = _Watch(root, name, patience), b"", _SHORTEST_PAUSE
     while True:
         claims = _claims(root, name)
         live = watch.live(claims)
         if not live:
-            lease = _try_next(root, name, claims, claim)
+            lease = _try_next(root, name, claims, claim, patience)
             if lease is not None:
                 return lease
         elif on_wait is not None and claims[live[-1]] != told:
@@ -157,17 +179,19 @@ def _acquire(root: Root, name: str, on_wait: Callable[[Holder], None] | None) ->
                 on_wait(holder)
         # Not all at once: two that see each other both withdraw.
         time.sleep(pause * random.uniform(0.5, 1.0))
-        pause = min(pause * 1.5, _LONGEST_PAUSE)
+        pause = min(pause * 1.5, patience.longest_pause)
 
 
-def _try_next(root: Root, name: str, over: dict[int, bytes], claim: bytes) -> Lease | None:
+def _try_next(
+    root: Root, name: str, over: dict[int, bytes], claim: bytes, patience: Patience
+) -> Lease | None:
     """Claim the next generation; None if another one was faster.
 
     Args:
         over: the claims to take over, all of them known to be given up.
     """
     generation = max(over, default=0) + 1
-    lease = Lease(root, name, generation, claim)
+    lease = Lease(root, name, generation, claim, patience)
     try:
         if not root.create(_claim_path(name, generation), claim):
             return None
@@ -188,9 +212,10 @@ def _try_next(root: Root, name: str, over: dict[int, bytes], claim: bytes) -> Le
 class _Watch:
     """Tells claims whose process lives from those given up."""
 
-    def __init__(self, root: Root, name: str) -> None:
+    def __init__(self, root: Root, name: str, patience: Patience) -> None:
         self._root = root
         self._name = name
+        self._patience = patience
         self._seen: dict[int, tuple[bytes, bytes | None]] = {}
         self._silent: dict[int, float] = {}
         self._looked_at = time.monotonic()
@@ -198,7 +223,7 @@ class _Watch:
     def live(self, claims: dict[int, bytes]) -> list[int]:
         """The generations that are not given up, in order."""
         # No more than a look's share counts, whether this process slept or the root was away.
-        passed = min(time.monotonic() - self._looked_at, 2 * _LONGEST_PAUSE)
+        passed = min(time.monotonic() - self._looked_at, 2 * self._patience.longest_pause)
         self._looked_at = time.monotonic()
         return [g for g in sorted(claims) if not self._is_given_up(g, claims[g], passed)]
 
@@ -213,7 +238,7 @@ class _Watch:
             self._silent[generation] = 0.0
             return False
         self._silent[generation] += passed
-        return self._silent[generation] > _SILENT_SECONDS
+        return self._silent[generation] > self._patience.silent_seconds
 
 
 def _claims(root: Root, name: str) -> dict[int, bytes]:
@@ -258,20 +283,15 @@ def _parse(claim: bytes) -> Holder | None:
 
 
 def _started(process: psutil.Process) -> float:
-    """Seconds from the machine's start, which no clock moves; where not told, since 1970.
+    """When a process began, in a measure that setting the clock does not move.
 
     Raises:
         psutil.Error: if the process has ended, or may not be looked at.
     """
-    try:
-        status = Path(f"/proc/{process.pid}/stat").read_bytes()
-    except OSError:
-        return process.create_time()
-    # The name, which may hold anything, ends with the last bracket; field 22 counts from the first.
-    return int(status.rpartition(b")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
+    # On Linux psutil adds the machine's start, as the clock now has it; elsewhere nothing.
+    return process.create_time() - (psutil.boot_time() if psutil.LINUX else 0)
 
 
-@cache
 def _place() -> str:
     """Name the process numbers seen here: two containers of one machine have different ones."""
     try:

@@ -1,4 +1,7 @@
-"""A tiny cache with known values and the contract of a root, for the tests of any package."""
+"""A tiny cache with known values and the contract of a root, for the tests of any package.
+
+Needs pytest.
+"""
 
 import functools
 import io
@@ -10,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from storage.cache import CacheSpec, FeatureCache, KindSpec
@@ -88,52 +92,66 @@ def _adopt(environment: dict[str, str]) -> None:
     os.environ.update(environment)
 
 
-def check_root(root: Root) -> None:
-    """Everything that callers rely on, tried on an empty root; AssertionError where it differs."""
-    _same(root.list(), [])
-    _same(root.folders(), [])
-    root.write("a/b/one", b"1")
-    root.write("a/two", b"22")
-    root.write("ab", b"333")
-    _same(root.read("a/b/one"), b"1")
-    _same(root.read_range("ab", 1, 2), b"33")
-    _same(root.read_many(["ab", "nothing"]), (b"333", None))
-    _same(root.list(), ["a/b/one", "a/two", "ab"])
-    _same(root.list("a"), ["a/b/one", "a/two"])
-    _same(root.sizes("a/two"), {"a/two": 2})
-    _same(root.facts("ab")["ab"].modified > 1e18, True)
-    _same((root.size("a"), root.size()), (3, 6))
-    _same((root.folders(), root.folders("a")), (["a"], ["b"]))
-    _same([root.exists(path) for path in ("a", "a/two", "a/tw")], [True, True, False])
-    root.write("a/two", b"new")
-    _same(root.read("a/two"), b"new")
-    _same((root.create("c", b"first"), root.create("c", b"second")), (True, False))
-    # Who does not hear that it has created something asks again.
-    _same(root.create("c", b"first"), True)
-    _same(in_another_process(root.read, "c"), b"first")
-    root.delete("a")
-    root.delete("never-there")
-    _same(open_root(root.url).list(), ["ab", "c"])
-    for path in ("a/two", "zzz"):
-        _raises(MissingObjectError, root.read, path)
-    _raises(MissingObjectError, root.read_range, "zzz", 0, 1)
-    _raises(MissingObjectError, root.read_range, "ab", 0, 9)
-    _raises(StorageInputError, root.read, "../outside")
-
-
-def _same(found: object, wanted: object) -> None:
-    if found != wanted:
-        raise AssertionError(f"found {found!r} instead of {wanted!r}")
-
-
-def _raises(kind: type[Exception], call: Any, *arguments: Any) -> None:
-    try:
-        call(*arguments)
-    except kind:
-        return
-    raise AssertionError(f"{call.__name__}{arguments} does not raise {kind.__name__}")
-
-
 def damaged(data: bytes, place: int, bit: int = 0) -> bytes:
     """The same bytes with one bit flipped."""
     return data[:place] + bytes([data[place] ^ (1 << bit)]) + data[place + 1 :]
+
+
+class RootTests:
+    """What callers rely on, one test per promise; a subclass gives an empty ``root`` as fixture."""
+
+    @pytest.fixture
+    def filled(self, root: Root) -> Root:
+        for path, data in {"a/b/one": b"1", "a/two": b"22", "ab": b"333"}.items():
+            root.write(path, data)
+        return root
+
+    def test_a_new_root_is_empty(self, root: Root) -> None:
+        assert (root.list(), root.folders()) == ([], [])
+        assert not root.exists("a")
+
+    def test_what_is_written_is_read(self, filled: Root) -> None:
+        assert filled.read("a/b/one") == b"1"
+        assert filled.read_range("ab", 1, 2) == b"33"
+        assert filled.read_many(["ab", "nothing"]) == (b"333", None)
+
+    def test_a_write_replaces_what_was_there(self, filled: Root) -> None:
+        filled.write("a/two", b"new")
+        assert filled.read("a/two") == b"new"
+
+    def test_a_listing_holds_what_lies_below_a_prefix_in_order(self, filled: Root) -> None:
+        assert filled.list() == ["a/b/one", "a/two", "ab"]
+        assert filled.list("a") == ["a/b/one", "a/two"]
+        assert filled.sizes("a/two") == {"a/two": 2}
+        assert (filled.size("a"), filled.size()) == (3, 6)
+        assert filled.facts("ab")["ab"].modified > 1e18
+        assert (filled.folders(), filled.folders("a")) == (["a"], ["b"])
+
+    def test_a_prefix_exists_where_something_lies_below_it(self, filled: Root) -> None:
+        assert [filled.exists(path) for path in ("a", "a/two", "a/tw")] == [True, True, False]
+
+    def test_the_first_of_two_creators_wins_and_may_ask_again(self, root: Root) -> None:
+        assert root.create("c", b"first")
+        assert not root.create("c", b"second")
+        # Who does not hear that it has created something asks again.
+        assert root.create("c", b"first")
+        assert root.read("c") == b"first"
+
+    def test_a_root_can_be_sent_to_another_process(self, filled: Root) -> None:
+        assert in_another_process(filled.read, "ab") == b"333"
+
+    def test_what_is_deleted_is_gone_and_nothing_else(self, filled: Root) -> None:
+        filled.delete("a")
+        filled.delete("never-there")
+        assert open_root(filled.url).list() == ["ab"]
+
+    def test_what_is_not_there_cannot_be_read(self, filled: Root) -> None:
+        with pytest.raises(MissingObjectError):
+            filled.read("zzz")
+        for path, length in (("zzz", 1), ("ab", 9)):
+            with pytest.raises(MissingObjectError):
+                filled.read_range(path, 0, length)
+
+    def test_no_path_leaves_the_root(self, root: Root) -> None:
+        with pytest.raises(StorageInputError):
+            root.read("../outside")

@@ -16,6 +16,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+# Its tests of a root are plain asserts.
+pytest.register_assert_rewrite("storage.testing")
+
 # Its guard must come before timm, whichever tests are run.
 import tintem_core  # noqa: F401
 

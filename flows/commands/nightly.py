@@ -41,7 +41,7 @@ def latest(config: ConfigPath, as_json: AsJson = False) -> None:
     from dataclasses import asdict
 
     from flows.nights.terminal import history_table
-    from storage.latest import history
+    from storage.registry import history
 
     root, lines = _lines(config, None)
     found = {line: history(root, line) for line in lines}
@@ -65,7 +65,7 @@ def rollback(
 ) -> None:
     """Return to the student that was in force before."""
     from flows.nights.terminal import history_table
-    from storage.latest import history, roll_back
+    from storage.registry import history, roll_back
     from tintem_core.errors import InputError
 
     root, lines = _lines(config, student)
@@ -78,7 +78,7 @@ def rollback(
     entry = roll_back(root, line, to)
     console.print(history_table(line, history(root, line)))
     _say(f"\n{entry.model.student} is in force: {escape(entry.why)}")
-    for turned_away in entry.rejects:
+    for turned_away in entry.rejected:
         _say(f"{turned_away} does not come back by itself.")
     _say(f"  model   {escape(root.url)}/{entry.model.onnx}")
 
@@ -108,7 +108,7 @@ def _lines(path: "Path", student: str | None) -> "tuple[Root, dict[str, str]]":
 
 def _print_night(root: "Root", ended: dict[str, Any], config: "Path") -> None:
     from flows.nights.terminal import gates_table
-    from storage.artifact import read_record
+    from storage.artifacts import read_record
 
     _say(f"\n[bold]{escape(ended['outcome'].capitalize())}:[/bold] {escape(_sentence(ended))}")
     if ended["night"] is not None:

@@ -15,8 +15,8 @@ from flows.leaderboards.names import Name, names
 from flows.leaderboards.standings import SCHEMA, Group, Leaderboard, Reference, is_cost
 from flows.sweeps.config import DEFAULT_METRIC
 from flows.sweeps.record import Entry, read_sweeps
+from storage.artifacts import list_artifacts
 from storage.cache import FeatureCache
-from storage.catalogue import list_things
 from storage.errors import StorageError
 from storage.identity import digest
 from storage.root import Root
@@ -39,16 +39,16 @@ def leaderboard(
     """
     sweeps = read_sweeps(root)
     swept = [Entry(**entry) for record in sweeps for entry in record["students"]]
-    trained = {thing.id: thing.record for thing in list_things(root, "students")}
-    mappings = {thing.id: thing.record["spec"] for thing in list_things(root, "mappings")}
+    trained = {thing.id: thing.record for thing in list_artifacts(root, "students")}
+    mappings = {thing.id: thing.record["spec"] for thing in list_artifacts(root, "mappings")}
     called = names({id: record["spec"] for id, record in trained.items()}, mappings, swept)
     exports = {
         (thing.record["spec"]["student"], thing.record["spec"]["evaluation"]): thing.record
-        for thing in list_things(root, "exports")
+        for thing in list_artifacts(root, "exports")
     }
     # By what they compare in, and then by student: the newest evaluation counts.
     comparable: dict[str, dict[str, Record]] = {}
-    for thing in list_things(root, "evaluations"):
+    for thing in list_artifacts(root, "evaluations"):
         student = thing.record["spec"]["student"]
         if student in trained and (students is None or student in students):
             comparable.setdefault(_questions(thing.record), {})[student] = thing.record

@@ -221,7 +221,7 @@ def _parts(dataset: Dataset, groups: dict[int, list[ShardTask]]) -> dict[int, Da
         name: getattr(manifest, name).clear() for name in ("quarantine", "duplicates", "left_out")
     }
     return {
-        int(number): Dataset(replace(manifest, table=table, **nothing))
+        int(number): replace(dataset, manifest=replace(manifest, table=table, **nothing))
         for (number,), table in tables.items()
     }
 

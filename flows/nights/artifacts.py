@@ -13,7 +13,7 @@ from prefect.artifacts import (
 from flows.nights.night import Ended
 from flows.nights.record import KIND, REPORT, STRANGEST
 from flows.nights.terminal import VERDICTS
-from storage.artifact import read_file, read_record
+from storage.artifacts import read_file, read_record
 from storage.root import Root
 
 _NAMED = 5

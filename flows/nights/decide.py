@@ -8,7 +8,7 @@ from flows.nights.config import NightlyConfig
 from flows.nights.drift import Scored
 from flows.nights.gates import Verdict
 from flows.nights.news import Line, News
-from storage.latest import Model
+from storage.registry import Model
 from tintem_core.drift import Drift
 
 Outcome = Literal["failed", "promoted", "kept", "waiting", "nothing new"]

@@ -12,8 +12,8 @@ from flows.nights.students import NightStudent, night_students
 from flows.stages.datasets import Dataset
 from storage.errors import CorruptRecordError, MissingObjectError
 from storage.identity import file_digest
-from storage.latest import Entry, history, rejected, settle
-from storage.manifest import Manifest
+from storage.images import Manifest
+from storage.registry import Version, history, rejected, sync_pointer
 from storage.root import Root
 
 TEACHERS = ("teacher", "other_teachers")
@@ -24,7 +24,7 @@ class Line:
     """A student of the night, with what has been in force of it."""
 
     student: NightStudent
-    entries: list[Entry]
+    entries: list[Version]
     """All that ever came into force, oldest first."""
 
     @property
@@ -40,7 +40,7 @@ class Line:
         return self.student.config
 
     @property
-    def latest(self) -> Entry | None:
+    def latest(self) -> Version | None:
         return self.entries[-1] if self.entries else None
 
     def turned_away(self, student: str) -> str | None:
@@ -69,7 +69,7 @@ def open_lines(config: RunConfig, root: Root) -> list[Line]:
     """Return the night's students with their latest; finish what a crash left of a promotion."""
     lines = []
     for student in night_students(config):
-        settle(root, student.line)
+        sync_pointer(root, student.line)
         lines.append(Line(student, history(root, student.line)))
     return lines
 
@@ -96,7 +96,8 @@ class News:
             return None
         tables = [dataset.manifest.table for dataset in self._all_known]
         table = pl.concat(tables).unique("key", keep="first", maintain_order=True)
-        return Dataset(replace(self._all_known[0].manifest, table=table))
+        first = self._all_known[0]
+        return replace(first, manifest=replace(first.manifest, table=table))
 
     @property
     def _all_known(self) -> tuple[Dataset, ...]:
@@ -142,7 +143,7 @@ class News:
         }
 
 
-def news_of(root: Root, latest: Entry | None, data: Dataset) -> News:
+def news_of(root: Root, latest: Version | None, data: Dataset) -> News:
     """Compare tonight's photos with those of the latest.
 
     Raises:
@@ -161,7 +162,7 @@ def photos_of(root: Root, manifest: str, whose: str) -> Dataset:
         CorruptRecordError, MissingObjectError: if it is damaged; the sentence says ``whose`` it is.
     """
     try:
-        return Dataset(Manifest.load(root, manifest))
+        return Dataset(Manifest.load(root, manifest), root.reading)
     except (MissingObjectError, CorruptRecordError) as error:
         raise type(error)(
             f"{error} It lists the photos that {whose}: "

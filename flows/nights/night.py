@@ -26,10 +26,10 @@ from flows.stages.alone import alone
 from flows.stages.pipeline import Pipeline
 from flows.stages.preflight import preflight
 from flows.stages.results import Extracted
-from storage.artifact import read_record, write_artifact
+from storage.artifacts import read_record, write_artifact
 from storage.errors import StorageError
 from storage.identity import make_id, slugify
-from storage.latest import Model
+from storage.registry import Model
 from tintem_core.errors import InputError, TintemError
 
 T = TypeVar("T")

@@ -13,8 +13,9 @@ from flows.nights.decide import counted
 from flows.nights.news import Line, News, photos_of
 from flows.nights.record import KIND
 from flows.stages.datasets import Dataset
-from storage.artifact import RECORD, parse_record, read_record
-from storage.latest import rejected
+from storage.artifacts import RECORD, read_record
+from storage.records import parse_record
+from storage.registry import rejected
 from storage.root import Root
 
 

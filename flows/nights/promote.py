@@ -4,8 +4,8 @@ from flows.nights.news import Line
 from flows.reporting import reporter
 from flows.stages.export import MODEL
 from flows.stages.pipeline import Pipeline
-from storage.artifact import read_record
-from storage.latest import Entry, Model, newest, promote, settle
+from storage.artifacts import read_record
+from storage.registry import Model, Version, current_version, promote, sync_pointer
 from storage.root import Root
 
 
@@ -37,16 +37,16 @@ def model_of(line: Line, pipeline: Pipeline, night: str) -> Model:
     )
 
 
-def bring_into_force(root: Root, line: str, model: Model, why: str, over: int | None) -> Entry:
+def bring_into_force(root: Root, line: str, model: Model, why: str, over: int | None) -> Version:
     """Promote what a night has decided; a second try finds what the first one left.
 
     Raises:
         LatestChangedError: if another student came into force meanwhile.
         StorageInputError: if the model's file is missing.
     """
-    current = newest(root, line)
+    current = current_version(root, line)
     if current is not None and current.number != over and current.model == model:
-        settle(root, line)
+        sync_pointer(root, line)
         return current
     entry = promote(root, line, model, why, over)
     reporter().note(f"latest {line}: {model.student} (entry {entry.number})")

@@ -6,7 +6,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from storage.latest import Entry, rejected
+from storage.registry import Version, rejected
 
 VERDICTS = {True: "passed", False: "not passed", None: "does not apply"}
 _STYLES = {True: "green", False: "bold red", None: "dim"}
@@ -34,7 +34,7 @@ def gates_table(record: Mapping[str, Any]) -> Table | None:
     return table if table.rows else None
 
 
-def history_table(line: str, entries: Iterable[Entry]) -> Table:
+def history_table(line: str, entries: Iterable[Version]) -> Table:
     """Lay out what came into force, oldest first."""
     entries = list(entries)
     table = Table(box=None, pad_edge=False, title=line, title_justify="left", title_style="bold")

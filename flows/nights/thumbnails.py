@@ -6,7 +6,7 @@ from PIL import Image
 
 from storage.errors import MissingObjectError
 from storage.identity import content_key
-from storage.source import ImageReader
+from storage.images import ImageReader
 from tintem_core.errors import InputError
 from tintem_core.views import decode_image
 

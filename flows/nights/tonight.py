@@ -13,9 +13,9 @@ from flows.stages.latents import evaluation_latents
 from flows.stages.pipeline import Pipeline
 from flows.stages.results import Mapped, Trained
 from flows.stages.students import TENSORS
-from storage.artifact import read_file, read_record
+from storage.artifacts import read_file, read_record
 from storage.errors import MissingObjectError
-from storage.latest import Model
+from storage.registry import Model
 from storage.root import Root
 from tintem_core.mapping import MappingConfig, angle_preservation
 from tintem_core.students import StudentConfig

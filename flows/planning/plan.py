@@ -18,12 +18,11 @@ from flows.stages.reading import run_root
 from flows.stages.results import Extracted, Indexed, TeacherCaches
 from flows.stages.teacher import choose_device, load_teacher
 from flows.stages.train import student_spec
-from storage.cache import FeatureCache
-from storage.catalogue import list_things
+from storage.artifacts import list_artifacts
+from storage.cache import FeatureCache, KindSpec
 from storage.errors import MissingObjectError
+from storage.images import open_reader
 from storage.root import Root, open_root
-from storage.source import open_source
-from storage.spec import KindSpec
 from tintem_core.teachers import Teacher
 
 
@@ -176,7 +175,8 @@ def _work(root: Root, want: Wanted, photos: Photos) -> Work:
 
 
 def _decoded(config: RunConfig, data: Photos) -> float | None:
-    images, size = open_source(config.data), config.teacher.image_size
+    images = open_reader(config.data, run_root(config).reading)
+    size = config.teacher.image_size
     source = ViewSource(images, data.sample, data.sample, config.views.recipe, size)
     return decoded_images(source, config.views.count, size, config.runtime.decode_threads)
 
@@ -288,4 +288,4 @@ def _reused(
 
 
 def _ids(root: Root, kind: str, spec: Mapping[str, Any]) -> list[str]:
-    return [thing.id for thing in list_things(root, kind) if thing.record.get("spec") == spec]
+    return [thing.id for thing in list_artifacts(root, kind) if thing.record.get("spec") == spec]

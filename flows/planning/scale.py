@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from storage.spec import CacheSpec, KindSpec, choose_layout
+from storage.cache import CacheSpec, KindSpec
+from storage.cache.spec import choose_layout
 
 Dtype = Literal["float16", "int8", "float32"]
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from flows.reporting import reporter
-from storage.artifact import read_record, write_artifact
+from storage.artifacts import read_record, write_artifact
 from storage.lease import Holder, hold
 from storage.root import Root
 from tintem_core.distributed import is_main

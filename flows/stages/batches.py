@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from flows.stages.latents import Latents
 from storage.identity import content_key
-from storage.manifest import ImageReader
+from storage.images import ImageReader
 from storage.order import EpochOrder
 from tintem_core.errors import InputError
 from tintem_core.training import Batch

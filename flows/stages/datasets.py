@@ -8,7 +8,9 @@ from functools import cached_property
 import polars as pl
 
 from storage.identity import canonical_json
-from storage.manifest import Column, ImageReader, Manifest, open_reader
+from storage.images import ImageReader, Manifest, open_reader
+from storage.keys import Column
+from storage.root import Reading
 
 _SLICE = 100_000
 
@@ -18,6 +20,8 @@ class Dataset:
     """A manifest seen by the stages: sorted by content key, and as compact as its table."""
 
     manifest: Manifest
+    reading: Reading | None = None
+    """How this machine reads its images."""
 
     @property
     def name(self) -> str:
@@ -46,7 +50,7 @@ class Dataset:
         """Return this dataset less some images."""
         unwanted = Column(keys).series.implode()
         kept = self.manifest.table.filter(~pl.col("key").is_in(unwanted))
-        return Dataset(replace(self.manifest, table=kept))
+        return replace(self, manifest=replace(self.manifest, table=kept))
 
     def labels(self, split: str | None = None) -> Sequence[str | None]:
         """Return the labels, in the order of :meth:`keys`; None where there is none."""
@@ -65,7 +69,7 @@ class Dataset:
     @cached_property
     def reader(self) -> ImageReader:
         """Reads the images by uri."""
-        return open_reader(self.manifest)
+        return open_reader(self.manifest, self.reading)
 
 
 def _canonical_pieces(columns: Sequence[Column]) -> Iterator[bytes]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from flows.stages.batches import ViewSource
 from storage.cache import FeatureCache, ShardTask
-from storage.manifest import Column
+from storage.keys import Column
 from tintem_core.teachers import Teacher
 from tintem_core.views import Pixels
 

@@ -16,7 +16,7 @@ from flows.stages.results import Evaluated, Exported, Indexed, Mapped, Trained
 from flows.stages.students import load_history, load_student
 from flows.stages.teacher import load_teacher
 from flows.summary import summary_rows
-from storage.artifact import read_file
+from storage.artifacts import read_file
 from storage.identity import make_id
 from storage.root import Root
 from tintem_core.export import run_onnx, session, to_onnx, verify_onnx

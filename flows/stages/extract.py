@@ -22,10 +22,9 @@ from flows.stages.spreading import spread
 from flows.stages.stored import check_stored
 from flows.stages.teacher import load_teacher
 from flows.status import fragmented
-from storage.cache import FeatureCache, ShardTask
-from storage.manifest import SourceConfig
+from storage.cache import CacheSpec, FeatureCache, KindSpec, ShardTask
+from storage.images import SourceConfig
 from storage.root import Root, open_root
-from storage.spec import CacheSpec, KindSpec
 from tintem_core.errors import InputError
 from tintem_core.teachers import Teacher, TeacherConfig
 from tintem_core.views import EVAL, ViewRecipe

@@ -22,7 +22,7 @@ from flows.stages.latents import (
 )
 from flows.stages.results import Extracted, Indexed, Mapped
 from flows.stages.teacher import choose_device
-from storage.artifact import read_file, read_record
+from storage.artifacts import read_file, read_record
 from storage.identity import make_id
 from storage.root import Root
 from tintem_core.errors import InputError

@@ -5,9 +5,9 @@ from typing import Any
 
 from flows.stages.datasets import Dataset
 from flows.stages.results import Extracted, Indexed, Mapped, TeacherCaches
-from storage.artifact import read_record
+from storage.artifacts import read_record
 from storage.errors import MissingObjectError
-from storage.manifest import Manifest
+from storage.images import Manifest
 from storage.root import Root
 
 
@@ -30,7 +30,7 @@ def taken_over(root: Root, told: dict[str, Any]) -> tuple[Indexed, Extracted, Ma
     """
 
     def loaded(sets: dict[str, str]) -> dict[str, Dataset]:
-        return {name: Dataset(Manifest.load(root, id)) for name, id in sets.items()}
+        return {name: Dataset(Manifest.load(root, id), root.reading) for name, id in sets.items()}
 
     others = tuple(TeacherCaches(**other) for other in told["caches"]["others"])
     record = read_record(root, "mappings", told["mapping"])
@@ -38,7 +38,7 @@ def taken_over(root: Root, told: dict[str, Any]) -> tuple[Indexed, Extracted, Ma
         raise MissingObjectError(f"{root.url} holds no mapping {told['mapping']} any more.")
     return (
         Indexed(
-            Dataset(Manifest.load(root, told["images"])),
+            Dataset(Manifest.load(root, told["images"]), root.reading),
             loaded(told["ood"]),
             loaded(told["support"]),
         ),

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from flows.config import RunConfig
 from flows.stages.datasets import Dataset
 from flows.stages.results import Indexed
-from storage.manifest import Column
+from storage.keys import Column
 from tintem_core.errors import InputError
 
 # Neither the digits that test photos are drawn by, nor those that data.max_images keeps photos by.

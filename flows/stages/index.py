@@ -5,7 +5,7 @@ from flows.reporting import reporter
 from flows.stages.datasets import Dataset
 from flows.stages.held_out import held_out
 from flows.stages.results import Indexed
-from storage.manifest import Manifest, SourceConfig, build_manifest
+from storage.images import Manifest, SourceConfig, build_manifest
 from storage.root import Root
 from tintem_core.errors import InputError
 
@@ -82,7 +82,9 @@ def _dataset(source: SourceConfig, root: Root) -> Dataset:
             advance(now - done)
             done = now
 
-        manifest = build_manifest(source, previous=previous, progress=progress)
+        manifest = build_manifest(
+            source, previous=previous, progress=progress, reading=root.reading
+        )
     manifest.save(root)
     unreadable = len(manifest.quarantine)
     if unreadable:
@@ -91,4 +93,4 @@ def _dataset(source: SourceConfig, root: Root) -> Dataset:
             f"{unreadable} of {unreadable + len(manifest.table)} photos of {source.name} cannot be "
             f"read and are left out; the first is {first['uri']} ({first['reason']})"
         )
-    return Dataset(manifest)
+    return Dataset(manifest, root.reading)

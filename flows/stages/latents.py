@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from flows.stages.datasets import Dataset
 from flows.stages.reading import note_what_does_not_fit
 from flows.stages.results import Extracted
-from storage.cache import FeatureCache
-from storage.reader import FeatureReader
+from storage.cache import FeatureCache, FeatureReader
 from storage.root import Root
 from tintem_core.errors import InputError
 from tintem_core.several_teachers import joint_latents

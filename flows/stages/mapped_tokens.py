@@ -20,7 +20,7 @@ from flows.stages.results import Extracted, Indexed, Mapped, latents_identity
 from flows.stages.teacher import load_teacher
 from storage.cache import FeatureCache
 from storage.errors import MissingObjectError
-from storage.manifest import Manifest
+from storage.images import Manifest
 from storage.root import Root
 from tintem_core.mapping import angle_preservation
 from tintem_core.teachers import Teacher

@@ -6,7 +6,7 @@ from rich.filesize import decimal
 
 from flows.config import RunConfig
 from flows.reporting import reporter
-from storage.reader import FeatureReader
+from storage.cache import FeatureReader
 from storage.root import Reading, Root, open_root
 
 

@@ -14,7 +14,7 @@ from flows.stages.extract import eval_source
 from flows.stages.held_out import held_out
 from flows.stages.latents import evaluation_rows
 from flows.stages.results import Extracted
-from storage.manifest import Column
+from storage.keys import Column
 from storage.root import Root
 from tintem_core.distributed import gathered, rank, world_size
 from tintem_core.neighbours import knn_accuracy

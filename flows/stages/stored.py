@@ -9,10 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flows.reporting import reporter
-from storage.cache import FeatureCache
+from storage.cache import CacheSpec, FeatureCache
 from storage.errors import StorageInputError
 from storage.root import open_root
-from storage.spec import CacheSpec
 from tintem_core.errors import InputError
 from tintem_core.fidelity import row_cosines
 

@@ -12,7 +12,7 @@ from flows.reporting import reporter
 from flows.stages.fit import joint_start, load_mapping
 from flows.stages.results import Mapped, Trained
 from flows.stages.teacher import read_tensors
-from storage.artifact import read_file
+from storage.artifacts import read_file
 from storage.root import Root
 from tintem_core.backbones import place
 from tintem_core.errors import InputError

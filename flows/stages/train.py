@@ -27,7 +27,7 @@ from flows.stages.selection import Validation
 from flows.stages.students import HISTORY, OBJECTIVE, TENSORS, initial_weights, start_student
 from flows.stages.teacher import choose_device
 from flows.stages.truth import truth_test
-from storage.artifact import read_record, write_artifact
+from storage.artifacts import read_record, write_artifact
 from storage.cache import FeatureCache
 from storage.identity import file_digest, make_id
 from storage.root import Root

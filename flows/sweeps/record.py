@@ -6,7 +6,7 @@ from typing import Any
 
 from flows.provenance import provenance
 from flows.stages.alone import alone
-from storage.artifact import read_file, read_record, write_artifact
+from storage.artifacts import read_file, read_record, write_artifact
 from storage.identity import make_id
 from storage.root import Root
 

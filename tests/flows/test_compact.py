@@ -16,7 +16,7 @@ from flows.stages.pipeline import Pipeline
 from flows.stages.teacher import load_teacher
 from flows.status import cache_stats, collect, hints
 from storage.cache import FeatureCache
-from storage.manifest import Manifest
+from storage.images import Manifest
 from storage.root import open_root
 from tests.flows.conftest import write_config
 from tintem_core.errors import InputError
@@ -56,7 +56,7 @@ def tintem(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
 def test_the_command_merges_shards_and_nothing_is_computed_again(
     cut_up: Pipeline, tmp_path: Path, tintem: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("storage.compaction._WORTH_A_WORD", 2)
+    monkeypatch.setattr("storage.cache.compaction._WORTH_A_WORD", 2)
     before = values(cut_up)
     cache = cut_up.extracted.evaluation["shapes"]
     (hint,) = hints(collect(cut_up.root.url))

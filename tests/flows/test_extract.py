@@ -3,6 +3,7 @@
 import re
 import threading
 import time
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,11 @@ from flows.stages.pipeline import Pipeline
 from flows.stages.stored import check_stored, stored_cosine
 from flows.stages.teacher import load_teacher
 from flows.status import fragmented
-from storage._state import State
-from storage.artifact import read_file
-from storage.cache import FeatureCache
-from storage.compaction import Fragmentation
+from storage.artifacts import read_file
+from storage.cache import CacheSpec, FeatureCache, Fragmentation, KindSpec
 from storage.lease import hold
-from storage.spec import CacheSpec, KindSpec
 from tests.flows.conftest import Notes, write_config
+from tests.storage.cache.published import stored_rows
 from tintem_core.errors import InputError
 
 
@@ -153,7 +152,7 @@ def test_a_cache_cut_too_finely_is_told_with_the_command_that_mends_it(
     assert not any("tintem compact" in note for note in notes.notes)
     cache = FeatureCache.open(pipeline.root, pipeline.extracted.views)
     assert fragmented(cache) == ""
-    monkeypatch.setattr("storage.compaction._WORTH_A_WORD", 0)
+    monkeypatch.setattr("storage.cache.compaction._WORTH_A_WORD", 0)
     found = Fragmentation(5, 2)
     monkeypatch.setattr(FeatureCache, "fragmentation", lambda _: found)
     assert fragmented(cache) == (
@@ -225,7 +224,7 @@ def test_photos_are_embedded_in_the_order_of_their_files(
     cache = FeatureCache.open(pipeline.root, pipeline.extracted.views)
     data = pipeline.indexed.data
     uri_of = dict(zip(data.keys(), data.uris(), strict=True))
-    stored = [uri_of[key] for key in State(cache).current.sort("row")["key"]]
+    stored = [uri_of[key] for key, _ in sorted(stored_rows(cache).items(), key=itemgetter(1))]
     places = [(uri.split("#")[0], int(uri.split("#")[1])) for uri in stored]
     assert len(places) > 20
     assert places == sorted(places)

@@ -15,7 +15,7 @@ from flows.leaderboards.plot import draw, plot
 from flows.leaderboards.standings import Group, Leaderboard
 from flows.leaderboards.table import artifact_rows, footnotes, tables
 from flows.sweeps.record import Entry, files_of, sweep_id, write_sweep
-from storage.artifact import write_artifact
+from storage.artifacts import write_artifact
 from storage.root import Root, open_root
 from tintem_core.errors import InputError
 

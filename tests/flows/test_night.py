@@ -20,11 +20,11 @@ from flows.reporting import reporting_to
 from flows.stages import extract, preflight
 from flows.stages.metrics import metrics_of
 from flows.stages.pipeline import Pipeline
-from storage.artifact import read_file
+from storage.artifacts import read_file
 from storage.cache import FeatureCache
 from storage.errors import MissingObjectError
-from storage.latest import history, newest, roll_back
-from storage.manifest import Manifest
+from storage.images import Manifest
+from storage.registry import current_version, history, roll_back
 from storage.root import Root, open_root
 from tests.conftest import photo
 from tests.flows.conftest import Notes, small_run
@@ -280,7 +280,7 @@ def test_nothing_of_a_history_is_ever_deleted(nights: Nights) -> None:
     assert [entry.action for entry in history(nights.root, LINE)] == [
         "promoted", "promoted", "rolled back", "rolled back",
     ]  # fmt: skip
-    current = newest(nights.root, LINE)
+    current = current_version(nights.root, LINE)
     assert current is not None
     assert current.number == 4
 
@@ -288,7 +288,7 @@ def test_nothing_of_a_history_is_ever_deleted(nights: Nights) -> None:
 def test_a_missing_list_of_known_photos_is_named_with_a_cure(
     nights: Nights, tmp_path: Path
 ) -> None:
-    latest = newest(nights.root, LINE)
+    latest = current_version(nights.root, LINE)
     assert latest is not None
     data = Pipeline(parse_config(nights.settings, "test")).indexed.data
     with pytest.raises(MissingObjectError, match=r"holds no .*learned from: bring it back"):

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from flows.nights.night import Ended
-from storage.latest import history, newest, roll_back
+from storage.registry import current_version, history, roll_back
 from storage.root import open_root
 from tests.flows.test_night import LINE, device_reads
 from tests.flows.test_nightly import add, hold, line_of
@@ -135,7 +135,7 @@ def test_a_forced_night_tried_again_trains_none_further_that_it_has_promoted(
 
     mended = hold(settings, force=True, warm_start=True, students=[good, {"name": "lost"}])
     assert mended.outcome == "promoted"
-    assert newest(open_root(settings["root"]), "lost-shapes") is not None
+    assert current_version(open_root(settings["root"]), "lost-shapes") is not None
     assert actions(settings, "good-shapes") == ["promoted", "promoted"]
     # That night is over; another one that is forced is another one.
     hold(settings, force=True, warm_start=True, students=[good, {"name": "lost"}])
@@ -147,7 +147,7 @@ def test_a_model_whose_file_is_gone_is_published_again_by_the_same_run(
 ) -> None:
     hold(settings)
     root = open_root(settings["root"])
-    latest = newest(root, LINE)
+    latest = current_version(root, LINE)
     assert latest is not None
     root.delete(latest.model.onnx)
     assert "the same once more" in hold(settings, force=True).says

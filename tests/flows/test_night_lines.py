@@ -11,10 +11,10 @@ from flows.config import RunConfig, parse_config
 from flows.nights.night import Night
 from flows.nights.students import night_students
 from flows.stages.pipeline import Pipeline
-from storage.latest import history, promote
+from storage.registry import history, promote
 from storage.root import open_root
 from tests.flows.test_nightly_config import BASE
-from tests.storage.test_latest import model
+from tests.storage.test_registry import model
 from tintem_core.errors import InputError
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 from flows.config import parse_config
 from flows.nights.night import Ended, Night
 from storage.identity import file_digest
-from storage.latest import history, newest, roll_back
+from storage.registry import current_version, history, roll_back
 from storage.root import open_root
 from tests.conftest import photo
 from tests.flows.conftest import write_config, write_teacher
@@ -69,7 +69,7 @@ def test_killed_between_deciding_and_promoting_the_next_run_promotes_and_recompu
     process = start(config, "die before promoting")
     process.communicate(timeout=300)
     assert process.returncode == -9
-    assert newest(root, LINE) is None
+    assert current_version(root, LINE) is None
     (night,) = root.folders("nights")
     decided = json.loads(root.read(f"nights/{night}/record.json"))
     files = {p: f for p, f in root.facts().items() if not p.startswith(("manifests", "leases"))}
@@ -77,7 +77,7 @@ def test_killed_between_deciding_and_promoting_the_next_run_promotes_and_recompu
     process = start(config)
     assert process.communicate(timeout=300)[0].strip() == "promoted"
     assert device_reads(root) == decided["lines"][LINE]["student"]
-    entry = newest(root, LINE)
+    entry = current_version(root, LINE)
     assert entry is not None
     assert (entry.number, entry.model.night) == (1, night)
     kept = {p: f for p, f in root.facts().items() if p in files}
@@ -107,7 +107,7 @@ def test_killed_in_every_stage_a_night_ends_as_if_it_never_was(
     ):
         process = start(config)
         assert kill_when(process, partial(seen, folder, sign)), sign
-        assert newest(open_root(folder), LINE) is None
+        assert current_version(open_root(folder), LINE) is None
     process = start(config)
     assert process.communicate(timeout=300)[0].strip() == "promoted"
     assert device_reads(open_root(folder)) == device_reads(open_root(whole["root"]))
@@ -141,7 +141,7 @@ def test_one_failing_student_stops_no_other_and_has_its_turn_again(
     assert "unknown failed: student.weights: there is no file" in ended.says
     root = open_root(settings["root"])
     assert device_reads(root, "good-shapes")
-    assert newest(root, "diverging-shapes") is None
+    assert current_version(root, "diverging-shapes") is None
 
     students[0]["training.learning_rate"] = 3e-3
     del students[1]

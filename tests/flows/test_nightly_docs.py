@@ -9,10 +9,10 @@ from pathlib import Path
 import yaml
 
 from flows.config import parse_config
-from storage.latest import promote
+from storage.registry import promote
 from storage.root import open_root
 from tests.flows.test_nightly_config import BASE
-from tests.storage.test_latest import LINE, model
+from tests.storage.test_registry import LINE, model
 
 PAGE = (Path(__file__).parents[2] / "docs" / "nightly.md").read_text()
 

@@ -19,9 +19,9 @@ from flows.config import RunConfig, load_config
 from flows.distill import index_flow
 from flows.failures import may_pass
 from flows.stages.index import index
-from storage import _s3
-from storage._local import LocalRoot
 from storage.errors import DeniedError, StorageInputError, UnreachableError
+from storage.root import s3
+from storage.root.local import LocalRoot
 from tests.flows.conftest import write_config
 from tests.flows.services import free_port
 from tintem_core.errors import InputError
@@ -51,7 +51,7 @@ def test_what_caused_an_error_tells_whether_it_may_pass(
 ) -> None:
     for number, passes in ((errno.EIO, True), (errno.ENOSPC, False)):
         broken = OSError(number, "told by the system")
-        monkeypatch.setattr("storage._local.os.fsync", Mock(side_effect=broken))
+        monkeypatch.setattr("os.fsync", Mock(side_effect=broken))
         with pytest.raises(StorageInputError) as caught:
             LocalRoot(str(tmp_path)).write("thing", b"")
         assert may_pass(caught.value) is passes
@@ -107,7 +107,7 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
     }.items():
         monkeypatch.setenv(name, value)
     # Not the minutes that its client is patient for by itself.
-    monkeypatch.setattr(_s3, "_RETRY", {"max_retries": 1, "retry_timeout": timedelta(seconds=2)})
+    monkeypatch.setattr(s3, "_RETRY", {"max_retries": 1, "retry_timeout": timedelta(seconds=2)})
     yield store
     store.leave()
 

@@ -1,5 +1,6 @@
 """A run whose photos and results lie in a bucket: killed, resumed, read through little disk."""
 
+import io
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 
 from flows.config import load_config
@@ -18,7 +20,7 @@ from flows.init import write_config as init
 from flows.reporting import reporting_to
 from flows.stages.pipeline import Pipeline
 from flows.status import open_existing
-from storage.artifact import read_file
+from storage.artifacts import read_file
 from storage.cache import FeatureCache
 from storage.errors import StorageInputError
 from storage.root import Reading, Root, open_root
@@ -46,6 +48,21 @@ def remote(s3_url: str, settings: dict[str, Any], tmp_path: Path) -> dict[str, A
             **settings["runtime"], "copies_folder": "copies", "copies_gb": _LITTLE / 1e9
         },
     }  # fmt: skip
+
+
+def test_images_in_a_remote_parquet_are_copied_where_the_config_says(
+    remote: dict[str, Any], s3_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    buffer = io.BytesIO()
+    pl.DataFrame({"image": [encoded(photo(i)) for i in range(40)]}).write_parquet(buffer)
+    open_root(s3_url.rsplit("/", 2)[0]).write("photos.parquet", buffer.getvalue())
+    remote["data"]["uri"] = f"{s3_url.rsplit('/', 2)[0]}/photos.parquet"
+    remote["runtime"] |= {"copies_folder": str(tmp_path / "copies"), "copies_gb": 1}
+    dataset = Pipeline(load_config(write_config(tmp_path, remote))).indexed.data
+    assert dataset.reader.read(dataset.uris()[0])
+    assert copied(tmp_path / "copies")
+    assert not (tmp_path / "cache").exists()
 
 
 def copied(folder: Path) -> int:

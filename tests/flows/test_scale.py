@@ -24,7 +24,7 @@ from flows.planning.scale import (
 from flows.stages.datasets import Dataset
 from storage.cache import CacheSpec, FeatureCache
 from storage.identity import digest
-from storage.manifest import SourceConfig, build_manifest
+from storage.images import SourceConfig, build_manifest
 from storage.root import open_root
 
 _SCRIPT = """
@@ -34,10 +34,11 @@ import polars as pl
 from flows.stages.datasets import Dataset
 from flows.stages.extract import view_source
 from storage.cache import CacheSpec, FeatureCache, KindSpec
-from storage.manifest import SCHEMA, Manifest, SourceConfig
+from storage.images.manifest import SCHEMA
+from storage.images import Manifest, SourceConfig
 from storage.order import EpochOrder
 from storage.root import open_root
-from tests.storage.pretended import peak_memory, pretend_written
+from tests.storage.cache.pretended import peak_memory, pretend_written
 from tintem_core.views import ViewRecipe
 
 rows = int(sys.argv[2])

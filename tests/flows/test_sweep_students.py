@@ -18,7 +18,7 @@ from flows.sweeps.students import (
     planned,
     refuse_unlabelled,
 )
-from storage.artifact import read_file
+from storage.artifacts import read_file
 from tintem_core.errors import InputError
 
 

@@ -22,7 +22,7 @@ from flows.leaderboards.board import leaderboard
 from flows.stages.pipeline import Pipeline
 from flows.stages.students import TENSORS
 from flows.sweeps.students import planned
-from storage.artifact import read_file
+from storage.artifacts import read_file
 from storage.root import Root, open_root
 from tests.conftest import photo
 from tests.flows.conftest import write_config

@@ -20,8 +20,8 @@ from flows.stages.pipeline import Pipeline
 from flows.stages.truth import measure_truth, truth_test
 from flows.status import collect
 from flows.verify import findings, repair, verify
-from storage._records import seal, unseal
 from storage.cache import FeatureCache
+from storage.records import seal, unseal
 from tests.flows.conftest import Notes, write_config, write_teacher
 from tintem_core.errors import InputError, VerificationError
 

@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from storage.cache import FeatureCache
+from storage.cache import CacheSpec, FeatureCache
 from storage.root import Root, open_root
-from storage.spec import CacheSpec
 from storage.testing import SPEC, Sample, picture, some_keys
+from tests.storage.hooked import HookedRoot
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Root:
-    return open_root(tmp_path / "root")
+def root(tmp_path: Path) -> HookedRoot:
+    return HookedRoot(str(tmp_path / "root"))
 
 
 @pytest.fixture

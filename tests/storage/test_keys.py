@@ -1,6 +1,6 @@
 import polars as pl
 
-from storage._keys import as_series, distinct, present, rows_of
+from storage.keys import as_series, distinct, present, rows_of
 from storage.testing import some_keys
 
 

@@ -15,22 +15,26 @@ from pathlib import Path
 import psutil
 import pytest
 
-from storage import lease
 from storage.errors import LeaseLostError
-from storage.lease import hold
+from storage.lease import Holder, Patience, hold
 from storage.root import open_root
+from tests.storage.hooked import HookedRoot
 
 NAME = "students/vit-tiny-0123abcd"
 
 # Far below the minute that a holder is waited for who may only be silent.
 _AT_ONCE = 30
 
+_SILENT = 3.0
+# A minute of silence passes in three seconds: a beat may be late on a busy machine.
+IMPATIENT = Patience(beat_seconds=0.05, silent_seconds=_SILENT, longest_pause=0.3)
+
 _HOLD = """
 import sys
-from storage import lease
+from storage.lease import hold
 from storage.root import open_root
-lease._BEAT_SECONDS = 0.05
-with lease.hold(open_root(sys.argv[1]), sys.argv[2]) as held:
+from tests.storage.test_lease import IMPATIENT
+with hold(open_root(sys.argv[1]), sys.argv[2], patience=IMPATIENT) as held:
     print("holding", flush=True)
     sys.stdin.readline()
     held.confirm()
@@ -45,19 +49,15 @@ def place(request, tmp_path):
     )
 
 
-_SILENT = 3.0
-
-
-@pytest.fixture
-def impatient(monkeypatch):
-    """A minute of silence passes in three seconds: a beat may be late on a busy machine."""
-    monkeypatch.setattr(lease, "_BEAT_SECONDS", 0.05)
-    monkeypatch.setattr(lease, "_SILENT_SECONDS", _SILENT)
-    monkeypatch.setattr(lease, "_LONGEST_PAUSE", 0.3)
-
-
 def claim_files(root):
     return [path for path in root.list() if path.endswith(".json")]
+
+
+def claim_of_this_process(root, **changes):
+    """What a claim of this process holds, apart from some changes."""
+    with hold(root, "example"):
+        (path,) = claim_files(root)
+        return json.dumps({**json.loads(root.read(path)), **changes}).encode()
 
 
 @contextlib.contextmanager
@@ -94,14 +94,14 @@ def test_a_name_does_not_keep_another_waiting(place):
     assert root.list() == []
 
 
-def test_the_second_waits_for_the_first_and_is_told_for_whom(place, impatient):
+def test_the_second_waits_for_the_first_and_is_told_for_whom(place):
     root, waited, order = open_root(place), [], []
 
     def second():
-        with hold(root, NAME, waited.append):
+        with hold(root, NAME, waited.append, IMPATIENT):
             order.append("second")
 
-    with hold(root, NAME):
+    with hold(root, NAME, patience=IMPATIENT):
         thread = threading.Thread(target=second)
         thread.start()
         # Longer than a silent holder would be waited for: this one beats.
@@ -140,40 +140,39 @@ def test_a_killed_holder_that_nobody_reaped_counts_as_dead(tmp_path):
 
 def test_a_process_number_that_is_used_again_does_not_keep_a_dead_holder_alive(tmp_path):
     root = open_root(tmp_path)
-    claim = {**json.loads(lease._own_claim()), "started": 1.0}
-    root.create(f"leases/{NAME}.000001.json", json.dumps(claim).encode())
+    root.create(f"leases/{NAME}.000001.json", claim_of_this_process(root, started=1.0))
     started = time.monotonic()
     with hold(root, NAME):
         assert time.monotonic() - started < _AT_ONCE
 
 
-def test_a_silent_holder_elsewhere_is_waited_for_as_long_as_its_beat_may_take(place, impatient):
+def test_a_silent_holder_elsewhere_is_waited_for_as_long_as_its_beat_may_take(place):
     root = open_root(place)
-    claim = {**json.loads(lease._own_claim()), "place": "another machine", "token": "abcd"}
-    root.create(f"leases/{NAME}.000001.json", json.dumps(claim).encode())
+    claim = claim_of_this_process(root, place="another machine", token="abcd")
+    root.create(f"leases/{NAME}.000001.json", claim)
     root.write(f"leases/{NAME}.000001.abcd.beat", b"7")
     started, waited = time.monotonic(), []
-    with hold(root, NAME, waited.append):
+    with hold(root, NAME, waited.append, IMPATIENT):
         assert time.monotonic() - started > _SILENT
         assert [told.place for told in waited] == ["another machine"]
         assert len(claim_files(root)) == 1
     assert root.list() == []
 
 
-def test_a_claim_that_cannot_be_read_is_waited_for_like_a_silent_one(tmp_path, impatient):
+def test_a_claim_that_cannot_be_read_is_waited_for_like_a_silent_one(tmp_path):
     root = open_root(tmp_path)
     root.create(f"leases/{NAME}.000001.json", b"")
     started = time.monotonic()
-    with hold(root, NAME):
+    with hold(root, NAME, patience=IMPATIENT):
         assert time.monotonic() - started > _SILENT
     assert root.list() == []
 
 
-def test_a_holder_that_slept_too_long_is_told_before_it_writes(place, impatient):
+def test_a_holder_that_slept_too_long_is_told_before_it_writes(place):
     root = open_root(place)
     with holder(place) as process:
         process.send_signal(signal.SIGSTOP)
-        with hold(root, NAME) as held:
+        with hold(root, NAME, patience=IMPATIENT) as held:
             process.send_signal(signal.SIGCONT)
             _, errors = process.communicate("go on\n", timeout=60)
             assert process.returncode == 1
@@ -185,24 +184,42 @@ def test_a_holder_that_slept_too_long_is_told_before_it_writes(place, impatient)
         assert claim_files(root) == []
 
 
-def test_a_waiter_that_slept_does_not_take_over_from_a_holder_that_beats(tmp_path, impatient):
+def test_a_waiter_that_slept_does_not_take_over_from_a_holder_that_beats(tmp_path):
     root = open_root(tmp_path)
-    with holder(str(tmp_path)) as process:
-        watch = lease._Watch(root, NAME)
-        claims = lease._claims(root, NAME)
-        assert watch.live(claims) == [1]
-        process.send_signal(signal.SIGSTOP)
-        # Neither has seen the other for long; only one look has passed.
-        watch._looked_at -= 3600
-        assert watch.live(claims) == [1]
-        process.send_signal(signal.SIGCONT)
+    with holder(str(tmp_path)) as first, waiting(tmp_path) as second:
+        # As on a machine that is suspended: neither sees the other for long.
+        for process in (first, second):
+            process.send_signal(signal.SIGSTOP)
+        time.sleep(_SILENT + 1)
+        # One look of the waiter passes before the holder beats again.
+        second.send_signal(signal.SIGCONT)
+        time.sleep(0.3)
+        first.send_signal(signal.SIGCONT)
+        time.sleep(1)
+        assert [path.split(".")[-2] for path in claim_files(root)] == ["000001"]
+
+
+@contextlib.contextmanager
+def waiting(place):
+    """Another process that waits for the name, and has said so."""
+    code = _HOLD.replace("patience=", "print, ")
+    process = subprocess.Popen(
+        [sys.executable, "-uc", code, place, NAME],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        assert process.stdout.readline().startswith("process "), process.stderr.read()
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def test_one_killed_between_its_claim_and_its_second_look_stands_in_nobodys_way(tmp_path):
     root = open_root(tmp_path)
-    dead = {**json.loads(lease._own_claim()), "started": 1.0}
+    dead = claim_of_this_process(root, started=1.0)
     for generation in (1, 2):
-        root.create(f"leases/{NAME}.{generation:06d}.json", json.dumps(dead).encode())
+        root.create(f"leases/{NAME}.{generation:06d}.json", dead)
     with hold(root, NAME) as held:
         held.confirm()
         assert len(claim_files(root)) == 1
@@ -210,11 +227,18 @@ def test_one_killed_between_its_claim_and_its_second_look_stands_in_nobodys_way(
 
 def test_a_claim_made_while_the_last_one_changed_hands_is_withdrawn(tmp_path):
     """The one judged dead had gone, and its place was taken by another that lives."""
-    root = open_root(tmp_path)
-    with hold(root, NAME):
-        stale = {1: json.dumps({"was": "here before"}).encode()}
-        assert lease._try_next(root, NAME, stale, lease._own_claim()) is None
-        assert len(claim_files(root)) == 1
+    root, first = HookedRoot(str(tmp_path)), f"leases/{NAME}.000001.json"
+    living, waited = claim_of_this_process(root), []
+    root.create(first, claim_of_this_process(root, started=1.0))
+
+    def end(holder):
+        waited.append(holder)
+        assert claim_files(root) == [first]
+        root.delete(first)
+
+    root.before("create", ".000002.json", lambda: root.write(first, living))
+    with hold(root, NAME, end):
+        assert [holder.pid for holder in waited] == [os.getpid()]
 
 
 def _count(place, times, for_ever):
@@ -262,21 +286,22 @@ def test_processes_on_s3_never_work_at_the_same_time_and_survive_a_kill(s3_url):
     check_that_none_work_at_the_same_time(s3_url, multiprocessing.get_context("spawn").Process)
 
 
-def test_who_holds_a_lease_lives_on_when_the_clock_is_set(monkeypatch):
-    holder = lease._parse(lease._own_claim())
-    told = psutil.Process.create_time
-    # What psutil says is the machine's start, by the clock, and the ticks since.
-    monkeypatch.setattr(psutil.Process, "create_time", lambda process: told(process) + 3600)
+def test_who_holds_a_lease_lives_on_when_the_clock_is_set(tmp_path, monkeypatch):
+    holder = Holder(**json.loads(claim_of_this_process(open_root(tmp_path))))
+    started, booted = psutil.Process.create_time, psutil.boot_time
+    # psutil gives both as the clock now has them.
+    monkeypatch.setattr(psutil.Process, "create_time", lambda process: started(process) + 3600)
+    monkeypatch.setattr(psutil, "boot_time", lambda: booted() + 3600)
     assert not holder.is_dead
     assert replace(holder, started=holder.started + 60).is_dead
 
 
-def test_where_the_machine_tells_no_ticks_a_lease_is_held_by_the_clock(monkeypatch):
+def test_where_the_machine_tells_no_namespaces_a_place_is_a_host(tmp_path, monkeypatch):
     def refuse(_path):
         raise FileNotFoundError
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
-    holder = lease._parse(lease._own_claim())
-    assert holder.started == psutil.Process().create_time()
+    monkeypatch.setattr(Path, "read_text", refuse)
+    holder = Holder(**json.loads(claim_of_this_process(open_root(tmp_path))))
+    assert holder.place == os.uname().nodename
     assert not holder.is_dead
     assert replace(holder, started=holder.started - 60).is_dead

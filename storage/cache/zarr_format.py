@@ -1,0 +1,188 @@
+"""The Zarr v3 side of a cache: its metadata, its shard files and their index.
+
+Legend: V views, R rows of one shard, C rows of one inner chunk, K = R / C chunks.
+Zarr itself writes every byte, into memory; the caller publishes the bytes whole.
+"""
+
+import math
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.codecs import Crc32cCodec, ZstdCodec
+from zarr.core.buffer import Buffer, default_buffer_prototype
+from zarr.storage import MemoryStore
+
+from storage.cache.spec import SCALE_SUFFIX, CacheSpec, Layout
+from storage.errors import CorruptShardError
+
+NO_CHUNK = -1
+# Never produced by quantisation, which stays within ±127: a hole cannot be taken for a value.
+_INT8_HOLE = -128
+_ABSENT = np.uint64(2**64 - 1)
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """One Zarr array of a cache: a kind, or the scales of an int8 kind."""
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    dims: tuple[str, ...]
+    dtype: str
+    grid: tuple[int, int] | None = None
+
+    @property
+    def dimensions(self) -> tuple[str, ...]:
+        return ("view", "image", *self.dims)
+
+    def shard_path(self, shard: int) -> str:
+        """The file of one shard below the cache folder."""
+        return f"{self.name}/c/0/{shard}" + "/0" * len(self.shape)
+
+
+def arrays_of(spec: CacheSpec) -> list[ArraySpec]:
+    """The Zarr arrays of a cache, each kind followed by its scales."""
+    sizes: dict[str, set[int]] = {}
+    for kind in spec.kinds.values():
+        for dim, size in zip(kind.dims, kind.shape, strict=True):
+            sizes.setdefault(dim, set()).add(size)
+    found = []
+    for name, kind in spec.kinds.items():
+        # xarray gives every dimension name of a group one size.
+        dims = tuple(dim if len(sizes[dim]) == 1 else f"{name}_{dim}" for dim in kind.dims)
+        found.append(ArraySpec(name, name, kind.shape, dims, kind.dtype, kind.grid))
+        if kind.dtype == "int8":
+            found.append(ArraySpec(name + SCALE_SUFFIX, name, (), (), "float32"))
+    return found
+
+
+def metadata_files(spec: CacheSpec, layout: Layout, rows: int) -> dict[str, bytes]:
+    """Every ``zarr.json`` of a cache with room for a number of rows, by path."""
+    files: dict[str, Buffer] = {}
+    store = MemoryStore(files)
+    zarr.create_group(store, zarr_format=3, attributes=_group_attributes(spec))
+    for array in arrays_of(spec):
+        _create(store, array, layout, spec.views, rows, _array_attributes(array))
+    with warnings.catch_warnings():
+        # It is an extension that other readers skip; with it, readers that know it need not list
+        # the folder, where they would find our records and wonder.
+        warnings.filterwarnings("ignore", "Consolidated metadata")
+        zarr.consolidate_metadata(store)
+    return {path: bytes(files[path].to_bytes()) for path in sorted(files)}
+
+
+def encode_shard(array: ArraySpec, layout: Layout, values: np.ndarray[Any, Any]) -> bytes:
+    """The file of one shard, as Zarr writes it.
+
+    Args:
+        values: (V, rows, *shape) in the stored dtype, 1 <= rows <= R. Chunks past the last row
+            are left out of the file; the rest of the last chunk is fill.
+    """
+    files: dict[str, Buffer] = {}
+    target = _create(MemoryStore(files), array, layout, values.shape[0], layout.rows_per_shard, {})
+    target[:, : values.shape[1]] = values
+    return bytes(files[array.shard_path(0)].to_bytes())
+
+
+def decode_shard(array: ArraySpec, layout: Layout, views: int, rows: int, data: bytes) -> bytes:
+    """An archived shard file turned into the uncompressed file of the same rows."""
+    files: dict[str, Buffer] = {}
+    source = _create(MemoryStore(files), array, layout, views, layout.rows_per_shard, {})
+    files[array.shard_path(0)] = default_buffer_prototype().buffer.from_bytes(data)
+    plain = layout.model_copy(update={"codec": "none"})
+    return encode_shard(array, plain, np.asarray(source[:, :rows]))
+
+
+def plain_size(array: ArraySpec, layout: Layout, views: int, rows: int) -> int:
+    """Bytes of an uncompressed shard file with this many rows."""
+    row_bytes = math.prod(array.shape) * np.dtype(array.dtype).itemsize
+    index_bytes = views * (layout.rows_per_shard // layout.rows_per_chunk) * 16 + 4
+    chunks = -(-rows // layout.rows_per_chunk)
+    return views * chunks * (layout.rows_per_chunk * row_bytes + 4) + index_bytes
+
+
+def chunk_table(
+    array: ArraySpec,
+    layout: Layout,
+    views: int,
+    rows: int,
+    data: np.ndarray[Any, np.dtype[np.uint8]],
+    where: str,
+) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Where each inner chunk of an uncompressed shard file begins.
+
+    Returns:
+        (V, K) int64 byte offsets; NO_CHUNK where the file holds none.
+
+    Raises:
+        CorruptShardError: if the index is damaged, or a chunk that must hold rows is absent.
+    """
+    chunks = layout.rows_per_shard // layout.rows_per_chunk
+    index_bytes = views * chunks * 16
+    index = data[-(index_bytes + 4) : -4].view("<u8").reshape(views, chunks, 2)
+    offsets, sizes = index[..., 0], index[..., 1]
+    absent = offsets == _ABSENT
+    needed = -(-rows // layout.rows_per_chunk)
+    row_bytes = math.prod(array.shape) * np.dtype(array.dtype).itemsize
+    wrong = (sizes != layout.rows_per_chunk * row_bytes + 4) & ~absent
+    if absent[:, :needed].any() or wrong.any():
+        raise CorruptShardError(
+            f"{where}: the shard index does not cover its {rows} rows. Run `tintem repair`."
+        )
+    return np.where(absent, np.int64(NO_CHUNK), offsets.astype(np.int64))
+
+
+def _create(
+    store: MemoryStore,
+    array: ArraySpec,
+    layout: Layout,
+    views: int,
+    rows: int,
+    attributes: dict[str, Any],
+) -> Any:
+    compressors = [Crc32cCodec()]
+    if layout.codec == "zstd":
+        compressors.insert(0, ZstdCodec(level=3))
+    return zarr.create_array(
+        store,
+        name=array.name,
+        shape=(views, rows, *array.shape),
+        dtype=array.dtype,
+        shards=(views, layout.rows_per_shard, *array.shape),
+        chunks=(1, layout.rows_per_chunk, *array.shape),
+        compressors=compressors,
+        fill_value=_INT8_HOLE if array.dtype == "int8" else float("nan"),
+        dimension_names=array.dimensions,
+        attributes=attributes,
+        zarr_format=3,
+        # Zarr would drop a chunk that equals the fill value; here a chunk that was written exists.
+        config={"write_empty_chunks": True},
+    )
+
+
+def _group_attributes(spec: CacheSpec) -> dict[str, Any]:
+    return {
+        "title": f"Feature cache {spec.id}",
+        "description": (
+            "Embeddings of images by a frozen teacher model. Axis `view`: views of each image; "
+            "`content` says how they were made. Axis `image`: rows; rows/*.parquet name the image "
+            "of each row by a hash of its bytes. Rows without an image are NaN in floating-point "
+            "arrays, and -128 with a scale of NaN in int8 arrays."
+        ),
+        "content": spec.content,
+    }
+
+
+def _array_attributes(array: ArraySpec) -> dict[str, Any]:
+    if array.name != array.kind:
+        return {"description": f"multiply the int8 rows of {array.kind} by these scales"}
+    said: dict[str, Any] = {"description": "embeddings as the teacher gave them"}
+    if array.dtype == "int8":
+        said = {"description": "int8 embeddings", "scales": array.name + SCALE_SUFFIX}
+    if array.grid is not None:
+        said["grid"] = list(array.grid)
+    return said

@@ -1,0 +1,16 @@
+"""Images: where they come from, and the manifest that lists them."""
+
+from storage.images.index import build_manifest, draws_splits
+from storage.images.manifest import Manifest
+from storage.images.open import open_reader
+from storage.images.source import IMAGE_SUFFIXES, ImageReader, SourceConfig
+
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "ImageReader",
+    "Manifest",
+    "SourceConfig",
+    "build_manifest",
+    "draws_splits",
+    "open_reader",
+]

@@ -1,0 +1,97 @@
+"""Images as files in a folder, local or on S3, with or without class folders."""
+
+import itertools
+from collections.abc import Iterator
+
+import polars as pl
+
+from storage.errors import SourceError
+from storage.images.select import SPLIT_NAMES, included
+from storage.images.source import ENTRY_SCHEMA, IMAGE_SUFFIXES, ImageReader, SourceConfig
+from storage.root import open_root
+
+_BATCH = 100_000
+
+
+class FolderReader(ImageReader):
+    """Uris are paths below the folder."""
+
+    def __init__(self, source: SourceConfig) -> None:
+        super().__init__(source)
+        self._root = open_root(source.uri)
+        folder = self._root.path()
+        if folder is not None and not folder.is_dir():
+            raise SourceError(f"There is no folder {source.uri}. Correct the source's uri.")
+
+    def read(self, uri: str) -> bytes:
+        return self._root.read(uri)
+
+    def entries(self) -> pl.DataFrame:
+        images = self._images()
+        files = pl.DataFrame(schema={name: ENTRY_SCHEMA[name] for name in _FILE_COLUMNS})
+        # In batches: ten million Python tuples would not fit in memory, their columns do.
+        while batch := list(itertools.islice(images, _BATCH)):
+            files.extend(pl.DataFrame(batch, schema=files.schema, orient="row"))
+        if files.is_empty():
+            chosen = f" that match {', '.join(self.source.include)}" if self.source.include else ""
+            raise SourceError(
+                f"{self.source.uri} holds no images{chosen} (looked for "
+                f"{', '.join(IMAGE_SUFFIXES)}). {self._cure()}"
+            )
+        return _with_labels(files.sort("uri"), self.source)
+
+    def _images(self) -> Iterator[tuple[str, int, int]]:
+        for path, fact in self._root.walk():
+            if path.lower().endswith(IMAGE_SUFFIXES) and included(path, self.source):
+                yield path, fact.bytes, fact.modified
+
+    def _cure(self) -> str:
+        for suffix in (".parquet", ".tar"):
+            if any(path.lower().endswith(suffix) for path, _ in self._root.walk()):
+                return f"For its {suffix} files write {self.source.uri.rstrip('/')}/*{suffix}."
+        return "Correct the source's uri."
+
+
+_FILE_COLUMNS = ("uri", "bytes", "modified")
+
+
+def _with_labels(files: pl.DataFrame, source: SourceConfig) -> pl.DataFrame:
+    """Entries with labels and splits as the folders tell them."""
+    first, second = (files["uri"].str.extract(f"^{'[^/]+/' * i}([^/]+)/") for i in (0, 1))
+    splits = first.str.to_lowercase().replace_strict(SPLIT_NAMES, default=None)
+    has_splits = splits.null_count() == 0
+    _refuse_some_splits(files["uri"], first, splits, source)
+    labels = second if has_splits else first
+    if source.labels == "folders" and labels.null_count():
+        loose = files["uri"].filter(labels.is_null())[0]
+        raise SourceError(
+            f"{source.uri} has images outside class folders, {loose} first. "
+            "Move them into one folder per class, or set labels: none."
+        )
+    # One folder, or some images beside the folders, is how people sort files, not classes.
+    is_labelled = labels.null_count() == 0 and (labels.n_unique() > 1 or source.labels == "folders")
+    nothing = pl.lit(None, pl.String)
+    return files.with_columns(
+        label=labels if is_labelled and source.labels != "none" else nothing,
+        split=splits if has_splits else nothing,
+    )
+
+
+def _refuse_some_splits(
+    uris: pl.Series, folders: pl.Series, splits: pl.Series, source: SourceConfig
+) -> None:
+    """Raises SourceError if some folders are named after splits, and others are not."""
+    kinds = splits.drop_nulls().n_unique()
+    if not kinds or not splits.null_count():
+        return
+    # A class or an album may be called train; train and test beside each other are splits.
+    is_name = kinds == 1
+    if is_name and source.labels != "auto":
+        return
+    named = ", ".join(folders.filter(splits.is_not_null()).unique().sort())
+    other = folders.fill_null(uris).filter(splits.is_null())[0]
+    cure = "set labels to folders or none if they are no splits, " if is_name else ""
+    raise SourceError(
+        f"{source.uri} has folders named after splits ({named}), but also {other}: {cure}rename "
+        "them, or write those you want into include (train/*)."
+    )

@@ -1,0 +1,184 @@
+"""The manifest: one row per image, identified by its content."""
+
+import hashlib
+import io
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import Any
+
+import polars as pl
+
+from storage.errors import CorruptError, CorruptRecordError, MissingObjectError
+from storage.identity import content_key, make_id
+from storage.images.source import SourceConfig
+from storage.keys import Column
+from storage.records import FileFact, seal, unseal
+from storage.root import Root
+
+FOLDER = "manifests"
+SCHEMA = {
+    "row": pl.UInt32,
+    "key": pl.String,
+    "uri": pl.String,
+    "label": pl.String,
+    "split": pl.String,
+    "width": pl.Int32,
+    "height": pl.Int32,
+    "bytes": pl.Int64,
+    "modified": pl.Int64,
+}
+_SLICE = 100_000
+_PARTS = ("", ".quarantine", ".duplicates", ".left-out")
+LIST_SCHEMA = {name: dtype for name, dtype in SCHEMA.items() if name != "row"}
+
+
+def _nothing() -> pl.DataFrame:
+    return pl.DataFrame(schema=LIST_SCHEMA)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The images of a source.
+
+    Attributes:
+        table: `SCHEMA`; the same content appears once, under the first of its uris.
+        quarantine: (uri, reason) of what could not be read.
+        duplicates: `SCHEMA` without row; further uris of content that is already in the table.
+        left_out: `SCHEMA` without row; images that ``max_images`` leaves out.
+        splits_drawn: whether splits were drawn because the source names only one of them.
+    """
+
+    source: SourceConfig
+    table: pl.DataFrame
+    quarantine: pl.DataFrame
+    duplicates: pl.DataFrame
+    left_out: pl.DataFrame = field(default_factory=_nothing)
+    splits_drawn: bool = False
+
+    @cached_property
+    def id(self) -> str:
+        """Dataset name plus digest of which images, where, with which label and split."""
+        content = hashlib.sha256()
+        for part in self.table.select("key", "uri", "label", "split").iter_slices(_SLICE):
+            content.update(part.write_csv(include_header=False).encode())
+        return make_id(self.source.name, content.hexdigest())
+
+    @property
+    def classes(self) -> list[str]:
+        """Labels in order (numbers by value); empty for a label-free source."""
+        found = self.table["label"].drop_nulls().unique().to_list()
+        numeric = all(name.lstrip("-").isdigit() for name in found)
+        return sorted(found, key=int if numeric else None)
+
+    def select(self, split: str | None = None) -> pl.DataFrame:
+        """The rows of one split, or all."""
+        return self.table if split is None else self.table.filter(pl.col("split") == split)
+
+    def keys(self, split: str | None = None) -> Sequence[str]:
+        """Content keys in row order."""
+        return Column(self.select(split)["key"])
+
+    def save(self, root: Root) -> str:
+        """Store under ``manifests/<id>``, the record last; returns the id.
+
+        What was stored under this id counts until then: no file that its record names is changed.
+        """
+        tables = (self.table, self.quarantine, self.duplicates, self.left_out)
+        facts = {
+            part: self._store(root, part, table) for part, table in zip(_PARTS, tables, strict=True)
+        }
+        record = {
+            "id": self.id,
+            "created": datetime.now(UTC).isoformat(timespec="microseconds"),
+            "source": self.source.model_dump(mode="json"),
+            "images": self.table.height,
+            "unreadable": self.quarantine.height,
+            "duplicates": self.duplicates.height,
+            "left_out": self.left_out.height,
+            "splits_drawn": self.splits_drawn,
+            "tables": facts,
+        }
+        root.write(f"{FOLDER}/{self.id}.json", seal(record))
+        current = {f"{FOLDER}/{fact['file']}" for fact in facts.values()}
+        for path in root.list(FOLDER):
+            is_own = path.startswith(f"{FOLDER}/{self.id}.") and path.endswith(".parquet")
+            if is_own and path not in current:
+                root.delete(path)
+        return self.id
+
+    def _store(self, root: Root, part: str, table: pl.DataFrame) -> dict[str, Any]:
+        """Write a table, under a name that follows from its bytes; returns what is recorded."""
+        buffer = io.BytesIO()
+        table.write_parquet(buffer)
+        data = buffer.getvalue()
+        name = f"{self.id}{part}.{content_key(data)[:10]}.parquet"
+        if root.read_or_none(f"{FOLDER}/{name}") != data:
+            root.write(f"{FOLDER}/{name}", data)
+        return {"file": name, **asdict(FileFact.of(data))}
+
+    @classmethod
+    def load(cls, root: Root, id: str) -> "Manifest":
+        """A stored manifest.
+
+        Raises:
+            MissingObjectError: if there is none.
+            CorruptRecordError: if its record, or a table of it, is damaged.
+        """
+        where = f"{FOLDER}/{id}.json"
+        data = root.read(where)
+        record = unseal(data, f"{root.url}/{where}")
+        source = SourceConfig.model_validate(record["source"])
+        # Older manifests have tables of fixed names; the oldest three of them, without checksums.
+        facts = record.get("tables", {part: {} for part in _PARTS[:3]})
+        try:
+            table, quarantine, duplicates, *rest = (
+                _read_table(root, fact.get("file", f"{id}{part}.parquet"), fact)
+                for part, fact in facts.items()
+            )
+        except CorruptRecordError:
+            if root.read(where) == data:
+                raise
+            # Saved anew meanwhile: the tables of before are gone.
+            return cls.load(root, id)
+        left_out = rest[0] if rest else _nothing()
+        drawn = record.get("splits_drawn", False)
+        return cls(source, table, quarantine, duplicates, left_out, drawn)
+
+    @classmethod
+    def latest(cls, root: Root, name: str) -> "Manifest | None":
+        """The newest stored manifest of a dataset name, to build the next one from.
+
+        None also where it is damaged: the next one is then built by reading every image again.
+        """
+        named = []
+        # A dataset that grows every night has hundreds.
+        paths = [path for path in root.list(FOLDER) if path.endswith(".json")]
+        for path, data in zip(paths, root.read_many(paths), strict=True):
+            if data is None:
+                continue
+            try:
+                record = unseal(data, f"{root.url}/{path}")
+            except CorruptError:
+                continue
+            if record["source"]["name"] == name:
+                named.append(record)
+        if not named:
+            return None
+        try:
+            return cls.load(root, max(named, key=lambda record: str(record["created"]))["id"])
+        except (CorruptError, MissingObjectError):
+            return None
+
+
+def _read_table(root: Root, name: str, fact: dict[str, Any]) -> pl.DataFrame:
+    where = f"{root.url}/{FOLDER}/{name}"
+    data = root.read_or_none(f"{FOLDER}/{name}")
+    if data is None:
+        raise CorruptRecordError(f"{where} is missing. Run `tintem run` to index again.")
+    if fact and not FileFact(fact["bytes"], fact["crc32"]).matches(data):
+        raise CorruptRecordError(
+            f"{where} is damaged: its checksum differs. Run `tintem run` to index again."
+        )
+    return pl.read_parquet(io.BytesIO(data))

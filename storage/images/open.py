@@ -1,0 +1,40 @@
+"""Which reader fits a source."""
+
+from storage.errors import SourceError
+from storage.images.folder import FolderReader
+from storage.images.manifest import Manifest
+from storage.images.parquet import ParquetReader, embeds_images
+from storage.images.select import is_glob, matching_files
+from storage.images.source import ImageReader, SourceConfig
+from storage.images.synthetic import SCHEME, SyntheticReader
+from storage.images.table import TableReader
+from storage.images.tar import TarReader
+from storage.root import Reading
+
+
+def open_reader(source: SourceConfig | Manifest, reading: Reading | None = None) -> ImageReader:
+    """The reader of a source's images.
+
+    Args:
+        reading: where this machine keeps the images of remote Parquet files.
+
+    Raises:
+        SourceError: if there is nothing at its uri, or it is nothing that can be read.
+    """
+    source = source.source if isinstance(source, Manifest) else source
+    if source.uri.startswith(SCHEME):
+        return SyntheticReader(source)
+    suffix = "." + source.uri.lower().rsplit(".", 1)[-1]
+    is_many = is_glob(source.uri)
+    if suffix == ".tar":
+        return TarReader(source)
+    if suffix in (".csv", ".tsv"):
+        return TableReader(source)
+    if suffix == ".parquet":
+        root, files = matching_files(source, suffix)
+        if is_many or embeds_images(root, next(iter(files))):
+            return ParquetReader(source, reading)
+        return TableReader(source)
+    if is_many:
+        raise SourceError(f"{source.uri} must end in .tar or .parquet. Or name its folder.")
+    return FolderReader(source)

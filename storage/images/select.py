@@ -1,0 +1,132 @@
+"""Which files a source's uri names, which of them are wanted, and what their names tell."""
+
+import fnmatch
+from pathlib import Path
+
+import polars as pl
+
+from storage.errors import SourceError
+from storage.images.source import SourceConfig
+from storage.root import ObjectFacts, Root, open_root
+
+SPLIT_NAMES = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("test", "testing", "val", "valid", "validation", "eval", "dev"), "test"),
+}
+
+
+def matching_files(source: SourceConfig, suffix: str) -> tuple[Root, dict[str, ObjectFacts]]:
+    """The folder of a source and the files in it that its uri names, in order.
+
+    Raises:
+        SourceError: if there are none.
+    """
+    parts = source.uri.split("/")
+    globbed = (i for i in range(len(parts)) if is_glob("/".join(parts[: i + 1])))
+    fixed = next(globbed, None)
+    is_one = fixed is None and source.uri.lower().endswith(suffix)
+    if is_one:
+        fixed = len(parts) - 1
+    root = open_root("/".join(parts[:fixed]) or ("." if fixed == 0 else "/"))
+    pattern = "*" if fixed is None else "/".join(parts[fixed:])
+    if is_one:
+        facts = root.facts(pattern)
+    else:
+        facts = {path: f for path, f in root.facts().items() if fnmatch.fnmatch(path, pattern)}
+    found = {
+        path: fact
+        for path, fact in facts.items()
+        if path.lower().endswith(suffix) and included(path, source)
+    }
+    if not found:
+        raise SourceError(f"{source.uri} names no {suffix} file. Correct the source's uri.")
+    return root, found
+
+
+def file_splits(paths: list[str], where: str) -> dict[str, str | None]:
+    """The split of each file by its folder or the first word of its name, if they have one.
+
+    Raises:
+        SourceError: if only some have one.
+    """
+    found = {path: _file_split(path) for path in paths}
+    named = [path for path, split in found.items() if split]
+    if named and len(named) < len(paths):
+        other = next(path for path, split in found.items() if not split)
+        raise SourceError(
+            f"{where}: {named[0]} is named after a split, {other} is not. Rename one of them, or "
+            "write those you want into include."
+        )
+    return found
+
+
+def _file_split(path: str) -> str | None:
+    *folders, name = path.split("/")
+    first = name.split(".")[0].split("-")[0].split("_")[0]
+    return next((s for part in (*folders, first) if (s := split_of(part))), None)
+
+
+def is_glob(uri: str) -> bool:
+    """Whether a uri names many things by wildcards; not if something has exactly this name."""
+    if not any(c in uri for c in "*?["):
+        return False
+    if uri.startswith("s3://"):
+        folder, _, name = uri.rstrip("/").rpartition("/")
+        return not open_root(folder).exists(name)
+    return not Path(uri).expanduser().exists()
+
+
+def included(path: str, source: SourceConfig) -> bool:
+    """Whether a path is wanted: not hidden, and matching ``include`` where that is given."""
+    hidden = any(part.startswith(".") for part in path.split("/"))
+    return not hidden and matches(path, source)
+
+
+def matches(path: str, source: SourceConfig) -> bool:
+    """Whether a path matches ``include``, where that is given."""
+    return not source.include or any(fnmatch.fnmatch(path, glob) for glob in source.include)
+
+
+def split_of(name: str | None) -> str | None:
+    """ "train" or "test" for the usual names of splits, None for anything else."""
+    return SPLIT_NAMES.get(name.strip().lower()) if name else None
+
+
+def known_splits(names: pl.Series, where: str) -> pl.Series:
+    """ "train" or "test" for each of the usual names, null where nothing is given.
+
+    Raises:
+        SourceError: if there are other names.
+    """
+    words = names.cast(pl.String).str.strip_chars().str.to_lowercase()
+    found = words.replace_strict(SPLIT_NAMES, default=None, return_dtype=pl.String)
+    unknown = names.filter(found.is_null() & words.is_not_null() & (words != ""))
+    if len(unknown):
+        first = ", ".join(repr(str(name)) for name in unknown.unique(maintain_order=True)[:3])
+        raise SourceError(
+            f"{where} names splits that are not known: {first}. Write {', '.join(SPLIT_NAMES)} or "
+            "nothing there, or name another split_column."
+        )
+    return found
+
+
+def pick_column(columns: list[str], wanted: str | None, usual: tuple[str, ...], what: str) -> str:
+    """The column asked for, or the first of the usual names.
+
+    Raises:
+        SourceError: if there is none; names the columns there are.
+    """
+    for name in (wanted,) if wanted else usual:
+        if name in columns:
+            return name
+    asked = f"no column {wanted!r}" if wanted else f"none of {', '.join(usual)}"
+    raise SourceError(
+        f"{what} has {asked}; its columns are {', '.join(columns)}. Name the right one."
+    )
+
+
+def optional_column(columns: list[str], wanted: str | None, usual: str, what: str) -> str | None:
+    """The column asked for (which must be there), or the usual one if it is there."""
+    if wanted is None:
+        return usual if usual in columns else None
+    return pick_column(columns, wanted, (), what)

@@ -1,0 +1,71 @@
+"""Where images come from: one description, one interface to list and read them."""
+
+from abc import ABC, abstractmethod
+from typing import Literal
+
+import polars as pl
+from pydantic import BaseModel, Field
+
+IMAGE_SUFFIXES = (
+    ".bmp",
+    ".gif",
+    ".jpeg",
+    ".jpg",
+    ".pgm",
+    ".png",
+    ".ppm",
+    ".tif",
+    ".tiff",
+    ".webp",
+)
+ENTRY_SCHEMA = {
+    "uri": pl.String,
+    "bytes": pl.Int64,
+    "modified": pl.Int64,
+    "label": pl.String,
+    "split": pl.String,
+}
+
+
+class SourceConfig(BaseModel, frozen=True, extra="forbid"):
+    """A set of images."""
+
+    name: str = Field(min_length=1, description="dataset name, part of every id made from it")
+    uri: str = Field(
+        min_length=1,
+        description="image folder, CSV or Parquet of URIs, Parquet with image bytes, *.tar or "
+        "*.parquet; local or s3://",
+    )
+    label_column: str | None = Field(None, description="column of labels; None: `label` if there")
+    uri_column: str | None = Field(None, description="column of paths; None: the usual names")
+    split_column: str | None = Field(None, description="column of splits; None: `split` if there")
+    image_column: str | None = Field(None, description="column of bytes; None: the usual names")
+    labels: Literal["folders", "none", "auto"] = Field(
+        "auto", description="auto: class folders or a label column where there are any"
+    )
+    include: tuple[str, ...] = Field((), description="keep paths that match one of these globs")
+    max_images: int | None = Field(None, ge=1, description="keep this many, chosen by content")
+    test_share: float = Field(
+        0.2, ge=0, lt=1, description="share put into test where no split is given"
+    )
+    max_unreadable_share: float = Field(
+        0.05, ge=0, le=1, description="stop when more images than this cannot be read"
+    )
+    check: Literal["decode", "header"] = Field(
+        "decode", description="how an image is found readable: all of it, or its header only"
+    )
+
+
+class ImageReader(ABC):
+    """Lists and reads the images of a source. Reading is thread-safe; can be pickled."""
+
+    def __init__(self, source: SourceConfig) -> None:
+        self.source = source
+
+    @abstractmethod
+    def entries(self) -> pl.DataFrame:
+        """One row per image by `ENTRY_SCHEMA`, ordered by uri; label and split may be null."""
+
+    @abstractmethod
+    def read(self, uri: str) -> bytes:
+        """The encoded image. Raises MissingObjectError."""

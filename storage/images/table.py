@@ -1,0 +1,99 @@
+"""Images named by a CSV or Parquet table of paths and labels."""
+
+import io
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from pathlib import PurePosixPath
+
+import numpy as np
+import polars as pl
+
+from storage.errors import MissingObjectError, SourceError
+from storage.images.select import known_splits, matches, optional_column, pick_column
+from storage.images.source import ENTRY_SCHEMA, ImageReader, SourceConfig
+from storage.root import Root, clean_path, open_root
+
+_USUAL = ("uri", "url", "path", "image_path", "filepath", "file_path", "file", "filename",
+          "file_name", "image")  # fmt: skip
+_PARALLEL_LOOKUPS = 32
+_LOOKUPS_AT_ONCE = 100_000
+
+
+class TableReader(ImageReader):
+    """Uris are as the table spells them: relative to the table's folder, absolute, or s3://."""
+
+    def __init__(self, source: SourceConfig) -> None:
+        super().__init__(source)
+        folder, _, self._name = source.uri.rpartition("/")
+        self._root = open_root(folder or ".")
+
+    def read(self, uri: str) -> bytes:
+        root, path = self._place(uri)
+        return root.read(path)
+
+    def entries(self) -> pl.DataFrame:
+        table = self._table()
+        source, where = self.source, self.source.uri
+        uri_column = pick_column(table.columns, source.uri_column, _USUAL, where)
+        label = optional_column(table.columns, source.label_column, "label", where)
+        split = optional_column(table.columns, source.split_column, "split", where)
+        if source.labels == "none":
+            label = None
+        uris = table[uri_column].cast(pl.String)
+        if uris.null_count():
+            raise SourceError(f"{where} has rows without {uri_column}. Remove or fill them.")
+        facts = np.zeros((len(uris), 2), np.int64)
+        with ThreadPoolExecutor(_PARALLEL_LOOKUPS) as pool:
+            # All at once, the questions that wait for a thread would fill the memory.
+            for start in range(0, len(uris), _LOOKUPS_AT_ONCE):
+                part = slice(start, start + _LOOKUPS_AT_ONCE)
+                facts[part] = list(pool.map(self._facts, uris[part]))
+        entries = pl.DataFrame(
+            {
+                "uri": uris,
+                "bytes": facts[:, 0],
+                "modified": facts[:, 1],
+                "label": table[label].cast(pl.String) if label else [None] * len(uris),
+                "split": table[split].cast(pl.String) if split else [None] * len(uris),
+            },
+            schema=ENTRY_SCHEMA,
+        )
+        entries = entries.filter([matches(uri, source) for uri in uris])
+        if entries.is_empty():
+            raise SourceError(f"{where} names no images. Correct the source's uri or include.")
+        entries = entries.with_columns(split=known_splits(entries["split"], where))
+        return entries.unique("uri", keep="first").sort("uri")
+
+    def _table(self) -> pl.DataFrame:
+        try:
+            data = self._root.read(self._name)
+        except MissingObjectError as error:
+            message = f"There is no file {self.source.uri}. Correct the source's uri."
+            raise SourceError(message) from error
+        try:
+            if self._name.lower().endswith(".parquet"):
+                return pl.read_parquet(io.BytesIO(data))
+            separator = "\t" if self._name.lower().endswith(".tsv") else ","
+            return pl.read_csv(data, separator=separator, infer_schema=False)
+        except pl.exceptions.PolarsError as error:
+            message = f"{self.source.uri} is not a readable table ({error})."
+            raise SourceError(message) from error
+
+    def _place(self, uri: str) -> tuple[Root, str]:
+        if uri.startswith("s3://"):
+            folder, _, name = uri.rpartition("/")
+            return _open_folder(folder), name
+        if uri.startswith("/"):
+            return _open_folder(str(PurePosixPath(uri).parent)), PurePosixPath(uri).name
+        return self._root, uri
+
+    def _facts(self, uri: str) -> tuple[int, int]:
+        """Size and date; zeros for a file that is not there, which reading will then report."""
+        root, path = self._place(uri)
+        facts = root.facts(path).get(clean_path(path))
+        return (facts.bytes, facts.modified) if facts else (0, 0)
+
+
+@lru_cache(maxsize=4096)
+def _open_folder(folder: str) -> Root:
+    return open_root(folder)
