@@ -113,8 +113,8 @@ GOLDEN = [
             },
             "mapping": "cosine-16-shapes-ad54fd5307",
             "student": "test-resnet-shapes-370934acbe",
-            "evaluation": "test-resnet-shapes-dc72367ea7",
-            "export": "test-resnet-shapes-8e1e990afd",
+            "evaluation": "test-resnet-shapes-c2e2a7afa7",
+            "export": "test-resnet-shapes-7c3cd26766",
         },
     ),
     (
@@ -128,8 +128,8 @@ GOLDEN = [
             },
             "mapping": "cosine-16-shapes-b09c34b47e",
             "student": "test-resnet-shapes-2c88e31c61",
-            "evaluation": "test-resnet-shapes-5363421060",
-            "export": "test-resnet-shapes-97d288d64c",
+            "evaluation": "test-resnet-shapes-3a4e096181",
+            "export": "test-resnet-shapes-7a99537ad9",
         },
     ),
     (
@@ -143,8 +143,8 @@ GOLDEN = [
             },
             "mapping": "cosine-16-shapes-6a5ad4d844",
             "student": "test-resnet-shapes-4be8271e29",
-            "evaluation": "test-resnet-shapes-a62208d16e",
-            "export": "test-resnet-shapes-eb67afa6c5",
+            "evaluation": "test-resnet-shapes-c7f9cba16d",
+            "export": "test-resnet-shapes-0e33fc5dbb",
         },
     ),
 ]
