@@ -119,7 +119,7 @@ def _section(rows: list[Row], strange: str, variants: Iterable[str], seeds: int)
         said += f" {seeds} seed{'s' * (seeds > 1)}."
     else:
         counts = ", ".join(f"{TITLES.get(n, n)} {len(found)}" for n, found in done.items())
-        said += f" **Not complete**: of {seeds} seeds there are: {counts}."
+        said += f" **Not complete**, of {seeds} seed{'s' * (seeds > 1)} there are so far: {counts}."
     lines = [said, "", "| | " + " | ".join(COLUMNS[c] for c in columns) + " |"]
     lines += ["|---" * (len(columns) + 1) + "|"]
 
