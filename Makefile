@@ -47,7 +47,7 @@ bench-cache: $(VENV)/.test  ## reading the cache: memmap, zarr, tensorstore, zar
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(BIN)/python benchmarks/cache_reading.py
 
-bench-method: $(VENV)/.test  ## TinTeM against its baselines, into benchmarks/results (25 minutes)
+bench-method: $(VENV)/.test  ## TinTeM against its baselines, into benchmarks/results (hours; goes on when stopped)
 	$(BIN)/python benchmarks/method.py
 
 bench-payoff: $(VENV)/.test  ## the teacher on-line against the cache; LIGHTLY=python-with-lightly-train

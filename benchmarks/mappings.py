@@ -1,7 +1,7 @@
 """How well each mapping keeps the angles between photos that it was not fitted on.
 
-Every objective, start and head, on two real datasets, several seeds: what decided the default,
-together with the students of method.py. Needs the demo packages.
+Every objective, start and head, on real data sets, several seeds: what decided the default,
+together with the students of method.py. Needs the demo packages, and npm for one of the data sets.
 Run: python benchmarks/mappings.py --help
 """
 
@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _datasets import VIEWS, WIDTH, Budget, Material, Settings, materials
+from _datasets import VIEWS, WIDTH, Material, Settings, materials
 from _method_tables import cell
+from method import FULL, QUICK
 
 from flows.provenance import provenance
-from flows.stages.pipeline import Pipeline
 
 METRICS = {
     "pairwise_pearson": "Pearson",
@@ -40,10 +40,7 @@ MAPPINGS = {**CLOSED, **FITTED}
 def preserved(material: Material, mapping: Settings, seed: int) -> dict[str, float]:
     """Fit one mapping on the training views; measure it on the test photos."""
     config = material.config_with("mapping", {**mapping, "seed": seed}, {})
-    pipeline = Pipeline(config)
-    mine = material.pipeline
-    pipeline.__dict__.update(indexed=mine.indexed, extracted=mine.extracted)
-    record = pipeline.mapped.record
+    record = material.pipeline_with(config).mapped.record
     return {**record["metrics"], "seconds": record["seconds"]}
 
 
@@ -80,15 +77,13 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args()
     seeds = 1 if options.quick else options.seeds
-    images = 160 if options.quick else None
     # The same photos and views as the method benchmark, whose caches are used where they lie.
     name = "method-quick" if options.quick else "method"
     folder = (options.folder / name).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
     rows = []
-    epochs = 2 if options.quick else 20
-    for dataset, make in materials(folder, Budget(seeds, epochs, images, ())):
+    for dataset, make in materials(folder, QUICK if options.quick else FULL):
         material = make()
         for mapping, settings in MAPPINGS.items():
             for seed in range(seeds):

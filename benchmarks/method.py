@@ -1,169 +1,27 @@
-"""TinTeM against its baselines: equal budgets, several seeds, two real datasets.
+"""TinTeM against its baselines: equal budgets, five seeds, three real data sets.
 
 The same student sees the same cached views for the same number of steps; only the objective (and
-the mapping) differs. Also: quality against the number of cached views, with a fresh view in every
-epoch as gold standard. Needs the demo packages. Run: python benchmarks/method.py --help
+the mapping) differs. Then, on the first data set, what the evaluation view and the support images
+are worth. Stop it at any time: the next run goes on, and the table says how many seeds it holds.
+Needs the demo packages, and npm for one of the data sets. Run: python benchmarks/method.py --help
 """
 
 import argparse
-import functools
-import hashlib
 import json
-import math
-import os
 import time
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
-from _datasets import (
-    COLUMNS,
-    STUDENT_SIZE,
-    VIEWS,
-    WIDTH,
-    Array,
-    Budget,
-    Material,
-    Settings,
-    Values,
-    materials,
-)
-from _method_tables import tables
-from numpy.typing import NDArray
+from _datasets import STRANGE, Budget, Material, Values, materials
+from _method_results import Results
+from _method_tables import COLUMNS, tables
+from _method_variants import ABLATIONS, METHODS, VARIANTS
+from _students import Students
 
-from flows.config import RunConfig
-from flows.provenance import provenance
-from flows.stages.batches import PixelStore, StepDataset, batches_from
-from flows.stages.extract import eval_source, view_source
-from flows.stages.fit import joint_start, load_mapping
-from flows.stages.latents import training_latents
-from flows.stages.measure import Spaces, spaces_of
-from flows.stages.pipeline import Pipeline
-from flows.stages.train import class_numbers
-from tintem_core.backbones import place
-from tintem_core.objectives import build_objective
-from tintem_core.students import build_student
-from tintem_core.teachers import to_float
-from tintem_core.training import start_run, train
-
-# What differs from the first one: settings of the mapping, settings of the training.
-VARIANTS: dict[str, tuple[Settings, Settings]] = {
-    "tintem": ({}, {}),
-    "tintem, principal axes": ({"axes": "principal"}, {}),
-    "tintem, SNE mapping": ({"objective": "sne"}, {}),
-    "tintem, LayerNorm head": ({"head": "layernorm"}, {}),
-    "tintem, orthogonal head": ({"head": "orthogonal"}, {}),
-    "cospress (joint SNE, LayerNorm)": (
-        {"fit": "joint", "objective": "sne", "head": "layernorm", "start": "random"},
-        {},
-    ),
-    "svd basis": ({"objective": "svd"}, {}),
-    "pca basis": ({"objective": "pca-basis"}, {}),
-    "random orthogonal": ({"objective": "random-orthogonal"}, {}),
-    "proteus": ({}, {"objective": "proteus"}),
-    "linear head, cosine": ({}, {"objective": "linear-cosine"}),
-    "supervised": ({}, {"objective": "supervised"}),
-}
-FULL = Budget(seeds=3, epochs=16, images=None, views_studied=(1, 2, 4))
-QUICK = Budget(seeds=2, epochs=2, images=160, views_studied=(1,))
-
-
-class Students:
-    """Trains students on one dataset, from the same pixels and latents."""
-
-    def __init__(self, material: Material) -> None:
-        self.material = material
-        config, data = material.config, material.pipeline.indexed.data
-        self._pixels = PixelStore(
-            view_source(config, data, "train"), STUDENT_SIZE, config.views.count, 2**32
-        )
-        self._eval_pixels = {split: self._eval_views(split) for split in ("train", "test")}
-
-    def trained(self, config: RunConfig) -> dict[str, Spaces]:
-        """Train one student; return its embeddings of both splits, next to the teacher's."""
-        pipeline = Pipeline(config)
-        mine = self.material.pipeline
-        root, extracted, indexed = mine.root, mine.extracted, mine.indexed
-        training = config.training
-        pipeline.__dict__.update(indexed=indexed, extracted=extracted)
-        numbers, classes = class_numbers(indexed)
-        dataset = StepDataset(
-            self._pixels,
-            training_latents(root, extracted, indexed.data.keys("train")),
-            training.batch_size,
-            training.seed,
-            labels=numbers if training.objective == "supervised" else None,
-            views=training.views,
-        )
-        mapping = load_mapping(config, root, pipeline.mapped)
-        joint = config.mapping if config.mapping.fit == "joint" else None
-        objective = build_objective(
-            training,
-            mapping if joint is None else joint_start(config, mapping),
-            joint,
-            classes=len(classes),
-            seed=training.seed,
-        )
-        student = place(build_student(config.student, WIDTH, training.seed), "cpu")
-        run = start_run(student, objective, training, dataset.steps_per_epoch)
-        steps = training.epochs * dataset.steps_per_epoch
-        train(
-            run,
-            batches_from(dataset, 0, steps, 0),
-            training,
-            dataset.steps_per_epoch,
-            save=lambda _step, _checkpoint: None,
-            save_every_s=math.inf,
-        )
-        result = run.result
-        return {
-            split: spaces_of(
-                result.objective, self.material.teacher[split], _embed(result.student, pixels)
-            )
-            for split, pixels in self._eval_pixels.items()
-        }
-
-    def _eval_views(self, split: str) -> NDArray[np.uint8]:
-        source = eval_source(self.material.config, self.material.pipeline.indexed.data, split)
-        return np.concatenate(
-            [source.views(row, range(1), STUDENT_SIZE) for row in range(len(source.keys))]
-        )
-
-
-@torch.inference_mode()
-def _embed(student: torch.nn.Module, pixels: NDArray[np.uint8]) -> Array:
-    parts = torch.from_numpy(pixels).split(256)
-    return torch.cat([student(to_float(part, torch.device("cpu"))) for part in parts]).numpy()
-
-
-class Results:
-    """Every measurement so far, on disk after each training: a stopped benchmark goes on.
-
-    Only with the same budget and the same code, so that a table holds what one version gives.
-    """
-
-    def __init__(self, path: Path, budget: Budget) -> None:
-        self._path = path
-        self.content: dict[str, Any] = {
-            "budget": {**budget.__dict__, "views_studied": list(budget.views_studied)},
-            "code": code_digest(),
-            "rows": [],
-        }
-        if path.exists():
-            found = json.loads(path.read_text())
-            if all(found[name] == self.content[name] for name in ("budget", "code")):
-                self.content = found
-
-    def has(self, **key: Any) -> bool:
-        return any(key.items() <= row.items() for row in self.content["rows"])
-
-    def add(self, values: Values, **key: Any) -> None:
-        self.content["rows"].append({**key, **values})
-        self.content["provenance"] = provenance()
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._path.write_text(json.dumps(self.content, indent=1))
+FULL = Budget(seeds=5, ablation_seeds=3, epochs=20, steps_per_epoch=16, images=None, synthetic=1000)
+QUICK = Budget(seeds=2, ablation_seeds=1, epochs=4, steps_per_epoch=1, images=80, synthetic=20)
 
 
 @dataclass(frozen=True)
@@ -172,43 +30,42 @@ class Job:
 
     variant: str
     seed: int
-    views: int
 
 
-def code_digest() -> str:
-    """Return a digest of every source file that a result may depend on."""
-    here = Path(__file__).parent
-    digest = hashlib.sha256()
-    for folder in ("tintem_core", "storage", "flows", "benchmarks"):
-        for path in sorted((here.parent / folder).rglob("*.py")):
-            digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
+def jobs_of(variants: Iterable[str], seeds: int) -> list[Job]:
+    """Return all variants of one seed before the next seed: a part of a table is a fair one."""
+    return [Job(variant, seed) for seed in range(seeds) for variant in variants]
 
 
-def study(name: str, make: functools.partial[Material], budget: Budget, results: Results) -> None:
-    """Train and measure everything on one dataset, as many students side by side as cores."""
-    jobs = [Job(variant, seed, VIEWS) for seed in range(budget.seeds) for variant in VARIANTS]
-    if name == "elpv":
-        counts = (*budget.views_studied, budget.epochs)
-        jobs += [Job("tintem", seed, n) for seed in range(budget.seeds) for n in counts]
-    missing = [job for job in jobs if not results.has(**asdict(job), dataset=name, space="student")]
+def study(
+    material: Material,
+    jobs: list[Job],
+    budget: Budget,
+    results: Results,
+    processes: int,
+    write: Callable[[], None],
+) -> None:
+    """Train and measure what is missing on one data set, several students side by side."""
+    place = {"dataset": material.data.name, "strange": material.strange}
+    if not results.has(**place, variant="bounds"):
+        photos = {name: len(rows) for name, rows in material.teacher.items()}
+        results.add(material.bounds(), **place, variant="bounds", seed=0, photos=photos)
+    missing = [job for job in jobs if not results.has(**place, **asdict(job))]
     if not missing:
         return
-    material = make()
-    if not results.has(dataset=name, variant="teacher"):
-        values = material.measured(material.teacher["train"], material.teacher["test"])
-        results.add(values, dataset=name, variant="teacher", seed=0, views=VIEWS, space="teacher")
+    students = Students(material, budget)
     # torch's own, so that all processes share the rendered pixels.
     context = torch.multiprocessing.get_context("spawn")
-    with context.Pool(os.cpu_count(), begin, (Students(material),)) as pool:
+    with context.Pool(processes, begin, (students,)) as pool:
         for job, seconds, found in pool.imap_unordered(train_one, missing):
-            for space, values in found.items():
-                results.add(values, **asdict(job), dataset=name, space=space, seconds=seconds)
-                print(
-                    f"{name:>9} {job.variant:<32} seed {job.seed} views {job.views:>2} {space:<8}"
-                    + " ".join(f"{values[column]:.3f}" for column in COLUMNS),
-                    flush=True,
-                )
+            results.add(found, **place, **asdict(job), seconds=seconds)
+            own = found["student"]
+            print(
+                f"{material.data.name:>9} {job.variant:<31} seed {job.seed} {seconds:5.1f} s  "
+                + "  ".join(f"{c} {own[c]:.3f}" for c in COLUMNS if c in own),
+                flush=True,
+            )
+            write()
 
 
 def begin(students: Students) -> None:
@@ -219,18 +76,13 @@ def begin(students: Students) -> None:
 
 
 def train_one(job: Job) -> tuple[Job, float, dict[str, Values]]:
-    """Return how long a student took, and what was measured: its own embedding comes last."""
+    """Return how long a student took, and what was measured of it, by subject."""
     started = time.monotonic()
     material = STUDENTS.material
     mapping, training = VARIANTS[job.variant]
-    changed = {**training, "seed": job.seed, "views": job.views}
-    spaces = STUDENTS.trained(material.config_with(job.variant, mapping, changed))
-    seconds = round(time.monotonic() - started, 1)
-    train, test = spaces["train"], spaces["test"]
-    found = {"student": material.measured(train.student, test.student)}
-    if train.head is not None and test.head is not None:
-        found = {"head": material.measured(train.head, test.head), **found}
-    return job, seconds, found
+    config = material.config_with(job.variant, mapping, {**training, "seed": job.seed})
+    found = material.measured(config, STUDENTS.trained(config))
+    return job, round(time.monotonic() - started, 1), found
 
 
 STUDENTS: Students
@@ -238,7 +90,12 @@ STUDENTS: Students
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="a smoke run: few photos, two epochs")
+    parser.add_argument("--quick", action="store_true", help="a smoke run: few photos, few steps")
+    parser.add_argument("--datasets", nargs="+", choices=STRANGE, default=list(STRANGE),
+                        help="train on these only; the first one has the ablations")  # fmt: skip
+    parser.add_argument("--ablations", nargs="*", choices=STRANGE, metavar="DATASET",
+                        help="the ablations on these data sets; none: on no one")  # fmt: skip
+    parser.add_argument("--processes", type=int, default=2, help="students trained side by side")
     parser.add_argument("--folder", type=Path, default=Path("build/bench-method"))
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args()
@@ -246,14 +103,24 @@ def main() -> None:
     folder = (options.folder / name).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     results = Results(folder / "results.json", budget)
-    for dataset, make in materials(folder, budget):
-        study(dataset, make, budget, results)
-    text = tables(results.content, VARIANTS)
-    if not options.quick:
-        options.results.mkdir(parents=True, exist_ok=True)
-        (options.results / "method.md").write_text(text)
-        (options.results / "method.json").write_text(json.dumps(results.content, indent=1))
-    print(text)
+    results.content["processes"] = options.processes
+    # A smoke run's numbers mean nothing and stay out of the published ones.
+    target = folder if options.quick else options.results
+    target.mkdir(parents=True, exist_ok=True)
+
+    def write() -> None:
+        (target / "method.md").write_text(tables(results.content))
+        (target / "method.json").write_text(json.dumps(results.content, indent=1))
+
+    found = {n: make for n, make in materials(folder, budget) if n in options.datasets}
+    ablated = options.ablations if options.ablations is not None else list(found)[:1]
+    # The comparison on all data sets comes first: it matters more than the ablations.
+    plan = [(n, jobs_of(METHODS, budget.seeds)) for n in found]
+    plan += [(n, jobs_of(ABLATIONS, budget.ablation_seeds)) for n in found if n in ablated]
+    for dataset, jobs in plan:
+        study(found[dataset](), jobs, budget, results, options.processes, write)
+        write()
+    print(tables(results.content))
 
 
 if __name__ == "__main__":

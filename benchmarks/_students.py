@@ -1,0 +1,115 @@
+"""Trains the students of the method benchmark, all from the same pixels and embeddings."""
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from _datasets import BATCH, STUDENT_SIZE, WIDTH, Array, Budget, Material
+
+from flows.config import RunConfig
+from flows.stages.batches import PixelStore, StepDataset, Taught, batches_from
+from flows.stages.extract import eval_source, renderer, taught_views
+from flows.stages.fit import joint_start, load_mapping
+from flows.stages.latents import taught_latents
+from flows.stages.measure import Spaces, spaces_of
+from flows.stages.train import class_numbers
+from storage.manifest import SourceConfig
+from tintem_core.backbones import place
+from tintem_core.objectives import build_objective
+from tintem_core.students import build_student
+from tintem_core.teachers import to_float
+from tintem_core.training import start_run, train
+
+_KEPT_BYTES = 2**32
+
+
+class Students:
+    """Trains and embeds on one data set; its pixels are rendered once, for all processes."""
+
+    def __init__(self, material: Material, budget: Budget) -> None:
+        self.material, self._budget = material, budget
+        config, indexed = material.config, material.pipeline.indexed
+        self._taught = {}
+        for number, (source, recipe) in enumerate(taught_views(config)):
+            dataset = indexed.dataset(source.name)
+            split = "train" if dataset is indexed.data else None
+            rendered = renderer(config, dataset, split, recipe)
+            views = 1 if number else config.views.count
+            pixels = PixelStore(rendered, STUDENT_SIZE, views, _KEPT_BYTES)
+            self._taught[_name(source, recipe.name)] = (pixels, dataset, split, number)
+        self._measured = {
+            # The evaluation view of the training photos is learnt from, so it is there already.
+            "train": self._taught[_name(config.data, "eval")][0],
+            "test": _evaluation_pixels(material, config.data.name, "test"),
+            "strange": _evaluation_pixels(material, material.strange, None),
+        }
+
+    def trained(self, config: RunConfig) -> dict[str, Spaces]:
+        """Train one student; return its embeddings of every set, next to the teacher's."""
+        training, budget = config.training, self._budget
+        pipeline = self.material.pipeline_with(config)
+        numbers, classes = class_numbers(pipeline.indexed)
+        is_supervised = training.objective == "supervised"
+        taught, *further = self._learnt_from(config)
+        dataset = StepDataset(
+            taught,
+            BATCH,
+            training.seed,
+            evaluation=further.pop(0) if config.evaluation_view else None,
+            evaluation_share=config.evaluation_view,
+            support=further,
+            support_share=training.support if further else 0.0,
+            labels=numbers if is_supervised else None,
+        )
+        mapping = load_mapping(config, pipeline.root, pipeline.mapped)
+        joint = config.mapping if config.mapping.fit == "joint" else None
+        objective = build_objective(
+            training,
+            mapping if joint is None else joint_start(config, mapping),
+            joint,
+            classes=len(classes),
+            seed=training.seed,
+        )
+        student = place(build_student(config.student, WIDTH, training.seed), "cpu")
+        run = start_run(student, objective, training, budget.steps_per_epoch)
+        train(
+            run,
+            batches_from(dataset, 0, budget.steps, 0),
+            training,
+            budget.steps_per_epoch,
+            save=lambda _step, _checkpoint: None,
+            save_every_s=math.inf,
+        )
+        result, teacher = run.result, self.material.teacher
+        return {
+            name: spaces_of(result.objective, teacher[name], _embed(result.student, pixels))
+            for name, pixels in self._measured.items()
+        }
+
+    def _learnt_from(self, config: RunConfig) -> Iterator[Taught]:
+        """Yield the views that this student learns from, of those that any of them does."""
+        pipeline = self.material.pipeline
+        for source, recipe in taught_views(config):
+            pixels, dataset, split, number = self._taught[_name(source, recipe.name)]
+            latents = taught_latents(pipeline.root, pipeline.extracted, dataset, split, number)
+            yield Taught(pixels, latents)
+
+
+def _name(source: SourceConfig, recipe: str) -> str:
+    return f"{source.name} {recipe}"
+
+
+def _evaluation_pixels(material: Material, name: str, split: str | None) -> PixelStore:
+    dataset = material.pipeline.indexed.dataset(name)
+    source = eval_source(material.config, dataset, split)
+    return PixelStore(source, STUDENT_SIZE, 1, _KEPT_BYTES)
+
+
+@torch.inference_mode()
+def _embed(student: torch.nn.Module, pixels: PixelStore) -> Array:
+    parts = []
+    for rows in np.array_split(np.arange(pixels.images), math.ceil(pixels.images / 256)):
+        taken = torch.from_numpy(pixels.take(np.zeros_like(rows), rows))
+        parts.append(student(to_float(taken, torch.device("cpu"))))
+    return torch.cat(parts).numpy()
