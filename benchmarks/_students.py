@@ -14,7 +14,7 @@ from flows.stages.fit import joint_start, load_mapping
 from flows.stages.latents import taught_latents
 from flows.stages.measure import Spaces, spaces_of
 from flows.stages.train import class_numbers
-from storage.manifest import SourceConfig
+from storage.images import SourceConfig
 from tintem_core.backbones import place
 from tintem_core.objectives import build_objective
 from tintem_core.students import build_student

@@ -4,6 +4,7 @@ import io
 import itertools
 import logging
 import os
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +19,14 @@ from PIL import Image
 
 # Its tests of a root are plain asserts.
 pytest.register_assert_rewrite("storage.testing")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Begin no slow test after the time that CI sets, so that it ends on a slow machine too."""
+    until = os.environ.get("TINTEM_SLOW_UNTIL")
+    if until and item.get_closest_marker("slow") and time.time() > float(until):
+        pytest.skip("CI's time for slow tests is over; `make test-slow` runs them all")
+
 
 # Its guard must come before timm, whichever tests are run.
 import tintem_core  # noqa: F401

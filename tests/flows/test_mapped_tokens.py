@@ -34,8 +34,9 @@ def mapped(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def tokens_cache(pipeline: Pipeline) -> FeatureCache:
-    assert pipeline.stored.mapped_tokens is not None
-    return FeatureCache.open(pipeline.root, pipeline.stored.mapped_tokens)
+    """The cache of the training views' tokens; that of the evaluation view comes after it."""
+    assert len(pipeline.stored.mapped_tokens) == 2
+    return FeatureCache.open(pipeline.root, pipeline.stored.mapped_tokens[0])
 
 
 def size(pipeline: Pipeline, cache_id: str, kind: str) -> int:
@@ -84,7 +85,9 @@ def test_training_with_them_is_nearly_the_same_and_takes_less(mapped: dict[str, 
     narrow, full = (Pipeline(configured(mapped, cache__keep_mapped=k)) for k in (True, False))
     np.testing.assert_allclose(losses(narrow), losses(full), rtol=2e-3)
     assert narrow.trained.id != full.trained.id
-    assert narrow.trained.record["spec"]["mapped_tokens"] == narrow.stored.mapped_tokens
+    spec, (views, *others) = narrow.trained.record["spec"], narrow.stored.mapped_tokens
+    assert spec["mapped_tokens"] == views
+    assert spec["further_mapped_tokens"] == others
     assert narrow.evaluated.record["test_photos"] == full.evaluated.record["test_photos"]
 
     width = full.mapped.record["teacher_width"]
@@ -146,7 +149,7 @@ def test_verify_repair_and_status_know_them(mapped: dict[str, Any], tmp_path: Pa
     pipeline = Pipeline(load_config(path))
     cache_id = tokens_cache(pipeline).spec.id
     verdicts = {verdict.id: verdict for verdict in verify(str(path))}
-    assert len(verdicts) == 3
+    assert len(verdicts) == 4
     truth = verdicts[cache_id].truth
     assert truth is not None
     assert truth.smallest > 0.99999
@@ -202,7 +205,7 @@ def test_a_plan_counts_them(mapped: dict[str, Any], monkeypatch: pytest.MonkeyPa
     assert chosen.bytes == pytest.approx(pipeline.root.size("caches"), rel=0.3)
     after = plan(config)
     train = len(pipeline.indexed.data.keys("train"))
-    assert after.views == after.views_reused == 4 * train + 48
+    assert after.views == after.views_reused == 5 * train + 48
     assert after.bytes_needed == 0
     assert after.reused == ("mapping", "student")
 
@@ -226,5 +229,5 @@ def test_their_extraction_killed_goes_on_where_it_was(
     pipeline = Pipeline(load_config(path))
     assert pipeline.stored.reused
     assert tokens_cache(pipeline).verify() == []
-    record = json.loads(next(root.glob("caches/*-mapped-*/record.json")).read_text())
+    record = json.loads(next(root.glob("caches/*-light-mapped-*/record.json")).read_text())
     assert "pairwise_pearson" in json.dumps(record)
