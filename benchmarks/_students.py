@@ -9,11 +9,12 @@ from _datasets import BATCH, STUDENT_SIZE, WIDTH, Array, Budget, Material
 
 from flows.config import RunConfig
 from flows.stages.batches import PixelStore, StepDataset, Taught, batches_from
-from flows.stages.extract import eval_source, renderer, taught_views
+from flows.stages.extract import eval_source, renderer
 from flows.stages.fit import joint_start, load_mapping
 from flows.stages.latents import taught_latents
 from flows.stages.measure import Spaces, spaces_of
-from flows.stages.train import class_numbers
+from flows.stages.taught import class_numbers
+from flows.stages.wanted import taught_views
 from storage.images import SourceConfig
 from tintem_core.backbones import place
 from tintem_core.objectives import build_objective

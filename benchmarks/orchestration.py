@@ -136,8 +136,8 @@ def measure_stages(folder: Path, config: Path, rounds: int) -> dict[str, dict[st
     """Every round in new roots, with Prefect and without in turn; medians."""
     from flows.config import load_config
     from flows.planning.scale import rows_per_shard
-    from flows.stages.extract import wanted_caches
     from flows.stages.teacher import load_teacher
+    from flows.stages.wanted import wanted_caches
 
     base = load_config(config)
     seen: dict[str, list[dict[str, float]]] = {name: [] for name in RESULTS}

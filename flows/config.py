@@ -9,10 +9,10 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from flows.anchoring import anchored
 from flows.machines.config import ClusterConfig
 from flows.nights.config import NightlyConfig
+from flows.support import SupportConfig
 from flows.sweeps.config import SweepConfig
 from storage.cache.spec import MOST_ROWS_PER_SHARD
 from storage.images import SourceConfig
-from storage.images.synthetic import synthetic_source
 from tintem_core.errors import InputError
 from tintem_core.mapping import MappingConfig
 from tintem_core.students import StudentConfig
@@ -44,27 +44,6 @@ class ViewsConfig(BaseModel, frozen=True, extra="forbid"):
         if self.recipe.name == "eval" and self.count > 1:
             raise ValueError("every view of recipe 'eval' is the same centre crop: set count to 1")
         return self
-
-
-class SupportConfig(BaseModel, frozen=True, extra="forbid"):
-    """Further images to learn from: what the teacher says of things that the data does not show."""
-
-    synthetic: int = Field(
-        1000,
-        ge=0,
-        le=10_000_000,
-        description="drawn images: discs, squares and polygons that cover each other",
-    )
-    seed: int = Field(0, ge=0, lt=2**32, description="another seed, other drawn images")
-    photos: tuple[SourceConfig, ...] = Field(
-        (), description="named sets of photos of anything; labels are not used"
-    )
-
-    def sources(self) -> tuple[SourceConfig, ...]:
-        """Return all sets."""
-        if not self.synthetic:
-            return self.photos
-        return (synthetic_source(self.synthetic, self.seed), *self.photos)
 
 
 class CacheConfig(BaseModel, frozen=True, extra="forbid"):

@@ -104,6 +104,13 @@ training:
   epochs: 100
   batch_size: 64
   learning_rate: 1.0e-3
+  # evaluation_view: 0.5       # share of the epochs that see a photo as the student will see it
+  # support: 0.2               # share of a batch that is drawn images, not photos; 0 for none
+
+# support:
+#   photos:                    # photos of anything, to learn from beside your own
+#     - name: anything
+#       uri: path/to/any/photos
 
 # evaluation:
 #   ood:                       # photos the student should find strange

@@ -63,6 +63,7 @@ def summary_rows(
                 for count in (export["teacher_parameters"], student["parameters"])
             ),
         ),
+        Row("Model", "stages", "all", str(config.student.stages or "all")),
         Row("Model", "ONNX file", "–", f"{onnx_mb:.1f} MB"),
         Row(
             "Latency, one photo, CPU",
@@ -87,7 +88,7 @@ def summary_rows(
     faithful = f"Faithfulness, {evaluation['test_photos']} unseen photos"
     for label, metric in _FAITHFULNESS:
         add(faithful, label, "test", metric)
-    add(faithful, "pairwise cosines, all sets together", ALL, "pairwise_pearson")
+    add(faithful, "pairwise cosines, all sets", ALL, "pairwise_pearson")
     shared = "Asked in the teacher's index" + (", through the training head" if is_head else "")
     for label, metric in _SHARED:
         label = label.format(neighbours)

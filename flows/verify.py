@@ -12,12 +12,13 @@ from flows.config import RunConfig, load_config
 from flows.stages.alone import alone
 from flows.stages.batches import ViewSource
 from flows.stages.datasets import Dataset
-from flows.stages.extract import Wanted, recompute, source_of, wanted_caches
+from flows.stages.extract import recompute, source_of
 from flows.stages.fit import through_mapping
 from flows.stages.index import index
 from flows.stages.mapped_tokens import known_mapped_tokens
 from flows.stages.teacher import load_teacher
 from flows.stages.truth import Truth, measure_truth
+from flows.stages.wanted import Wanted, wanted_caches
 from flows.status import cache_stats, open_existing
 from storage.artifacts import read_record
 from storage.cache import FeatureCache

@@ -37,6 +37,8 @@ def test_the_official_recipe_is_the_papers() -> None:
     assert (training.precision, training.accumulation, training.extends) == ("float16", 1, None)
     assert (training.select, training.select_knn, training.validate_every) == ("best", 200, 10)
     assert training.objective == "tintem"
+    # What the paper does not have.
+    assert (training.evaluation_view, training.support, training.centred_weight) == (0, 0, 0)
     assert config.teacher.precision == "float16"
     views = config.views.recipe
     assert (views.name, views.augment, views.erase) == ("timm", "rand-m9-mstd0.5-inc1", 0.25)

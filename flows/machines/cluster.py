@@ -25,8 +25,9 @@ from flows.machines.config import ClusterConfig, require_ray
 from flows.prefect_reporting import PrefectReporter
 from flows.reporting import reporter, reporting_to
 from flows.stages.datasets import Dataset
-from flows.stages.extract import Wanted, compute_shards
+from flows.stages.extract import compute_shards
 from flows.stages.spreading import spread_by
+from flows.stages.wanted import Wanted
 from flows.tasks import ENSURING, Sealed, all_of, error_of
 from storage.cache import ShardTask
 from tintem_core.errors import InputError, TintemError

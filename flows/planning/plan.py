@@ -11,13 +11,13 @@ from flows.planning.rates import decoded_images, embedded_views, trained_images
 from flows.planning.scale import Dtype, footprint, slowest
 from flows.stages.batches import ViewSource
 from flows.stages.datasets import Dataset
-from flows.stages.extract import Wanted, wanted_caches, wanted_mapped_tokens
 from flows.stages.fit import mapping_name, mapping_spec, mapping_width
 from flows.stages.preflight import preflight
 from flows.stages.reading import run_root
 from flows.stages.results import Extracted, Indexed, TeacherCaches
 from flows.stages.teacher import choose_device, load_teacher
 from flows.stages.train import student_spec
+from flows.stages.wanted import Wanted, wanted_caches, wanted_mapped_tokens
 from storage.artifacts import list_artifacts
 from storage.cache import FeatureCache, KindSpec
 from storage.errors import MissingObjectError

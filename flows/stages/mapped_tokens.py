@@ -8,16 +8,11 @@ import numpy as np
 from flows.config import RunConfig
 from flows.reporting import reporter
 from flows.stages.datasets import Dataset
-from flows.stages.extract import (
-    Wanted,
-    ensure,
-    eval_source,
-    wanted_caches,
-    wanted_mapped_tokens,
-)
+from flows.stages.extract import ensure, eval_source
 from flows.stages.fit import apply, load_mapping, mapping_name, mapping_spec, mapping_width
 from flows.stages.results import Extracted, Indexed, Mapped, latents_identity
 from flows.stages.teacher import load_teacher
+from flows.stages.wanted import Wanted, wanted_caches, wanted_mapped_tokens
 from storage.cache import FeatureCache
 from storage.errors import MissingObjectError
 from storage.images import Manifest

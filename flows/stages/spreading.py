@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from flows.config import RunConfig
     from flows.stages.datasets import Dataset
-    from flows.stages.extract import Wanted
+    from flows.stages.wanted import Wanted
     from storage.cache import ShardTask
 
 # Given to others: the run, the cache, its dataset, the shards, and what reports call them. They

@@ -3,12 +3,10 @@
 import io
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 from safetensors.torch import save
 from torch import Tensor
 
@@ -16,23 +14,23 @@ from flows.config import RunConfig
 from flows.provenance import provenance
 from flows.reporting import reporter
 from flows.stages.alone import alone
-from flows.stages.batches import PixelStore, StepDataset, Taught, batches_from
+from flows.stages.batches import batches_from
 from flows.stages.checkpoints import continue_from_newest, drop_checkpoints, save_checkpoint
-from flows.stages.extract import renderer, taught_views, view_source
+from flows.stages.extract import view_source
 from flows.stages.fit import mapping_width, mean_target, through_mapping
 from flows.stages.held_out import learnt_from
-from flows.stages.latents import evaluation_rows, taught_latents, taught_tokens
+from flows.stages.latents import evaluation_rows
 from flows.stages.results import Extracted, Indexed, Mapped, Trained
 from flows.stages.selection import Validation
 from flows.stages.students import HISTORY, OBJECTIVE, TENSORS, initial_weights, start_student
+from flows.stages.taught import class_numbers, step_dataset
 from flows.stages.teacher import choose_device
 from flows.stages.truth import truth_test
 from storage.artifacts import read_record, write_artifact
 from storage.cache import FeatureCache
 from storage.identity import file_digest, make_id
 from storage.root import Root
-from tintem_core.distributed import from_main, is_main, rank, world_size
-from tintem_core.errors import InputError
+from tintem_core.distributed import from_main, is_main, world_size
 from tintem_core.students import pretrained_digest
 from tintem_core.training import train as run_training
 
@@ -197,7 +195,7 @@ def _train(
     indexed = learnt_from(config, indexed)
     classes = class_numbers(indexed)[1] if config.training.objective == "supervised" else ()
     device = choose_device(config.runtime.device)
-    dataset = _dataset(config, root, indexed, extracted)
+    dataset = step_dataset(config, root, indexed, extracted)
     keys = indexed.data.keys("train")
     known = evaluation_rows(root, extracted, config.data.name, keys)
     run = start_student(
@@ -264,25 +262,6 @@ def _train(
     return stored
 
 
-def class_numbers(indexed: Indexed) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-    """Return the training photos' class numbers and the classes' names.
-
-    Raises:
-        InputError: if a training photo has no label.
-    """
-    labels = indexed.data.labels("train")
-    named = [label for label in labels if label is not None]
-    if len(named) < len(labels):
-        raise InputError(
-            f"training.objective 'supervised' needs a label for every training photo, but "
-            f"{len(labels) - len(named)} of {len(labels)} photos of {indexed.data.name} have none: "
-            "give data.label_column or class folders."
-        )
-    classes = tuple(sorted(set(named)))
-    numbers = {name: number for number, name in enumerate(classes)}
-    return np.array([numbers[label] for label in named], np.int64), classes
-
-
 def _truth_test(
     config: RunConfig, root: Root, indexed: Indexed, extracted: Extracted, mapped: Mapped
 ) -> None:
@@ -295,42 +274,6 @@ def _truth_test(
         opened = FeatureCache.open(root, extracted.mapped_tokens[0])
         through = through_mapping(config, root, mapped.id)
         truth_test(config, opened, source, config.training.seed, through=through)
-
-
-def _dataset(config: RunConfig, root: Root, indexed: Indexed, extracted: Extracted) -> StepDataset:
-    training = config.training
-    taught, *further = _taught(config, root, indexed, extracted)
-    return StepDataset(
-        taught,
-        training.batch_size,
-        training.seed,
-        evaluation=further.pop(0) if config.evaluation_view else None,
-        evaluation_share=config.evaluation_view,
-        support=further,
-        support_share=training.support if further else 0.0,
-        labels=class_numbers(indexed)[0] if training.objective == "supervised" else None,
-        part=(rank(), world_size()),
-    )
-
-
-def _taught(
-    config: RunConfig, root: Root, indexed: Indexed, extracted: Extracted
-) -> Iterator[Taught]:
-    """Open what students learn from, in the order of :func:`taught_views`."""
-    memory = int(config.runtime.memory_gb * 1e9)
-    for number, (source, recipe) in enumerate(taught_views(config)):
-        dataset = indexed.dataset(source.name)
-        split = "train" if dataset is indexed.data else None
-        views = 1 if number else config.training.views or config.views.count
-        pixels = PixelStore(
-            renderer(config, dataset, split, recipe), config.student.image_size, views, memory
-        )
-        memory -= pixels.bytes_kept
-        latents = taught_latents(root, extracted, dataset, split, number)
-        tokens = None
-        if config.training.needs_tokens:
-            tokens = taught_tokens(root, extracted, dataset, split, number)
-        yield Taught(pixels, latents, tokens)
 
 
 def loader_workers(config: RunConfig, device: str) -> int:

@@ -7,7 +7,6 @@ from typing import Any
 
 from flows.config import RunConfig
 from flows.stages.datasets import Dataset
-from flows.stages.extract import wanted_mapped_tokens
 from flows.stages.fit import mapping_name, mapping_spec, mapping_width
 from flows.stages.handover import taken_over
 from flows.stages.metrics import NEED_LABELS, closest_first, metrics_of
@@ -16,6 +15,7 @@ from flows.stages.preflight import preflight
 from flows.stages.results import Extracted, Indexed
 from flows.stages.teacher import load_teacher
 from flows.stages.train import student_spec
+from flows.stages.wanted import wanted_mapped_tokens
 from flows.sweeps.config import DEFAULT_METRIC
 from flows.variants import variant
 from storage.identity import make_id

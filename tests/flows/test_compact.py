@@ -11,9 +11,10 @@ import pytest
 from flows.cli import main
 from flows.compact import compact
 from flows.config import RunConfig, load_config
-from flows.stages.extract import ensure, wanted_caches
+from flows.stages.extract import ensure
 from flows.stages.pipeline import Pipeline
 from flows.stages.teacher import load_teacher
+from flows.stages.wanted import wanted_caches
 from flows.status import cache_stats, collect, hints
 from storage.cache import FeatureCache
 from storage.images import Manifest

@@ -14,10 +14,11 @@ import zarr
 
 from flows.config import RunConfig, load_config
 from flows.reporting import reporting_to
-from flows.stages.extract import ensure, view_source, wanted_caches
+from flows.stages.extract import ensure, view_source
 from flows.stages.pipeline import Pipeline
 from flows.stages.stored import check_stored, stored_cosine
 from flows.stages.teacher import load_teacher
+from flows.stages.wanted import wanted_caches
 from flows.status import fragmented
 from storage.artifacts import read_file
 from storage.cache import CacheSpec, FeatureCache, Fragmentation, KindSpec
