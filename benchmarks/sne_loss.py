@@ -31,7 +31,7 @@ class Measured(NamedTuple):
 
 
 def loop_loss(mapped_BK: Tensor, teacher_BD: Tensor) -> Tensor:
-    """The formulas of method.md section 1 as one writes them down, in float32 and autograd."""
+    """The formulas of docs/method.md section 1 as one writes them down, in float32 and autograd."""
     count = len(mapped_BK)
     diagonal = torch.eye(count, dtype=torch.bool)
 

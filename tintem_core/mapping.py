@@ -2,7 +2,7 @@
 
 Legend: B batch, T tokens, N rows of the cache, D teacher width, K student width.
 
-The mean is never subtracted: it is part of every angle (method.md section 8). `fit_mapping` fits
+The mean is never subtracted: it is part of every angle (docs/method.md 1). `fit_mapping` fits
 once on the cache; for a joint fit, `start_mapping` gives the same start as a live module, and the
 student's step adds `mapping_loss(config, mapping, teacher)` to its own loss against
 `mapping(teacher)`, whose targets the student losses detach.

@@ -1,4 +1,4 @@
-"""Linear probes on frozen embeddings, in the two protocols of method.md section 5.
+"""Linear probes on frozen embeddings, in two protocols.
 
 Legend: N train images, M images, K width, C classes, H heads trained together. NumPy in and out.
 Nothing is ever chosen on the reported images: a validation share of train decides.

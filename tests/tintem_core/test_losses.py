@@ -31,7 +31,7 @@ def _cosines(rows: NDArray[np.floating]) -> Doubles:
 
 
 def _log_joint(cosines: Doubles, tau: float) -> Doubles:
-    """Steps 1 and 2 of method.md section 1, literally: log P over the whole matrix."""
+    """Steps 1 and 2 of docs/method.md section 1, literally: log P over the whole matrix."""
     count = len(cosines)
     logits = cosines / tau
     np.fill_diagonal(logits, -np.inf)
