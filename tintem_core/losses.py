@@ -39,7 +39,7 @@ def sne_loss(
 
     Mean over temperatures of KL(P || Q), with P from the teacher and Q from the mapped cosines:
     p(j|i) = softmax over j != i of cos_ij / tau, P_ij = (p(j|i) + p(i|j)) / (2 n).
-    Source: docs/method.md section 1. The value depends on n; say the batch size wherever it is quoted.
+    Source: docs/method.md, 1. The value depends on n; say the batch size wherever it is quoted.
 
     Works in float64 whatever the input and whatever autocast says (on float32 the KL of a good
     mapping drowns in rounding). All temperatures share one pair of cosine matrices, and the
@@ -99,7 +99,7 @@ def pairwise_cosine_loss(mapped_BK: Tensor, teacher_BD: Tensor) -> Tensor:
 def cosine_student_loss(student_BK: Tensor, target_BK: Tensor, per_token: bool = False) -> Tensor:
     """1 - cos(student, target), mean over images.
 
-    Source: docs/method.md section 2. Tokens (B, T, K) of an image are flattened into one vector, as in
+    Source: docs/method.md, 2. Tokens (B, T, K) of an image are flattened into one vector, as in
     the official code; `per_token` compares token by token and takes the mean instead.
 
     Args:

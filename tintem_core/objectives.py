@@ -146,7 +146,7 @@ class Objective(nn.Module, ABC):
 
 
 class MatchMapped(Objective):
-    """TinTeM: the student's own embedding is the mapped teacher (docs/method.md 2, arXiv 2411.15239).
+    """TinTeM: the student's own embedding is the mapped teacher (arXiv 2411.15239; docs/method.md).
 
     Args:
         mapping: h; trained in the same step if ``joint`` is given.
