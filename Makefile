@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help install quickstart test test-slow check format bench bench-cache bench-method bench-payoff bench-mappings bench-orchestration clean
+.PHONY: help install quickstart test test-slow check format bench bench-cache bench-method bench-quickstart bench-payoff bench-mappings bench-orchestration clean
 
 help:  ## show this
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -49,6 +49,9 @@ bench-cache: $(VENV)/.test  ## reading the cache: memmap, zarr, tensorstore, zar
 
 bench-method: $(VENV)/.test  ## TinTeM against its baselines, into benchmarks/results (hours; goes on when stopped)
 	$(BIN)/python benchmarks/method.py
+
+bench-quickstart: $(VENV)/.demo  ## the quickstart's student with three seeds, beside its goals
+	$(BIN)/python benchmarks/quickstart.py
 
 bench-payoff: $(VENV)/.test  ## the teacher on-line against the cache; LIGHTLY=python-with-lightly-train
 	$(BIN)/python benchmarks/payoff.py $(if $(LIGHTLY),--lightly $(LIGHTLY))
