@@ -71,12 +71,12 @@ def draw(seed: int, number: int) -> bytes:
     rng = np.random.Generator(np.random.Philox(key=np.array([seed, number], np.uint64)))
     is_grey = rng.random() < 0.5
     leaves = 30 + int(rng.random() * 270)
-    shares = rng.random((leaves + 1, 8))
-    corners = rng.random((leaves + 1, 6))
-    image = Image.new("RGB", (_SIDE, _SIDE), _colour(shares[-1], is_grey))
+    shares = rng.random((leaves + 1, 8)).tolist()
+    corners = rng.random((leaves + 1, 6)).tolist()
+    image = Image.new("RGB", (_SIDE, _SIDE), _colour(shares.pop(), is_grey))
     canvas = ImageDraw.Draw(image)
     widest, narrowest = _LARGEST**-2, _SMALLEST**-2
-    for share, corner in zip(shares[:-1], corners, strict=False):
+    for share, corner in zip(shares, corners, strict=False):
         radius = _SIDE / math.sqrt(widest + share[3] * (narrowest - widest))
         x, y = (_SIDE * (1.2 * place - 0.1) for place in share[4:6])
         shape, colour = int(share[6] * 3), _colour(share, is_grey)
@@ -84,10 +84,10 @@ def draw(seed: int, number: int) -> bytes:
             flat = radius * (0.4 + 0.6 * share[7])
             canvas.ellipse((x - radius, y - flat, x + radius, y + flat), colour)
         elif shape == 1:
-            canvas.regular_polygon((x, y, radius), 4, 360 * float(share[7]), colour)
+            canvas.regular_polygon((x, y, radius), 4, 360 * share[7], colour)
         else:
             # At least three corners, in order around the middle.
-            angles = np.sort(corner[: 3 + int(share[7] * 4)]) * 2 * math.pi
+            angles = (2 * math.pi * turn for turn in sorted(corner[: 3 + int(share[7] * 4)]))
             canvas.polygon(
                 [(x + radius * math.cos(a), y + radius * math.sin(a)) for a in angles], colour
             )
@@ -96,8 +96,6 @@ def draw(seed: int, number: int) -> bytes:
     return buffer.getvalue()
 
 
-def _colour(
-    share: "np.ndarray[tuple[int], np.dtype[np.float64]]", is_grey: bool
-) -> tuple[int, ...]:
-    values = (256 * share[:3]).astype(int).tolist()
+def _colour(share: list[float], is_grey: bool) -> tuple[int, ...]:
+    values = [int(256 * value) for value in share[:3]]
     return (values[0],) * 3 if is_grey else tuple(values)
