@@ -29,7 +29,7 @@ def card(config: RunConfig, rows: list[Row], record: dict[str, Any]) -> str:
     """Return the model card, Markdown."""
     model = record["model"]
     lines = [
-        f"# {config.student.model}, distilled from {config.teacher.model}",
+        f"# {config.student.title}, distilled from {config.teacher.model}",
         "",
         f"A student of {config.data.name}, {_TRAINED[config.training.objective]}. Made by TinTeM, "
         f"{record['provenance']['created']}.",
@@ -71,7 +71,7 @@ def report_page(
     if config.evaluation.ood:
         scores = pl.read_parquet(io.BytesIO(ood_scores))
         figures.append(("Out-of-distribution scores", _image(ood_figure(scores))))
-    title = f"{config.student.model} ⟵ {config.teacher.model}"
+    title = f"{config.student.title} ⟵ {config.teacher.model}"
     return _PAGE.format(
         title=html.escape(title),
         subtitle=html.escape(

@@ -44,6 +44,12 @@ class StudentConfig(BackboneConfig, frozen=True, extra="forbid"):
         {}, description="further arguments of timm.create_model, such as patch_size or depth"
     )
 
+    @property
+    def title(self) -> str:
+        """What the model is, for people."""
+        part = "" if self.stages is None else f" (first {self.stages} stages)"
+        return self.model + part
+
     def identity(self) -> dict[str, Any]:
         """Return everything that determines the untrained student."""
         # Students of before it existed keep their ids.
