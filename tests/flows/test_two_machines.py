@@ -17,11 +17,10 @@ from typing import Any
 import psutil
 import pytest
 
-from flows.config import load_config, parse_config
+from flows.config import parse_config
 from flows.leaderboards.board import leaderboard
 from flows.stages.pipeline import Pipeline
 from flows.stages.students import TENSORS
-from flows.sweeps.students import planned
 from storage.artifacts import read_file
 from storage.root import Root, open_root
 from tests.conftest import photo
@@ -120,6 +119,10 @@ def extracted_here(settings: dict[str, Any], folder: Path) -> Root:
     return alone.root
 
 
+def students(root: Root) -> dict[str, bytes]:
+    return {id: read_file(root, "students", id, TENSORS) for id in root.folders("students")}
+
+
 def commits(root: Root) -> int:
     return sum("-light-" in path and "/commits/" in path for path in root.list("caches"))
 
@@ -150,11 +153,10 @@ def test_a_sweep_loses_nothing_with_a_node(
     settings["runtime"]["checkpoint_seconds"] = 0
     settings["sweep"] = {"seeds": [0, 1, 2]}
     alone = write_config(tmp_path, {**settings, "root": str(tmp_path / "alone")}, "alone.yaml")
-    wanted = {}
-    for student in planned(load_config(alone)):
-        pipeline = Pipeline(student.config)
-        id = pipeline.trained.id
-        wanted[id] = read_file(pipeline.root, "students", id, TENSORS)
+    # By a process of its own, as on the cluster: in this one, where much else has run, the mapping
+    # was fitted with other rounding on one kind of processor.
+    finish(start("sweep", alone, tmp_path))
+    wanted = students(open_root(str(tmp_path / "alone")))
 
     root = open_root(settings["root"])
     config = write_config(tmp_path, spread(settings, two_nodes))
@@ -164,8 +166,8 @@ def test_a_sweep_loses_nothing_with_a_node(
     two_nodes.second.kill()
     printed = finish(run)
 
-    found = {id: read_file(root, "students", id, TENSORS) for id in root.folders("students")}
-    assert found == wanted
+    assert students(root) == wanted
+    assert len(wanted) == 3
     assert "pairwise_pearson" in printed
     (group,) = leaderboard(root).groups
     assert group.table["status"].to_list() == ["done"] * 3
