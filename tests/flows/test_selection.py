@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from flows.config import RunConfig
+from flows.stages import taught
 from flows.stages import train as stage
 from flows.stages.batches import StepDataset
 from flows.stages.held_out import held_out, learnt_from
@@ -90,7 +91,7 @@ def test_no_photo_held_out_is_ever_in_a_batch(
             seen.extend(self._taught.pixels._source.keys[row] for row in rows.tolist())
             return super()._photo_views(epoch, rows)
 
-    monkeypatch.setattr(stage, "StepDataset", Watched)
+    monkeypatch.setattr(taught, "StepDataset", Watched)
     pipeline = Pipeline(configured(chosen, training__batch_size=4, training__epochs=12))
     assert pipeline.trained
     assert held(pipeline)
