@@ -68,7 +68,6 @@ def table(rows: list[dict[str, Any]]) -> str:
         lines.append(_line(label, goal, values))
     lost = [row[KNN[1]] - row[KNN[0]] for row in rows]
     lines.append(_line("kNN accuracy lost against the teacher", "≤ 0.03", lost))
-    lines.append(_line("seconds of training", "", [row["seconds"] for row in rows], digits=0))
     return "\n".join(lines) + "\n"
 
 
