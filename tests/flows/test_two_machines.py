@@ -153,8 +153,8 @@ def test_a_sweep_loses_nothing_with_a_node(
     settings["runtime"]["checkpoint_seconds"] = 0
     settings["sweep"] = {"seeds": [0, 1, 2]}
     alone = write_config(tmp_path, {**settings, "root": str(tmp_path / "alone")}, "alone.yaml")
-    # By a process of its own, as on the cluster: in this one, where much else has run, the mapping
-    # was fitted with other rounding on one kind of processor.
+    # By a process of its own, as on the cluster: fitted inside this one, the mapping once differed,
+    # for a reason that was not found.
     finish(start("sweep", alone, tmp_path))
     wanted = students(open_root(str(tmp_path / "alone")))
 
