@@ -59,8 +59,8 @@ def table(rows: list[dict[str, Any]]) -> str:
         f"{len(rows)} seeds (initial weights and data order), on 213 photos never trained on; "
         f"{machine['cores']} cores, {machine['machine']}, {machine['created'][:10]}.",
         "",
-        "The settings were chosen by looking at these same photos, among about a dozen tried with one "
-        "seed: the figures flatter them.",
+        "The settings were chosen by looking at these same photos, among about a dozen tried with "
+        "one seed: the figures flatter them.",
         "",
         "| | goal | median | " + " | ".join(f"seed {row['seed']}" for row in rows) + " |",
         "|---" * (3 + len(rows)) + "|",
