@@ -220,8 +220,6 @@ def materials(folder: Path, budget: Budget) -> Iterator[tuple[str, functools.par
             "student": {"model": "test_resnet", "image_size": STUDENT_SIZE},
             "training": {
                 "epochs": budget.epochs, "batch_size": BATCH, "learning_rate": 5e-3,
-                # Nearly twice as fast for this student, also on CPUs.
-                "precision": "bfloat16",
             },
             # The intervals are over seeds; those over photos are not used.
             "evaluation": {

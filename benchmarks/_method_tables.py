@@ -48,7 +48,7 @@ def tables(results: dict[str, Any]) -> str:
     sets = dict.fromkeys((row["dataset"], row["strange"]) for row in rows)
     for title, variants, seeds in (
         ("", METHODS, budget["seeds"]),
-        ("what the views and the support are worth", ABLATIONS, budget["ablation_seeds"]),
+        ("what the terms and settings are worth", ABLATIONS, budget["ablation_seeds"]),
     ):
         for dataset, strange in sets:
             mine = [r for r in rows if (r["dataset"], r["strange"]) == (dataset, strange)]

@@ -6,6 +6,8 @@ steps, learning rate.
 
 from _datasets import Settings
 
+EPOCHS = 20
+
 METHODS: dict[str, tuple[Settings, Settings]] = {
     "tintem": ({}, {}),
     # The mapping as published: trained with the student, SNE, LayerNorm + Linear, random start.
@@ -19,11 +21,19 @@ METHODS: dict[str, tuple[Settings, Settings]] = {
     "supervised": ({}, {"objective": "supervised", "support": 0.0}),
 }
 ABLATIONS: dict[str, tuple[Settings, Settings]] = {
-    "no evaluation view, no support": ({}, {"evaluation_view": 0.0, "support": 0.0}),
+    "no evaluation view, no support, no centred term": (
+        {},
+        {"evaluation_view": 0.0, "support": 0.0, "centred_weight": 0.0},
+    ),
     "no evaluation view": ({}, {"evaluation_view": 0.0}),
+    "evaluation view .25": ({}, {"evaluation_view": 0.25}),
     "no support": ({}, {"support": 0.0}),
     "support .36": ({}, {"support": 0.36}),
-    "evaluation view .1": ({}, {"evaluation_view": 0.1}),
-    "evaluation view .5": ({}, {"evaluation_view": 0.5}),
+    "no centred term": ({}, {"centred_weight": 0.0}),
+    "centred term, half whitened": ({}, {}),
+    "moving average of the weights, .99": ({}, {"ema_decay": 0.99}),
+    "twice the steps": ({}, {"epochs": 2 * EPOCHS}),
 }
 VARIANTS = {**METHODS, **ABLATIONS}
+# The power of the inverse covariance in the centred term.
+WHITENING = {"centred term, half whitened": 0.5}

@@ -17,10 +17,12 @@ import torch
 from _datasets import STRANGE, Budget, Material, Values, materials
 from _method_results import Results
 from _method_tables import COLUMNS, tables
-from _method_variants import ABLATIONS, METHODS, VARIANTS
+from _method_variants import ABLATIONS, EPOCHS, METHODS, VARIANTS, WHITENING
 from _students import Students
 
-FULL = Budget(seeds=5, ablation_seeds=3, epochs=20, steps_per_epoch=16, images=None, synthetic=1000)
+FULL = Budget(
+    seeds=5, ablation_seeds=3, epochs=EPOCHS, steps_per_epoch=16, images=None, synthetic=1000
+)
 QUICK = Budget(seeds=2, ablation_seeds=1, epochs=4, steps_per_epoch=1, images=80, synthetic=20)
 
 
@@ -81,7 +83,8 @@ def train_one(job: Job) -> tuple[Job, float, dict[str, Values]]:
     material = STUDENTS.material
     mapping, training = VARIANTS[job.variant]
     config = material.config_with(job.variant, mapping, {**training, "seed": job.seed})
-    found = material.measured(config, STUDENTS.trained(config))
+    students = STUDENTS.trained(config, WHITENING.get(job.variant, 0.0))
+    found = material.measured(config, students)
     return job, round(time.monotonic() - started, 1), found
 
 
