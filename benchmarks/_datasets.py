@@ -22,7 +22,7 @@ from flows.stages.latents import evaluation_latents
 from flows.stages.measure import Spaces, measure
 from flows.stages.metrics import ALL
 from flows.stages.pipeline import Pipeline
-from tintem_core.ood import auroc, nearest_cosine_score
+from tintem_core.evaluation.ood import auroc, nearest_cosine_score
 
 Array = NDArray[np.float32]
 Settings = dict[str, Any]

@@ -9,7 +9,7 @@ from _datasets import BATCH, STUDENT_SIZE, TEACHER_SIZE, VIEWS, WIDTH
 from _method_variants import ABLATIONS, METHODS
 from scipy import stats
 
-from tintem_core.training_config import TrainingConfig
+from tintem_core.training.config import TrainingConfig
 
 COLUMNS = {
     "r2": "R²",

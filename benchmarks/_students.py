@@ -18,11 +18,13 @@ from flows.stages.students import new_objective
 from flows.stages.taught import class_numbers
 from flows.stages.wanted import taught_views
 from storage.images import SourceConfig
-from tintem_core.backbones import place
-from tintem_core.objectives import MatchMapped, ObjectiveConfig, Targets
-from tintem_core.students import build_student
-from tintem_core.teachers import to_float
-from tintem_core.training import start_run, train
+from tintem_core.models.device import place
+from tintem_core.models.student import build_student
+from tintem_core.models.teacher import to_float
+from tintem_core.objectives import Targets, TermWeights
+from tintem_core.objectives.mapped import MatchMapped
+from tintem_core.training.loop import train
+from tintem_core.training.state import start_run
 
 _KEPT_BYTES = 2**32
 
@@ -58,7 +60,7 @@ class Students:
         training, budget = config.training, self._budget
         pipeline = self.material.pipeline_with(config)
         numbers, classes = class_numbers(pipeline.indexed)
-        is_supervised = training.objective == "supervised"
+        is_supervised = training.kind.needs_labels
         taught, *further = self._learnt_from(config)
         dataset = StepDataset(
             taught,
@@ -122,9 +124,9 @@ class Whitened(MatchMapped):
     """
 
     def __init__(
-        self, plain: MatchMapped, settings: ObjectiveConfig, teacher: Array, power: float
+        self, plain: MatchMapped, weights: TermWeights, teacher: Array, power: float
     ) -> None:
-        super().__init__(plain.mapping, None, settings, centre=plain.centre)
+        super().__init__(plain.mapping, None, weights, centre=plain.centre)
         with torch.no_grad():
             mapped = nn.functional.normalize(self.mapping(torch.from_numpy(teacher)), dim=-1)
         values, vectors = torch.linalg.eigh(torch.cov(mapped.T.double()))

@@ -37,7 +37,7 @@ from flows.stages.pipeline import Pipeline
 from storage.cache import CacheSpec, FeatureCache, KindSpec
 from storage.copies import CopyFolder
 from storage.root import open_root
-from tintem_core.fidelity import row_cosines
+from tintem_core.evaluation.cosine import row_cosines
 
 RESULTS = Path(__file__).parent / "results" / "cache_forms.json"
 REPEATED, BATCH, TURNS = 12, 1024, 150

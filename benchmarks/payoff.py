@@ -33,10 +33,11 @@ from flows.stages.fit import load_mapping
 from flows.stages.latents import taught_latents
 from flows.stages.pipeline import Pipeline
 from flows.stages.teacher import load_teacher
-from tintem_core.backbones import place
-from tintem_core.objectives import build_objective
-from tintem_core.students import build_student
-from tintem_core.training import Batch, start_run, train
+from tintem_core.models.device import place
+from tintem_core.models.student import build_student
+from tintem_core.objectives import Parts, build_objective
+from tintem_core.training.loop import train
+from tintem_core.training.state import Batch, start_run
 
 # Teacher and its input, student and its input. The speed of a teacher does not depend on its
 # weights: where the demo packages have none, random ones are taken.
@@ -133,7 +134,12 @@ def _step_seconds(
     mapping = load_mapping(config, pipeline.root, pipeline.mapped)
     width = pipeline.mapped.record["spec"]["width"]
     student = place(build_student(config.student, width, 0), "cpu")
-    run = start_run(student, build_objective(config.training, mapping), config.training, 1)
+    run = start_run(
+        student,
+        build_objective(config.training.objective, Parts(mapping, config.training)),
+        config.training,
+        1,
+    )
     moments = [time.perf_counter()]
     train(
         run,

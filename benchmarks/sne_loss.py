@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tintem_core.losses import SNE_TEMPERATURES, sne_loss
+from tintem_core.losses.sne import SNE_TEMPERATURES, sne_loss
 
 TEACHER_WIDTH, STUDENT_WIDTH = 384, 192
 

@@ -35,11 +35,12 @@ from flows.stages.extract import view_source
 from flows.stages.latents import taught_latents
 from flows.stages.pipeline import Pipeline
 from flows.stages.students import start_student
-from flows.stages.teacher import choose_device
 from flows.stages.train import loader_workers
-from tintem_core.losses import cosine_student_loss
-from tintem_core.teachers import autocast, to_float
-from tintem_core.training import Run, train
+from tintem_core.losses.cosine import cosine_student_loss
+from tintem_core.models.device import choose_device
+from tintem_core.models.teacher import autocast, to_float
+from tintem_core.training.loop import train
+from tintem_core.training.state import Run
 
 WARM_UP = 2
 

@@ -14,10 +14,10 @@ from flows.sweeps.config import SweepConfig
 from storage.cache.spec import MOST_ROWS_PER_SHARD
 from storage.images import SourceConfig
 from tintem_core.errors import InputError
-from tintem_core.mapping import MappingConfig
-from tintem_core.students import StudentConfig
-from tintem_core.teachers import TeacherConfig
-from tintem_core.training import TrainingConfig
+from tintem_core.mapping.config import MappingConfig
+from tintem_core.models.student import StudentConfig
+from tintem_core.models.teacher import TeacherConfig
+from tintem_core.training.config import TrainingConfig
 from tintem_core.views import ViewRecipe
 
 
@@ -168,7 +168,7 @@ class RunConfig(BaseModel, frozen=True, extra="forbid"):
     @property
     def support_sources(self) -> tuple[SourceConfig, ...]:
         """The support images that students learn from, as far as they do."""
-        learns = self.training.support > 0 and self.training.objective != "supervised"
+        learns = self.training.support > 0 and not self.training.kind.needs_labels
         return self.support.sources() if learns else ()
 
     @property
@@ -209,7 +209,7 @@ class RunConfig(BaseModel, frozen=True, extra="forbid"):
                 "cache.keep_mapped stores tokens through a finished mapping, mapping.fit 'joint' "
                 "changes it in every step: set mapping.fit to once"
             )
-        if self.training.objective != "tintem":
+        if not self.training.kind.uses_mapping:
             raise ValueError(
                 f"training.objective '{self.training.objective}' does not learn from mapped "
                 "tokens: set cache.keep_mapped to false"
@@ -233,7 +233,7 @@ class RunConfig(BaseModel, frozen=True, extra="forbid"):
                 f"training.views ({self.training.views}) is more than the {self.views.count} "
                 "cached views: raise views.count"
             )
-        if self.mapping.fit == "joint" and self.training.objective != "tintem":
+        if self.mapping.fit == "joint" and not self.training.kind.uses_mapping:
             raise ValueError(
                 f"training.objective '{self.training.objective}' trains no mapping: "
                 "set mapping.fit to once"

@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import save
 
-from tintem_core.backbones import BackboneConfig, build_backbone
 from tintem_core.errors import InputError
-from tintem_core.lukemelas import timm_names
+from tintem_core.models.backbone import BackboneConfig, build_backbone
+from tintem_core.models.efficientnet_names import timm_names
 
 TEACHER = "tf_efficientnet_lite0"
 

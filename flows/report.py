@@ -15,13 +15,6 @@ matplotlib.use("Agg")
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-_THROUGH_HEAD = "trained without labels to give the teacher's embedding through a head of its own"
-_TRAINED = {
-    "tintem": "trained without labels to give the teacher's embedding, mapped to its own width",
-    "proteus": _THROUGH_HEAD,
-    "linear-cosine": _THROUGH_HEAD,
-    "supervised": "trained on the labels of its photos, without the teacher",
-}
 _TEACHER, _STUDENT = "#9aa5b1", "#0b7285"
 
 
@@ -31,7 +24,7 @@ def card(config: RunConfig, rows: list[Row], record: dict[str, Any]) -> str:
     lines = [
         f"# {config.student.title}, distilled from {config.teacher.model}",
         "",
-        f"A student of {config.data.name}, {_TRAINED[config.training.objective]}. Made by TinTeM, "
+        f"A student of {config.data.name}, {config.training.kind.trained}. Made by TinTeM, "
         f"{record['provenance']['created']}.",
         "",
         *_choice(config),

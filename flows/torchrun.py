@@ -28,11 +28,11 @@ from flows.reporting import Advance, Reporter, reporting_to
 from flows.stages.handover import taken_over
 from flows.stages.pipeline import Pipeline
 from flows.stages.results import Trained
-from flows.stages.teacher import choose_device
 from flows.stages.train import train
 from storage.errors import StorageError
 from tintem_core.distributed import from_main, is_main
 from tintem_core.errors import TintemError
+from tintem_core.models.device import choose_device
 
 # The others wait this long for the main process to extract.
 _LONGEST_WAIT = datetime.timedelta(days=14)

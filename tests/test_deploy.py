@@ -15,8 +15,8 @@ from flows.nights.decide import Outcome
 from flows.server.local import HEARTBEAT_SECONDS
 from flows.server.up import POOL, QUEUE
 from tests.conftest import photo
-from tintem_core.export import run_onnx, session, to_onnx
-from tintem_core.students import StudentConfig, build_student
+from tintem_core.export.onnx import run_onnx, session, to_onnx
+from tintem_core.models.student import StudentConfig, build_student
 from tintem_core.views import EVAL, render_view
 
 ROOT = Path(__file__).parent.parent

@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 
 from flows.config import parse_config
 from flows.stages.pipeline import Pipeline
-from tintem_core.backbones import BackboneConfig, build_backbone
+from tintem_core.models.backbone import BackboneConfig, build_backbone
 
 TEACHER = "test_efficientnet"
 

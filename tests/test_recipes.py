@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from flows.config import load_config
-from tintem_core.backbones import build_backbone
-from tintem_core.losses import SNE_TEMPERATURES
-from tintem_core.students import build_student
+from tintem_core.losses.sne import SNE_TEMPERATURES
+from tintem_core.models.backbone import build_backbone
+from tintem_core.models.student import build_student
 
 RECIPES = sorted((Path(__file__).parent.parent / "deploy" / "recipes").glob("*.yaml"))
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch import distributed as dist
+from torch.autograd.function import FunctionCtx, once_differentiable
 
 
 def world_size() -> int:
@@ -69,3 +70,41 @@ def set_random_state(states: list[dict[str, Tensor]]) -> bool:
     if "cuda" in mine and torch.cuda.is_available():
         torch.cuda.set_rng_state(mine["cuda"])
     return True
+
+
+def gather_with_grad(rows: Tensor) -> Tensor:
+    """Concatenate the rows of all ranks, gradients included; the input itself on one process.
+
+    Every rank must bring the same number of rows. Backward sums the gradient over ranks, so a
+    loss computed on the gathered rows by every rank, followed by DDP's averaging, gives the
+    gradient of that loss on one process.
+
+    Args:
+        rows: shape (b, ...) on every rank.
+
+    Returns:
+        Shape (world size * b, ...), ranks in order.
+    """
+    if not torch.distributed.is_available() or not torch.distributed.is_initialized():
+        return rows
+    if torch.distributed.get_world_size() == 1:
+        return rows
+    return _Gather.apply(rows)
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: FunctionCtx, rows: Tensor) -> Tensor:
+        ctx.count = len(rows)  # type: ignore[attr-defined]
+        parts = [torch.empty_like(rows) for _ in range(torch.distributed.get_world_size())]
+        torch.distributed.all_gather(parts, rows.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> Tensor:
+        total = gradient.contiguous().clone()
+        torch.distributed.all_reduce(total)
+        count: int = ctx.count  # type: ignore[attr-defined]
+        start = torch.distributed.get_rank() * count
+        return total[start : start + count]

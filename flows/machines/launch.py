@@ -19,8 +19,8 @@ import torch
 from flows.config import RunConfig
 from flows.machines.relay import LastWords, raised_again, relay
 from flows.reporting import reporter
-from flows.stages.teacher import choose_device
 from tintem_core.errors import InputError, TintemError
+from tintem_core.models.device import choose_device
 
 ORDERS = "TINTEM_ORDERS"
 

@@ -9,7 +9,7 @@ from flows.nights.drift import Scored
 from flows.nights.gates import Verdict
 from flows.nights.news import Line, News
 from storage.registry import Model
-from tintem_core.drift import Drift
+from tintem_core.evaluation.drift import Drift
 
 Outcome = Literal["failed", "promoted", "kept", "waiting", "nothing new"]
 # What a night of several students is called by: the first of these that any of them came to.

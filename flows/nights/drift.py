@@ -19,7 +19,7 @@ from flows.stages.latents import evaluation_caches, evaluation_rows
 from flows.stages.results import Extracted
 from storage.cache import FeatureCache
 from storage.root import Root
-from tintem_core.drift import FEWEST_KNOWN, Drift, Rows, measure_drift, nearest_known
+from tintem_core.evaluation.drift import FEWEST_KNOWN, Drift, Rows, measure_drift, nearest_known
 
 # They tell 5 % to within half a percent; each one more costs a search through the whole cache.
 _MOST_CALIBRATING = 2_000

@@ -17,9 +17,10 @@ from storage.artifacts import read_file, read_record
 from storage.errors import MissingObjectError
 from storage.registry import Model
 from storage.root import Root
-from tintem_core.mapping import MappingConfig, angle_preservation
-from tintem_core.students import StudentConfig
-from tintem_core.training import TrainingConfig
+from tintem_core.evaluation.pairs import angle_preservation
+from tintem_core.mapping.config import MappingConfig
+from tintem_core.models.student import StudentConfig
+from tintem_core.training.config import TrainingConfig
 
 _OTHER = {
     "cache": "other features of the teacher",

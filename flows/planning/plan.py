@@ -15,7 +15,7 @@ from flows.stages.fit import mapping_name, mapping_spec, mapping_width
 from flows.stages.preflight import preflight
 from flows.stages.reading import run_root
 from flows.stages.results import Extracted, Indexed, TeacherCaches
-from flows.stages.teacher import choose_device, load_teacher
+from flows.stages.teacher import load_teacher
 from flows.stages.train import student_spec
 from flows.stages.wanted import Wanted, wanted_caches, wanted_mapped_tokens
 from storage.artifacts import list_artifacts
@@ -23,7 +23,8 @@ from storage.cache import FeatureCache, KindSpec
 from storage.errors import MissingObjectError
 from storage.images import open_reader
 from storage.root import Root, open_root
-from tintem_core.teachers import Teacher
+from tintem_core.models.device import choose_device
+from tintem_core.models.teacher import Teacher
 
 
 @dataclass(frozen=True)

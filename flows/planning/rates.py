@@ -14,13 +14,14 @@ from flows.config import RunConfig
 from flows.stages.batches import ViewSource
 from storage.errors import StorageError
 from storage.identity import content_key
-from tintem_core.backbones import place
 from tintem_core.errors import InputError
-from tintem_core.mapping import Mapping
-from tintem_core.objectives import build_objective
-from tintem_core.students import build_student
-from tintem_core.teachers import Teacher
-from tintem_core.training import Batch, start_run, train
+from tintem_core.mapping.module import Mapping
+from tintem_core.models.device import place
+from tintem_core.models.student import build_student
+from tintem_core.models.teacher import Teacher
+from tintem_core.objectives import Parts, build_objective
+from tintem_core.training.loop import train
+from tintem_core.training.state import Batch, start_run
 
 _SECONDS = 1.0
 
@@ -92,7 +93,9 @@ def trained_images(config: RunConfig, device: str, teacher_width: int, width: in
     training = config.training.model_copy(update={"local_weight": 0.0})
     student = place(build_student(config.student, width, training.seed), device)
     dim = max(teacher_width, width)
-    objective = build_objective(training, Mapping(dim, width), classes=2, seed=training.seed)
+    objective = build_objective(
+        training.objective, Parts(Mapping(dim, width), training, classes=2), training.seed
+    )
     size = config.student.image_size
 
     def work(count: int) -> None:

@@ -20,9 +20,9 @@ from torch.utils.data import DataLoader, Dataset
 from flows.stages.latents import Latents
 from storage.identity import content_key
 from storage.images import ImageReader
-from storage.order import EpochOrder
 from tintem_core.errors import InputError
-from tintem_core.training import Batch
+from tintem_core.training.order import EpochOrder
+from tintem_core.training.state import Batch
 from tintem_core.views import Pixels, ViewRecipe, decode_image, render_view
 
 Indices = NDArray[np.int64]

@@ -7,7 +7,7 @@ from flows.reporting import reporter
 from storage.root import Root
 from tintem_core.distributed import from_main, is_main
 from tintem_core.errors import TintemError
-from tintem_core.training import Run
+from tintem_core.training.state import Run
 
 _KEPT = 2
 

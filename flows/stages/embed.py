@@ -16,7 +16,7 @@ from torch import Tensor
 from flows.stages.batches import ViewSource
 from storage.cache import FeatureCache, ShardTask
 from storage.keys import Column
-from tintem_core.teachers import Teacher
+from tintem_core.models.teacher import Teacher
 from tintem_core.views import Pixels
 
 Arrays = dict[str, NDArray[np.float32]]

@@ -23,14 +23,13 @@ from flows.stages.latents import evaluation_latents, latents_by_teacher
 from flows.stages.measure import METHOD, Spaces, measure, ood_scores, spaces_of
 from flows.stages.results import Evaluated, Extracted, Indexed, Mapped, Trained
 from flows.stages.students import load_objective, load_student
-from flows.stages.teacher import choose_device
 from storage.identity import make_id
 from storage.root import Root
-from tintem_core.backbones import place
-from tintem_core.faithfulness import faithfulness
-from tintem_core.measures import Draws
-from tintem_core.students import Student
-from tintem_core.teachers import to_float
+from tintem_core.evaluation.bootstrap import Draws
+from tintem_core.evaluation.faithfulness import faithfulness
+from tintem_core.models.device import choose_device, place
+from tintem_core.models.student import Student
+from tintem_core.models.teacher import to_float
 
 Array = NDArray[np.float32]
 _BATCH = 64

@@ -19,10 +19,11 @@ from flows.summary import summary_rows
 from storage.artifacts import read_file
 from storage.identity import make_id
 from storage.root import Root
-from tintem_core.export import run_onnx, session, to_onnx, verify_onnx
-from tintem_core.latency import median_ms
-from tintem_core.students import Student
-from tintem_core.teachers import Teacher, to_float
+from tintem_core.export.latency import median_ms
+from tintem_core.export.onnx import run_onnx, session, to_onnx
+from tintem_core.export.parity import verify_onnx
+from tintem_core.models.student import Student
+from tintem_core.models.teacher import Teacher, to_float
 from tintem_core.views import Pixels
 
 MODEL = "student.onnx"

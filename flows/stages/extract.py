@@ -23,7 +23,7 @@ from flows.status import fragmented
 from storage.cache import FeatureCache, ShardTask
 from storage.root import Root, open_root
 from tintem_core.errors import InputError
-from tintem_core.teachers import TeacherConfig
+from tintem_core.models.teacher import TeacherConfig
 from tintem_core.views import EVAL, ViewRecipe
 
 

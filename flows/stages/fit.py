@@ -21,21 +21,17 @@ from flows.stages.latents import (
     taught_tokens,
 )
 from flows.stages.results import Extracted, Indexed, Mapped
-from flows.stages.teacher import choose_device
 from storage.artifacts import read_file, read_record
 from storage.identity import make_id
 from storage.root import Root
 from tintem_core.errors import InputError
-from tintem_core.mapping import (
-    FittedMapping,
-    Mapping,
-    angle_preservation,
-    fit_mapping,
-    orthogonality_error,
-    start_mapping,
-)
-from tintem_core.neighbours import unit_rows
-from tintem_core.students import natural_width
+from tintem_core.evaluation.cosine import unit_rows
+from tintem_core.evaluation.pairs import angle_preservation
+from tintem_core.mapping.closed_form import orthogonality_error
+from tintem_core.mapping.fit import FittedMapping, fit_mapping, start_mapping
+from tintem_core.mapping.module import Mapping
+from tintem_core.models.device import choose_device
+from tintem_core.models.student import natural_width
 
 _TENSORS = "mapping.safetensors"
 _ROWS_AT_ONCE = 4096
@@ -181,7 +177,7 @@ def mean_target(
     for a training without the centred term, or whose mapping changes in every step.
     """
     training = config.training
-    if training.objective != "tintem" or not training.centred_weight:
+    if not training.kind.uses_mapping or not training.centred_weight:
         return None
     if config.mapping.fit == "joint":
         return None

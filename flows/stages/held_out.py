@@ -14,7 +14,7 @@ from tintem_core.errors import InputError
 
 # Neither the digits that test photos are drawn by, nor those that data.max_images keeps photos by.
 _DIGITS = 8
-# Fewer say nothing about a student; see tintem_core.measures.
+# Fewer say nothing about a student; see tintem_core.evaluation.bootstrap.
 _FEWEST = 4
 
 

@@ -15,7 +15,7 @@ from flows.stages.results import Extracted
 from storage.cache import FeatureCache, FeatureReader
 from storage.root import Root
 from tintem_core.errors import InputError
-from tintem_core.several_teachers import joint_latents
+from tintem_core.models.joint import joint_latents
 
 Array = np.ndarray[Any, Any]
 

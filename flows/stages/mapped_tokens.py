@@ -17,8 +17,8 @@ from storage.cache import FeatureCache
 from storage.errors import MissingObjectError
 from storage.images import Manifest
 from storage.root import Root
-from tintem_core.mapping import angle_preservation
-from tintem_core.teachers import Teacher
+from tintem_core.evaluation.pairs import angle_preservation
+from tintem_core.models.teacher import Teacher
 
 _PHOTOS_MEASURED = 8
 

@@ -16,18 +16,18 @@ from flows.config import RunConfig
 from flows.stages.datasets import Dataset
 from flows.stages.fit import apply
 from flows.stages.metrics import ALL
-from tintem_core.faithfulness import (
+from tintem_core.evaluation.bootstrap import Draws, MetricRow, bootstrap_interval, mean_row
+from tintem_core.evaluation.faithfulness import (
     faithfulness,
     pearson_over_sets,
     prediction_agreement,
     score_rank_correlation,
 )
-from tintem_core.measures import Draws, MetricRow, mean_row
-from tintem_core.neighbours import knn_predict
-from tintem_core.objectives import MatchMapped, Objective
-from tintem_core.ood import auroc, bootstrap_interval, fpr95, fpr95_openood, nearest_cosine_score
-from tintem_core.shared_space import shared_knn, shared_space
-from tintem_core.to_mapped import constant_rows, mean_direction
+from tintem_core.evaluation.neighbours import knn_predict
+from tintem_core.evaluation.ood import auroc, fpr95, fpr95_openood, nearest_cosine_score
+from tintem_core.evaluation.shared_space import shared_knn, shared_space
+from tintem_core.evaluation.to_mapped import constant_rows, mean_direction
+from tintem_core.objectives import Objective
 
 Array = NDArray[np.float32]
 
@@ -64,9 +64,7 @@ class Spaces:
 
 def spaces_of(objective: Objective, teacher: Array, student: Array) -> Spaces:
     """See embeddings of the same images the way the student's objective does."""
-    mapped = None
-    if isinstance(objective, MatchMapped):
-        mapped = apply(objective.mapping, teacher)
+    mapped = None if objective.mapping is None else apply(objective.mapping, teacher)
     with torch.inference_mode():
         head = objective.through_head(torch.from_numpy(student))
     return Spaces(teacher, student, mapped, None if head is None else head.numpy())

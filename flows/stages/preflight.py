@@ -8,8 +8,8 @@ from flows.machines.config import require_ray
 from flows.stages.students import initial_weights
 from flows.stages.teacher import load_teacher
 from tintem_core.errors import InputError
-from tintem_core.students import natural_width
-from tintem_core.training_run import check_optimizer
+from tintem_core.models.student import natural_width
+from tintem_core.training.state import check_optimizer
 from tintem_core.views import ViewRecipe, render_view
 
 

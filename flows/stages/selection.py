@@ -17,11 +17,11 @@ from flows.stages.results import Extracted
 from storage.keys import Column
 from storage.root import Root
 from tintem_core.distributed import gathered, rank, world_size
-from tintem_core.neighbours import knn_accuracy
-from tintem_core.students import Student
-from tintem_core.teachers import to_float
-from tintem_core.to_mapped import r2
-from tintem_core.training import Learner
+from tintem_core.evaluation.neighbours import knn_accuracy
+from tintem_core.evaluation.to_mapped import r2
+from tintem_core.models.student import Student
+from tintem_core.models.teacher import to_float
+from tintem_core.training.state import Learner
 
 Array = NDArray[np.float32]
 _BATCH = 64

@@ -13,7 +13,7 @@ from storage.cache import CacheSpec, FeatureCache
 from storage.errors import StorageInputError
 from storage.root import open_root
 from tintem_core.errors import InputError
-from tintem_core.fidelity import row_cosines
+from tintem_core.evaluation.cosine import row_cosines
 
 _VIEWS_TESTED = 64
 

@@ -14,11 +14,11 @@ from flows.stages.results import Mapped, Trained
 from flows.stages.teacher import read_tensors
 from storage.artifacts import read_file
 from storage.root import Root
-from tintem_core.backbones import place
 from tintem_core.errors import InputError
-from tintem_core.objectives import Objective, build_objective
-from tintem_core.students import Student, build_student, warm_start
-from tintem_core.training import Run, start_run
+from tintem_core.models.device import place
+from tintem_core.models.student import Student, build_student, warm_start
+from tintem_core.objectives import Objective, Parts, build_objective
+from tintem_core.training.state import Run, start_run
 
 TENSORS, OBJECTIVE, HISTORY = "student.safetensors", "objective.safetensors", "history.parquet"
 
@@ -48,15 +48,15 @@ def new_objective(
     """
     mapping = load_mapping(config, root, mapped)
     joint = config.mapping if config.mapping.fit == "joint" else None
-    return build_objective(
-        config.training,
+    parts = Parts(
         mapping if joint is None else joint_start(config, mapping),
+        config.training,
         joint,
-        classes=classes,
-        seed=config.training.seed,
-        centre=centre,
+        classes,
+        centre,
         tokens_are_mapped=config.cache.keep_mapped,
     )
+    return build_objective(config.training.objective, parts, config.training.seed)
 
 
 def start_student(

@@ -34,7 +34,7 @@ def step_dataset(
         evaluation_share=config.evaluation_view,
         support=further,
         support_share=training.support if further else 0.0,
-        labels=class_numbers(indexed)[0] if training.objective == "supervised" else None,
+        labels=class_numbers(indexed)[0] if training.kind.needs_labels else None,
         part=(rank(), world_size()),
     )
 

@@ -1,6 +1,5 @@
 """The teachers of a run, loaded once per process."""
 
-import os
 from functools import lru_cache
 from pathlib import Path
 
@@ -9,29 +8,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 
 from tintem_core.errors import InputError, WeightsError
-from tintem_core.teachers import Teacher, TeacherConfig, build_teacher
-
-
-def choose_device(wanted: str) -> str:
-    """Turn what is wanted into one device of this machine; 'auto' is a GPU where there is one.
-
-    Raises:
-        InputError: if a GPU is asked for that is not there.
-    """
-    found = torch.cuda.device_count()
-    if wanted == "cpu" or (wanted == "auto" and not found):
-        return "cpu"
-    # torchrun gives every process on a machine a GPU of its own, whichever the config names.
-    local_rank = os.environ.get("LOCAL_RANK")
-    index = int(local_rank or wanted.partition(":")[2] or 0)
-    if index >= found:
-        asked = f"runtime.device is '{wanted}'"
-        if local_rank is not None:
-            asked += f" for process {index + 1} of this machine"
-        raise InputError(
-            f"{asked}, but torch sees {found} GPUs here: use 'auto' or 'cpu', or fewer processes."
-        )
-    return f"cuda:{index}"
+from tintem_core.models.device import choose_device
+from tintem_core.models.teacher import Teacher, TeacherConfig, build_teacher
 
 
 def load_teacher(config: TeacherConfig, device: str) -> Teacher:

@@ -24,15 +24,15 @@ from flows.stages.results import Extracted, Indexed, Mapped, Trained
 from flows.stages.selection import Validation
 from flows.stages.students import HISTORY, OBJECTIVE, TENSORS, initial_weights, start_student
 from flows.stages.taught import class_numbers, step_dataset
-from flows.stages.teacher import choose_device
 from flows.stages.truth import truth_test
 from storage.artifacts import read_record, write_artifact
 from storage.cache import FeatureCache
 from storage.identity import file_digest, make_id
 from storage.root import Root
 from tintem_core.distributed import from_main, is_main, world_size
-from tintem_core.students import pretrained_digest
-from tintem_core.training import train as run_training
+from tintem_core.models.device import choose_device
+from tintem_core.models.student import pretrained_digest
+from tintem_core.training.loop import train as run_training
 
 # Counts up when the same recipe gives other weights.
 _METHOD = 1
@@ -58,8 +58,8 @@ def student_spec(
         student["weights"] = file_digest(initial_weights(config))
     elif config.student.pretrained:
         student["weights"] = pretrained_digest(config.student)
-    is_mapped = config.training.objective == "tintem"
-    needs_labels = config.training.objective == "supervised" or config.training.select == "best"
+    is_mapped = config.training.kind.uses_mapping
+    needs_labels = config.training.kind.needs_labels or config.training.select == "best"
     return {
         **caches.identity(),
         **_further_targets(config, caches, images),
@@ -193,7 +193,7 @@ def _train(
         validation = Validation(config, root, indexed.data, extracted)
     # From here on, photos that are held out do not exist.
     indexed = learnt_from(config, indexed)
-    classes = class_numbers(indexed)[1] if config.training.objective == "supervised" else ()
+    classes = class_numbers(indexed)[1] if config.training.kind.needs_labels else ()
     device = choose_device(config.runtime.device)
     dataset = step_dataset(config, root, indexed, extracted)
     keys = indexed.data.keys("train")

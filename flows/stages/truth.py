@@ -15,8 +15,8 @@ from flows.stages.embed import Transform
 from flows.stages.teacher import load_teacher
 from storage.cache import FeatureCache
 from tintem_core.errors import VerificationError
-from tintem_core.fidelity import row_cosines
-from tintem_core.teachers import TeacherConfig
+from tintem_core.evaluation.cosine import row_cosines
+from tintem_core.models.teacher import TeacherConfig
 from tintem_core.views import is_mirrored
 
 

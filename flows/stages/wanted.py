@@ -8,7 +8,7 @@ from flows.stages.fit import mapping_width
 from flows.stages.latents import require_one_width
 from storage.cache import CacheSpec, KindSpec
 from storage.images import SourceConfig
-from tintem_core.teachers import Teacher, TeacherConfig
+from tintem_core.models.teacher import Teacher, TeacherConfig
 from tintem_core.views import EVAL, ViewRecipe
 
 

@@ -9,7 +9,7 @@ import yaml
 from safetensors.torch import save_file
 
 from flows.config import RunConfig, load_config
-from tintem_core.backbones import BackboneConfig, build_backbone
+from tintem_core.models.backbone import BackboneConfig, build_backbone
 
 TEACHER = "test_efficientnet"
 

@@ -135,8 +135,8 @@ def test_where_they_cannot_serve_they_are_refused(
 def test_tokens_of_another_width_than_the_embedding_are_refused(mapped: dict[str, Any]) -> None:
     mapped["teacher"] |= {"model": "mobilenetv3_small_050", "weights": "pretrained"}
     from flows.stages.wanted import wanted_mapped_tokens
-    from tintem_core.backbones import build_backbone
-    from tintem_core.teachers import Teacher
+    from tintem_core.models.backbone import build_backbone
+    from tintem_core.models.teacher import Teacher
 
     config = configured(mapped)
     teacher = Teacher(config.teacher, build_backbone(config.teacher, pretrained=False))

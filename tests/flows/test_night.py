@@ -28,7 +28,7 @@ from storage.registry import current_version, history, roll_back
 from storage.root import Root, open_root
 from tests.conftest import photo
 from tests.flows.conftest import Notes, small_run
-from tintem_core.neighbours import unit_rows
+from tintem_core.evaluation.cosine import unit_rows
 
 LINE = "test-resnet-shapes"
 

@@ -11,7 +11,7 @@ from flows.nights.gates import is_open, judge
 from flows.nights.pictures import Shown, Strangers, contact_sheet
 from flows.nights.report import night_page
 from tests.conftest import encoded, photo
-from tintem_core.drift import Drift, measure_drift
+from tintem_core.evaluation.drift import Drift, measure_drift
 
 
 def gate(**limits: float) -> GateConfig:

@@ -118,7 +118,7 @@ def test_what_changes_the_features_changes_the_cache(
         import torch
         from safetensors.torch import save_file
 
-        from tintem_core.backbones import BackboneConfig, build_backbone
+        from tintem_core.models.backbone import BackboneConfig, build_backbone
 
         torch.manual_seed(0)
         model = build_backbone(BackboneConfig(model="test_convnext", image_size=64)).model

@@ -30,6 +30,7 @@ from storage.root import open_root
 _SCRIPT = """
 import json, pickle, sys
 from types import SimpleNamespace as Some
+import numpy as np
 import polars as pl
 from flows.stages.datasets import Dataset
 from flows.stages.extract import view_source
@@ -71,8 +72,10 @@ assert len(cache.plan(data.keys("train"))) == left
 config = Some(views=Some(recipe=ViewRecipe()), teacher=Some(image_size=64))
 source = view_source(config, data, "train")
 data.digest("train", labels=True)
-batches = EpochOrder(rows=len(source.keys), seed=1).batches(0, 1024)
-assert sum(len(batch) for batch in batches) == len(source.uris) == 0.9 * rows
+order = EpochOrder(rows=len(source.keys), seed=1)
+ends = range(0, len(source.keys), 1024)
+steps = (order.at(0, np.arange(i, min(i + 1024, len(source.keys)))) for i in ends)
+assert sum(len(rows) for rows in steps) == len(source.uris) == 0.9 * rows
 sent = len(pickle.dumps(source))
 peak = peak_memory()
 print(json.dumps({"sent": sent, "peak": peak}))

@@ -25,7 +25,7 @@ from tests.conftest import photo
 from tests.flows.test_objectives import student_folder
 from tests.flows.test_pipeline import configured
 from tintem_core.errors import InputError
-from tintem_core.training import Learner
+from tintem_core.training.state import Learner
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ import pytest
 import timm
 import torch
 
-from tintem_core.backbones import BackboneConfig, build_backbone, load_weights, weights_digest
 from tintem_core.errors import InputError, UnknownModelError, WeightsError
-from tintem_core.students import StudentConfig, build_student, natural_width, warm_start
+from tintem_core.models.backbone import BackboneConfig, build_backbone, load_weights, weights_digest
+from tintem_core.models.student import StudentConfig, build_student, natural_width, warm_start
 
 
 def test_a_misspelt_model_name_suggests_the_right_one() -> None:

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from tintem_core import drift
-from tintem_core.drift import Rows, measure_drift, nearest_known, strange_below
 from tintem_core.errors import DegenerateError
-from tintem_core.ood import nearest_cosine_score
+from tintem_core.evaluation import drift
+from tintem_core.evaluation.drift import Rows, measure_drift, nearest_known, strange_below
+from tintem_core.evaluation.ood import nearest_cosine_score
 
 
 def rows(table: np.ndarray) -> Rows:

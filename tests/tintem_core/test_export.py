@@ -5,8 +5,9 @@ import torch
 
 from tests.conftest import photo
 from tintem_core.errors import VerificationError
-from tintem_core.export import session, to_onnx, verify_onnx
-from tintem_core.students import Student, StudentConfig, build_student
+from tintem_core.export.onnx import session, to_onnx
+from tintem_core.export.parity import verify_onnx
+from tintem_core.models.student import Student, StudentConfig, build_student
 from tintem_core.views import EVAL, render_view
 
 PIXELS = np.stack([render_view(photo(i), "k", 0, EVAL, 64, 64) for i in range(9)])

@@ -8,13 +8,13 @@ import scipy.stats
 from numpy.typing import NDArray
 
 from tintem_core.errors import DegenerateError, ShapeError
-from tintem_core.faithfulness import (
+from tintem_core.evaluation.bootstrap import MetricRow
+from tintem_core.evaluation.faithfulness import (
     faithfulness,
     pearson_over_sets,
     prediction_agreement,
     score_rank_correlation,
 )
-from tintem_core.measures import MetricRow
 
 Floats = NDArray[np.float32]
 NAMES = [
@@ -134,7 +134,7 @@ def test_duplicates_in_a_resample_do_not_fake_similarity() -> None:
 
 
 def test_large_sets_are_subsampled_and_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tintem_core._pairs.PAIR_IMAGES", 200)
+    monkeypatch.setattr("tintem_core.evaluation.pairs.PAIR_IMAGES", 200)
     teacher, student = _pair(250)
     rows = _rows(teacher, student, resamples=5)
     assert [rows[name].n for name in NAMES] == [250, 250, 250, 200, 200, 200, 200]
@@ -198,7 +198,7 @@ def test_pearson_over_sets_sees_that_they_lie_apart(monkeypatch: pytest.MonkeyPa
     assert row.low < row.value < row.high
     within = [_rows(teacher[s], student[s]) for s in (slice(30), slice(30, 60))]
     assert all(row.value > rows["pairwise_pearson"].value + 0.1 for rows in within)
-    monkeypatch.setattr("tintem_core._pairs.PAIR_IMAGES", 20)
+    monkeypatch.setattr("tintem_core.evaluation.pairs.PAIR_IMAGES", 20)
     assert pearson_over_sets(teacher, student, seed=0, resamples=10).n == 20
     with pytest.raises(ShapeError, match="60 teacher rows"):
         pearson_over_sets(teacher, student[:9], seed=0)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from tintem_core.errors import ShapeError
-from tintem_core.fidelity import row_cosines
+from tintem_core.evaluation.cosine import row_cosines
 
 
 def test_cosines_are_those_of_the_formula_over_all_numbers_of_a_row() -> None:

@@ -10,15 +10,11 @@ import torch
 from numpy.typing import NDArray
 from scipy.special import logsumexp
 
+from tintem_core.distributed import gather_with_grad
 from tintem_core.errors import DegenerateError, InputError, ShapeError
-from tintem_core.losses import (
-    SNE_TEMPERATURES,
-    cosine_student_loss,
-    gather_with_grad,
-    pairwise_cosine_loss,
-    proteus_loss,
-    sne_loss,
-)
+from tintem_core.losses.cosine import cosine_student_loss, pairwise_cosine_loss
+from tintem_core.losses.regression import proteus_loss
+from tintem_core.losses.sne import SNE_TEMPERATURES, sne_loss
 
 Doubles = NDArray[np.float64]
 
@@ -126,7 +122,7 @@ def test_sne_gradient_does_not_depend_on_how_pairs_are_blocked(
     teacher, start = torch.randn(3, 40, 8).double(), torch.randn(3, 40, 5).double()
     results = []
     for block in (1, 7 * 40, 3 * 40 * 40):
-        monkeypatch.setattr("tintem_core._sne._block_pairs", lambda _, size=block: size)
+        monkeypatch.setattr("tintem_core.losses.sne._block_pairs", lambda _, size=block: size)
         mapped = start.clone().requires_grad_()
         loss = sne_loss(mapped, teacher)
         loss.backward()

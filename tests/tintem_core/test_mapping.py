@@ -7,18 +7,12 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from tintem_core.errors import DegenerateError, InputError, ShapeError
-from tintem_core.losses import cosine_student_loss
-from tintem_core.mapping import (
-    FittedMapping,
-    Mapping,
-    MappingConfig,
-    angle_preservation,
-    fit_mapping,
-    mapping_loss,
-    orthogonality_error,
-    second_moment,
-    start_mapping,
-)
+from tintem_core.evaluation.pairs import angle_preservation
+from tintem_core.losses.cosine import cosine_student_loss
+from tintem_core.mapping.closed_form import orthogonality_error, second_moment
+from tintem_core.mapping.config import MappingConfig
+from tintem_core.mapping.fit import FittedMapping, fit_mapping, mapping_loss, start_mapping
+from tintem_core.mapping.module import Mapping
 
 D, K = 24, 8
 Floats = NDArray[np.float32]

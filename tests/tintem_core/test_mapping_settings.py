@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from tests.tintem_core.test_mapping import D, K, _fit, _latents, _short
-from tintem_core.mapping import MappingConfig, start_mapping
+from tintem_core.mapping.config import MappingConfig
+from tintem_core.mapping.fit import start_mapping
 
 CHANGES = {
     "start": "pca-basis",

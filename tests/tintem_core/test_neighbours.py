@@ -4,13 +4,8 @@ import numpy as np
 import pytest
 
 from tintem_core.errors import DegenerateError, InputError, ShapeError
-from tintem_core.neighbours import (
-    knn_accuracy,
-    knn_predict,
-    nearest,
-    neighbour_overlap,
-    unit_rows,
-)
+from tintem_core.evaluation.cosine import unit_rows
+from tintem_core.evaluation.neighbours import knn_accuracy, knn_predict, nearest, neighbour_overlap
 
 
 def _tables(bank: int = 60, queries: int = 25) -> tuple[np.ndarray, np.ndarray]:
@@ -30,7 +25,7 @@ def _cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def test_nearest_is_brute_force_whatever_the_block(
     block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tintem_core.neighbours._BLOCK_COSINES", block)
+    monkeypatch.setattr("tintem_core.evaluation.neighbours._BLOCK_COSINES", block)
     bank, queries = _tables()
     cosines, rows = nearest(bank, queries, 5)
     full = _cosines(queries, bank)

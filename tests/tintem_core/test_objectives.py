@@ -1,19 +1,23 @@
 """Each objective against its formula written out with NumPy."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from tintem_core.errors import InputError, ShapeError
-from tintem_core.mapping import Mapping, MappingConfig
+from tintem_core.mapping.config import MappingConfig
+from tintem_core.mapping.module import Mapping
 from tintem_core.objectives import (
-    MatchThroughHead,
     Objective,
     ObjectiveConfig,
+    Parts,
     Targets,
     build_objective,
 )
+from tintem_core.objectives.head import MatchThroughHead
 
 B, T, D, K = 6, 4, 10, 5
 
@@ -32,7 +36,11 @@ def objective(name: str, joint: MappingConfig | None = None, **settings: object)
     mapping = Mapping(D, K)
     mapping.set_weight(rows(K, D, seed=9))
     config = ObjectiveConfig.model_validate({"objective": name, **settings})
-    return build_objective(config, mapping, joint, classes=3)
+    return built(config, mapping, joint=joint, classes=3)
+
+
+def built(config: ObjectiveConfig, mapping: Mapping, **parts: Any) -> Objective:
+    return build_objective(config.objective, Parts(mapping, config, **parts))
 
 
 EMBEDDING, TOKENS = rows(B, K, seed=1), rows(B, T, K, seed=2)
@@ -60,7 +68,7 @@ def test_the_centred_term_takes_cosines_from_the_mean_target_on() -> None:
     mapping.set_weight(rows(K, D, seed=9))
     centre = rows(K, seed=5) / 10
     settings = ObjectiveConfig(centred_weight=0.3)
-    found = build_objective(settings, mapping, centre=centre)(EMBEDDING, None, TARGETS)
+    found = built(settings, mapping, centre=centre)(EMBEDDING, None, TARGETS)
     mapped, answers = TARGETS.latents.numpy() @ W.T, EMBEDDING.numpy()
     units = [side / np.linalg.norm(side, axis=1, keepdims=True) for side in (answers, mapped)]
     wanted = 1 - cosine(answers, mapped).mean()
@@ -69,7 +77,7 @@ def test_the_centred_term_takes_cosines_from_the_mean_target_on() -> None:
 
 
 def test_the_centred_term_refuses_a_centre_of_another_width() -> None:
-    objective = build_objective(ObjectiveConfig(), Mapping(D, K), centre=rows(K + 1))
+    objective = built(ObjectiveConfig(), Mapping(D, K), centre=rows(K + 1))
     with pytest.raises(ShapeError, match=r"the centre \(6,\)"):
         objective(EMBEDDING, None, TARGETS)
 
@@ -81,8 +89,8 @@ def test_tokens_that_are_mapped_already_are_not_mapped_again(per_token: bool) ->
     mapping.set_weight(rows(K, D, seed=9))
     config = ObjectiveConfig(local_weight=0.7, local_per_token=per_token)
     mapped = Targets(TARGETS.latents, mapping(TARGETS.tokens))
-    found = build_objective(config, mapping, tokens_are_mapped=True)(EMBEDDING, TOKENS, mapped)
-    wanted = build_objective(config, mapping)(EMBEDDING, TOKENS, TARGETS)
+    found = built(config, mapping, tokens_are_mapped=True)(EMBEDDING, TOKENS, mapped)
+    wanted = built(config, mapping)(EMBEDDING, TOKENS, TARGETS)
     torch.testing.assert_close(found, wanted)
 
 
@@ -100,7 +108,7 @@ def test_a_joint_mapping_is_pulled_by_its_own_loss_alone() -> None:
     (gradient,) = [p.grad for p in live.parameters() if p.grad is not None]
     alone = Mapping(D, K)
     alone.set_weight(rows(K, D, seed=9))
-    from tintem_core.losses import pairwise_cosine_loss
+    from tintem_core.losses.cosine import pairwise_cosine_loss
 
     pairwise_cosine_loss(alone(TARGETS.latents), TARGETS.latents).backward()
     torch.testing.assert_close(gradient, alone.linear.weight.grad)
@@ -145,7 +153,7 @@ def test_supervised_is_cross_entropy() -> None:
 def test_supervised_needs_two_classes() -> None:
     config = ObjectiveConfig(objective="supervised")
     with pytest.raises(InputError, match="at least two classes, but the training photos have 1"):
-        build_objective(config, Mapping(D, K), classes=1)
+        built(config, Mapping(D, K), classes=1)
     with pytest.raises(ValueError, match="no patch-token term"):
         ObjectiveConfig(objective="supervised", local_weight=1)
 
@@ -163,11 +171,11 @@ def test_heads_start_the_same_and_leave_the_random_state_alone() -> None:
 def test_what_was_trained_can_be_loaded_again(head: str) -> None:
     joint = MappingConfig.model_validate({"fit": "joint", "head": head})
     settings = ObjectiveConfig()
-    first = build_objective(settings, Mapping(D, K, joint.head), joint)
+    first = built(settings, Mapping(D, K, joint.head), joint=joint)
     optimizer = torch.optim.SGD(first.parameters(), lr=1.0)
     first(EMBEDDING, None, TARGETS).backward()
     optimizer.step()
-    again = build_objective(settings, Mapping(D, K, joint.head), joint)
+    again = built(settings, Mapping(D, K, joint.head), joint=joint)
     again.load_trained(first.trained_state())
     torch.testing.assert_close(
         again(EMBEDDING, None, TARGETS), first(EMBEDDING, None, TARGETS), rtol=1e-5, atol=1e-6

@@ -5,13 +5,8 @@ import pytest
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from tintem_core.errors import DegenerateError, InputError, ShapeError
-from tintem_core.ood import (
-    auroc,
-    bootstrap_interval,
-    fpr95,
-    fpr95_openood,
-    nearest_cosine_score,
-)
+from tintem_core.evaluation.bootstrap import bootstrap_interval
+from tintem_core.evaluation.ood import auroc, fpr95, fpr95_openood, nearest_cosine_score
 
 
 def test_score_is_the_cosine_to_the_kth_nearest() -> None:

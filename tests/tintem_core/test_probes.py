@@ -6,7 +6,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from tintem_core.errors import DegenerateError, InputError, ShapeError
-from tintem_core.probes import (
+from tintem_core.evaluation.probes import (
     LinearProbeConfig,
     LogisticConfig,
     fit_linear_probe,

@@ -5,8 +5,8 @@ import pytest
 from numpy.typing import NDArray
 
 from tintem_core.errors import DegenerateError, ShapeError
-from tintem_core.neighbours import knn_predict
-from tintem_core.shared_space import shared_knn, shared_space
+from tintem_core.evaluation.neighbours import knn_predict
+from tintem_core.evaluation.shared_space import shared_knn, shared_space
 
 Floats = NDArray[np.float32]
 

@@ -5,8 +5,8 @@ import pytest
 from numpy.typing import NDArray
 
 from tintem_core.errors import DegenerateError, ShapeError
-from tintem_core.measures import MetricRow, mean_row, multinomial_counts
-from tintem_core.to_mapped import constant_rows, mean_direction, r2, to_mapped_rows
+from tintem_core.evaluation.bootstrap import MetricRow, mean_row, multinomial_counts
+from tintem_core.evaluation.to_mapped import constant_rows, mean_direction, r2, to_mapped_rows
 
 Floats = NDArray[np.float32]
 
@@ -94,7 +94,7 @@ def test_many_images_are_resampled_in_blocks_of_the_same_draws(
 ) -> None:
     mapped, student = _cone(50)
     whole = to_mapped_rows(mapped, student, seed=3, resamples=30)
-    monkeypatch.setattr("tintem_core.to_mapped._BLOCK_COUNTS", 50 * 10)
+    monkeypatch.setattr("tintem_core.evaluation.to_mapped._BLOCK_COUNTS", 50 * 10)
     assert to_mapped_rows(mapped, student, seed=3, resamples=30) == whole
 
 

@@ -11,11 +11,13 @@ import torch
 from safetensors.torch import save
 
 from tintem_core.errors import InputError, TintemError
-from tintem_core.mapping import Mapping, MappingConfig
-from tintem_core.objectives import build_objective
-from tintem_core.students import StudentConfig, build_student
-from tintem_core.training import Batch, Learner, Run, TrainingConfig, start_run, train
-from tintem_core.training_run import check_optimizer
+from tintem_core.mapping.config import MappingConfig
+from tintem_core.mapping.module import Mapping
+from tintem_core.models.student import StudentConfig, build_student
+from tintem_core.objectives import Parts, build_objective
+from tintem_core.training.config import TrainingConfig
+from tintem_core.training.loop import train
+from tintem_core.training.state import Batch, Learner, Run, check_optimizer, start_run
 
 STUDENT = StudentConfig(
     model="test_vit", image_size=32, options={"drop_path_rate": 0.2, "proj_drop_rate": 0.1}
@@ -45,7 +47,9 @@ def start(
     first_epoch: int = 0,
 ) -> Run:
     head = "linear" if joint is None else joint.head
-    objective = build_objective(config, Mapping(DIM, WIDTH, head), joint, classes=3)
+    objective = build_objective(
+        config.objective, Parts(Mapping(DIM, WIDTH, head), config, joint, classes=3), config.seed
+    )
     built = build_student(student, WIDTH, config.seed, tokens=config.needs_tokens)
     return start_run(built, objective, config, STEPS_PER_EPOCH, first_epoch=first_epoch)
 

@@ -1,0 +1,68 @@
+"""An exported model, checked against the student it came from.
+
+Legend: ``S`` side in pixels.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from tintem_core.errors import VerificationError
+from tintem_core.export.onnx import run_onnx, session
+from tintem_core.models.student import Student
+from tintem_core.models.teacher import to_float
+from tintem_core.views import Pixels
+
+
+@dataclass(frozen=True)
+class Verification:
+    """How close ONNX Runtime comes to torch: smallest cosine, largest absolute difference."""
+
+    images: int
+    batch_sizes: tuple[int, ...]
+    smallest_cosine: float
+    largest_difference: float
+
+
+def verify_onnx(
+    model: bytes,
+    student: Student,
+    pixels: Pixels,
+    *,
+    batch_sizes: tuple[int, ...] = (1, 7, 32),
+    minimum_cosine: float = 0.9999,
+) -> Verification:
+    """Compare an exported model with the student on real images, at several batch sizes.
+
+    Args:
+        model: the exported model.
+        student: the model it came from.
+        pixels: uint8, shape (N, S, S, 3).
+        batch_sizes: each image goes through every one of them.
+        minimum_cosine: what the worst image must reach.
+
+    Raises:
+        VerificationError: if any image's cosine is below ``minimum_cosine``, or not finite.
+    """
+    student = student.cpu().eval()
+    with torch.inference_mode():
+        wanted = student(to_float(torch.from_numpy(pixels), torch.device("cpu"))).numpy()
+    opened = session(model)
+    smallest, largest = 1.0, 0.0
+    for size in batch_sizes:
+        found = np.concatenate(
+            [run_onnx(opened, pixels[i : i + size]) for i in range(0, len(pixels), size)]
+        )
+        norms = np.linalg.norm(found, axis=1) * np.linalg.norm(wanted, axis=1)
+        cosine = (found.astype(np.float64) * wanted).sum(axis=1) / norms
+        worst = float(cosine.min())
+        if not worst >= minimum_cosine:
+            raise VerificationError(
+                f"the exported model differs from the student: on photo {int(cosine.argmin())} at "
+                f"batch size {size} the cosine is {worst:.6f}, wanted at least {minimum_cosine}. "
+                "Nothing was published."
+            )
+        smallest = min(smallest, worst)
+        largest = max(largest, float(np.abs(found - wanted).max()))
+    return Verification(len(pixels), batch_sizes, smallest, largest)

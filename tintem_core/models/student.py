@@ -1,0 +1,170 @@
+"""Students: a timm backbone and, where the widths differ, one linear projection to K.
+
+The student's own embedding is the answer; there is no head to throw away at export.
+
+Legend: ``B`` batch, ``T`` teacher's patch tokens, ``K`` student width, ``S`` side in pixels.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from tintem_core.errors import WeightsError
+from tintem_core.models.backbone import (
+    Backbone,
+    BackboneConfig,
+    build_backbone,
+    load_matching,
+    load_weights,
+    resample_tokens,
+    weights_digest,
+)
+
+
+class StudentConfig(BackboneConfig, frozen=True, extra="forbid"):
+    """The small model that is trained."""
+
+    stages: int | None = Field(
+        None,
+        ge=1,
+        description="keep only the first so many stages of the model (of a ViT, blocks), as a "
+        "smaller student that can start from the weights of the whole; null: all",
+    )
+    pretrained: bool = Field(False, description="start from timm's weights instead of from scratch")
+    weights: str | None = Field(
+        None, description="start from this .safetensors or .pth file (timm's names, or a student's)"
+    )
+    partial_weights: bool = Field(
+        False, description="take what fits of `weights` by name and shape; false: all must fit"
+    )
+    options: dict[str, bool | int | float | str] = Field(
+        {}, description="further arguments of timm.create_model, such as patch_size or depth"
+    )
+
+    @property
+    def title(self) -> str:
+        """What the model is, for people."""
+        part = "" if self.stages is None else f" (first {self.stages} stages)"
+        return self.model + part
+
+    def identity(self) -> dict[str, Any]:
+        """Return everything that determines the untrained student."""
+        # Students of before it existed keep their ids.
+        return self.model_dump(mode="json", exclude={"stages"} if self.stages is None else None)
+
+
+class Student(nn.Module):
+    """A backbone whose output lives in the mapped teacher space.
+
+    Args:
+        backbone: the timm model.
+        width: K, width of the mapped teacher space.
+        tokens: whether patch tokens are wanted in that space too. They share the projection,
+            unless the backbone's tokens are not as wide as its embedding.
+    """
+
+    def __init__(self, backbone: Backbone, width: int, *, tokens: bool = False) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.projection = (
+            nn.Identity() if backbone.width == width else nn.Linear(backbone.width, width)
+        )
+        self.token_projection: nn.Linear | None = None
+        if tokens and backbone.token_width != backbone.width:
+            self.token_projection = nn.Linear(backbone.token_width, width)
+
+    @property
+    def has_projection(self) -> bool:
+        """Whether a projection was needed (it is then part of the exported model)."""
+        return isinstance(self.projection, nn.Linear)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Embed images: float RGB 0..1 (B, 3, S, S) to (B, K), not normalised."""
+        embedding: Tensor = self.projection(self.backbone(pixels))
+        return embedding
+
+    def with_tokens(self, pixels: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """Embed images and their patches.
+
+        Args:
+            pixels: as for :meth:`forward`.
+            count: T; the student's tokens are resampled to the teacher's grid.
+
+        Returns:
+            Embeddings (B, K) and float32 tokens (B, T, K), row by row.
+        """
+        embedding, tokens = self.backbone.forward_with_tokens(pixels)
+        project = self.token_projection or self.projection
+        return self.projection(embedding), resample_tokens(project(tokens), count)
+
+
+def natural_width(config: StudentConfig) -> int:
+    """Return the width of a student's embedding before any projection."""
+    with torch.random.fork_rng(devices=[]):
+        return _backbone(config).width
+
+
+def pretrained_digest(config: StudentConfig) -> str:
+    """Return the digest of the weights that timm has for a student.
+
+    Raises:
+        InputError: if timm cannot build the model, or its weights cannot be fetched.
+    """
+    with torch.random.fork_rng(devices=[]):
+        # What timm initialises anew (a patch size that the weights do not have) is the same then.
+        torch.manual_seed(0)
+        return weights_digest(_backbone(config, pretrained=True))
+
+
+def build_student(config: StudentConfig, width: int, seed: int, *, tokens: bool = False) -> Student:
+    """Build a student with reproducible initial weights, as in :class:`Student`.
+
+    Raises:
+        InputError: if timm cannot build the model.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Student(_backbone(config, pretrained=config.pretrained), width, tokens=tokens)
+
+
+def _backbone(config: StudentConfig, *, pretrained: bool = False) -> Backbone:
+    backbone = build_backbone(config, pretrained=pretrained, options=config.options)
+    if config.stages is not None:
+        backbone.keep_stages(config.stages, config.image_size)
+    return backbone
+
+
+def warm_start(
+    student: Student, tensors: Mapping[str, Tensor], source: str, *, partial: bool = False
+) -> int:
+    """Load a file's weights into a student that has not been trained; return how many tensors.
+
+    Args:
+        student: changed in place.
+        tensors: a timm model's weights (the backbone is loaded), or those of a TinTeM student (its
+            projections are loaded too, where they have the same shape).
+        source: where the tensors come from, for messages.
+        partial: take what fits by name and shape.
+
+    Raises:
+        WeightsError: if something does not fit, or nothing does.
+    """
+    prefix = "backbone.model."
+    if any(name.startswith(prefix) for name in tensors):
+        rest = {k: v for k, v in tensors.items() if not k.startswith(prefix)}
+        taken = load_matching(student, rest)
+        tensors = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+    else:
+        taken = 0
+    if not partial:
+        return taken + load_weights(student.backbone, tensors, source)
+    taken += load_matching(student.backbone.model, tensors)
+    if not taken:
+        raise WeightsError(
+            f"no tensor of {source} fits {student.backbone.model.pretrained_cfg['architecture']} "
+            "by name and shape: give the weights of a related model."
+        )
+    return taken
