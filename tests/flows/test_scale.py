@@ -37,7 +37,7 @@ from flows.stages.extract import view_source
 from storage.cache import CacheSpec, FeatureCache, KindSpec
 from storage.images.manifest import SCHEMA
 from storage.images import Manifest, SourceConfig
-from storage.order import EpochOrder
+from tintem_core.training.order import EpochOrder
 from storage.root import open_root
 from tests.storage.cache.pretended import peak_memory, pretend_written
 from tintem_core.views import ViewRecipe

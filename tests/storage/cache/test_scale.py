@@ -12,7 +12,7 @@ import json, sys, time
 import numpy as np
 import polars as pl
 from storage.cache import CacheSpec, FeatureCache, KindSpec
-from storage.order import EpochOrder
+from tintem_core.training.order import EpochOrder
 from storage.root import open_root
 from tests.storage.cache.pretended import peak_memory, pretend_written
 
