@@ -15,13 +15,14 @@ import yaml
 from _foods import food_lines
 from numpy.typing import NDArray
 
-from flows.config import RunConfig, parse_config
-from flows.demo import prepare
-from flows.stages.fit import apply, load_mapping
-from flows.stages.latents import evaluation_latents
+from flows.config.demo import prepare
+from flows.config.load import parse_config
+from flows.config.run import RunConfig
+from flows.data.features import evaluation_latents
+from flows.stages.map import apply, load_mapping
 from flows.stages.measure import Spaces, measure
-from flows.stages.metrics import ALL
 from flows.stages.pipeline import Pipeline
+from tintem_core.evaluation.metrics import ALL
 from tintem_core.evaluation.ood import auroc, nearest_cosine_score
 
 Array = NDArray[np.float32]

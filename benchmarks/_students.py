@@ -8,15 +8,15 @@ import torch
 from _datasets import BATCH, STUDENT_SIZE, WIDTH, Array, Budget, Material
 from torch import Tensor, nn
 
-from flows.config import RunConfig
-from flows.stages.batches import PixelStore, StepDataset, Taught, batches_from
-from flows.stages.extract import eval_source, renderer
-from flows.stages.fit import mean_target
-from flows.stages.latents import evaluation_rows, taught_latents
+from flows.config.run import RunConfig
+from flows.data.features import evaluation_rows, taught_latents
+from flows.data.loader import PixelStore, StepDataset, Taught, batches_from
+from flows.data.rendering import eval_source, renderer
+from flows.stages.map import mean_target
 from flows.stages.measure import Spaces, spaces_of
-from flows.stages.students import new_objective
-from flows.stages.taught import class_numbers
-from flows.stages.wanted import taught_views
+from flows.stages.models import new_objective
+from flows.stages.requests import taught_views
+from flows.stages.training_data import class_numbers
 from storage.images import SourceConfig
 from tintem_core.models.device import place
 from tintem_core.models.student import build_student

@@ -29,12 +29,12 @@ from typing import Any
 import numpy as np
 import yaml
 
-from flows.config import load_config
-from flows.demo import prepare
-from flows.planning.scale import rows_per_shard
+from flows.config.demo import prepare
+from flows.config.load import load_config
 from flows.provenance import provenance
 from flows.stages.pipeline import Pipeline
 from storage.cache import CacheSpec, FeatureCache, KindSpec
+from storage.cache.footprint import rows_per_shard
 from storage.copies import CopyFolder
 from storage.root import open_root
 from tintem_core.evaluation.cosine import row_cosines

@@ -37,8 +37,8 @@ import torch
 from _photos import PHOTO, hardware, make_photos, write_dated
 from PIL import Image
 
-from flows.stages.batches import ViewSource
-from flows.stages.embed import embed_shards
+from flows.data.embedding import embed_shards
+from flows.data.rendering import ViewSource
 from storage.cache import CacheSpec, FeatureCache, KindSpec
 from storage.images import SourceConfig, build_manifest, open_reader
 from storage.root import open_root

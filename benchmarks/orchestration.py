@@ -32,8 +32,8 @@ from typing import Any
 
 import yaml
 
-from flows.demo import prepare
-from flows.server.local import HEARTBEAT_SECONDS, LocalServer
+from flows.config.demo import prepare
+from flows.orchestration.ephemeral import HEARTBEAT_SECONDS, LocalServer
 
 # Before Prefect is imported.
 os.environ["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"] = str(HEARTBEAT_SECONDS)
@@ -134,10 +134,10 @@ def measure_start_up(folder: Path, config: Path, rounds: int) -> dict[str, float
 
 def measure_stages(folder: Path, config: Path, rounds: int) -> dict[str, dict[str, float]]:
     """Every round in new roots, with Prefect and without in turn; medians."""
-    from flows.config import load_config
-    from flows.planning.scale import rows_per_shard
-    from flows.stages.teacher import load_teacher
-    from flows.stages.wanted import wanted_caches
+    from flows.config.load import load_config
+    from flows.stages.models import load_teacher
+    from flows.stages.requests import wanted_caches
+    from storage.cache.footprint import rows_per_shard
 
     base = load_config(config)
     seen: dict[str, list[dict[str, float]]] = {name: [] for name in RESULTS}
@@ -199,7 +199,7 @@ def flow_seconds(config: Any) -> dict[str, dict[str, float]]:
 @contextmanager
 def progress_cost() -> Iterator[Callable[[], float]]:
     """Add up what telling Prefect about progress costs inside the block."""
-    from flows import prefect_reporting
+    from flows.orchestration import reporter as prefect_reporting
 
     spent = 0.0
     show_progress = prefect_reporting._Progress.show

@@ -24,15 +24,16 @@ from typing import Any
 import torch
 from _teachers import write_random_weights
 
-from flows.config import RunConfig, parse_config
-from flows.demo import prepare
+from flows.config.demo import prepare
+from flows.config.load import parse_config
+from flows.config.run import RunConfig
+from flows.data.features import taught_latents
+from flows.data.loader import PixelStore, StepDataset, Taught
+from flows.data.rendering import view_source
 from flows.provenance import provenance
-from flows.stages.batches import PixelStore, StepDataset, Taught
-from flows.stages.extract import view_source
-from flows.stages.fit import load_mapping
-from flows.stages.latents import taught_latents
+from flows.stages.map import load_mapping
+from flows.stages.models import load_teacher
 from flows.stages.pipeline import Pipeline
-from flows.stages.teacher import load_teacher
 from tintem_core.models.device import place
 from tintem_core.models.student import build_student
 from tintem_core.objectives import Parts, build_objective

@@ -9,11 +9,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from flows.config import load_config
-from flows.demo import prepare
+from flows.config.demo import prepare
+from flows.config.load import load_config
+from flows.config.variants import variant
 from flows.provenance import provenance
 from flows.stages.pipeline import Pipeline
-from flows.variants import variant
 
 # What the median of the seeds is to reach: metric, label, bound, whether a larger value is better.
 GOALS = [

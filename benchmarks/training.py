@@ -29,12 +29,13 @@ import torch
 from _photos import PHOTO, hardware, make_photos, write_dated
 from _teachers import write_random_weights
 
-from flows.config import RunConfig, parse_config
-from flows.stages.batches import PixelStore, StepDataset, Taught, batches_from
-from flows.stages.extract import view_source
-from flows.stages.latents import taught_latents
+from flows.config.load import parse_config
+from flows.config.run import RunConfig
+from flows.data.features import taught_latents
+from flows.data.loader import PixelStore, StepDataset, Taught, batches_from
+from flows.data.rendering import view_source
+from flows.stages.models import start_student
 from flows.stages.pipeline import Pipeline
-from flows.stages.students import start_student
 from flows.stages.train import loader_workers
 from tintem_core.losses.cosine import cosine_student_loss
 from tintem_core.models.device import choose_device

@@ -1,0 +1,1 @@
+"""Joins data, method and storage into runs; see CONTRIBUTING.md for the rooms."""

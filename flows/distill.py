@@ -14,21 +14,21 @@ from prefect import flow, tags
 from prefect.client.schemas.objects import State
 from prefect.settings import get_current_settings
 
-from flows.config import RunConfig
-from flows.machines.cluster import spreading
-from flows.prefect_artifacts import (
+from flows.config.run import RunConfig
+from flows.orchestration.artifacts import (
     publish_evaluation,
     publish_report,
     publish_summary,
     publish_training,
 )
-from flows.prefect_reporting import PrefectReporter, if_heard
-from flows.reporting import Broadcast, reporter, reporting_to
-from flows.retries import patiently
-from flows.server.local import HEARTBEAT_SECONDS
-from flows.stages.held_out import learnt_from
+from flows.orchestration.ephemeral import HEARTBEAT_SECONDS
+from flows.orchestration.ray import executor_of
+from flows.orchestration.reporter import PrefectReporter, if_heard
+from flows.orchestration.retries import patiently
+from flows.reporting.base import Broadcast, reporter, reporting_to
+from flows.reporting.summary import Row, summary_rows
 from flows.stages.pipeline import Pipeline
-from flows.summary import Row, summary_rows
+from flows.stages.selection import learnt_from
 
 _SHARED: ContextVar[Pipeline | None] = ContextVar("shared_pipeline", default=None)
 
@@ -59,7 +59,8 @@ def _stage(config: RunConfig) -> Iterator[Pipeline]:
     """Use the shared pipeline, or a new one when a stage runs alone; report to Prefect too."""
     pipeline = _SHARED.get() or Pipeline(config)
     heard = reporting_to(Broadcast(reporter(), PrefectReporter()))
-    with heard, patiently(), spreading(config):
+    with heard, patiently(), executor_of(config) as executor:
+        pipeline.executor = executor
         yield pipeline
 
 

@@ -13,16 +13,16 @@ from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Completed
 
-from flows.config import RunConfig
+from flows.config.run import RunConfig
 from flows.distill import STAGES, distill, sharing
 from flows.failures import may_pass
-from flows.nights.artifacts import publish_night
-from flows.nights.decide import Outcome
-from flows.nights.night import Ended, Night, is_mistake
-from flows.nights.record import KIND, REPORT
-from flows.prefect_reporting import PrefectReporter, if_heard
-from flows.reporting import Broadcast, Reporter, reporter, reporting_to
-from flows.retries import patiently
+from flows.orchestration.reporter import PrefectReporter, if_heard
+from flows.orchestration.retraining_artifact import publish_night
+from flows.orchestration.retries import patiently
+from flows.reporting.base import Broadcast, Reporter, reporter, reporting_to
+from flows.retraining.decision import Outcome
+from flows.retraining.record import KIND, REPORT
+from flows.retraining.run import Ended, Night, is_mistake
 from flows.stages.pipeline import Pipeline
 from storage.errors import StorageInputError
 from storage.registry import current_version

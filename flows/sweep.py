@@ -17,22 +17,15 @@ from prefect.artifacts import create_image_artifact, create_table_artifact
 from prefect.client.schemas.objects import State
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.config import RunConfig, RuntimeConfig
+from flows.config.run import RunConfig, RuntimeConfig
+from flows.config.sweep import DEFAULT_METRIC
 from flows.distill import extract_flow, index_flow, map_flow, sharing
-from flows.failures import told
-from flows.leaderboards.board import leaderboard
-from flows.leaderboards.plot import plot
-from flows.leaderboards.table import artifact_rows, heading
-from flows.machines.cluster import all_on_cluster, connected, given, most_per_machine
-from flows.prefect_reporting import PrefectReporter, if_heard
-from flows.reporting import Broadcast, Prefixed, reporter, reporting_to
-from flows.retries import patiently
-from flows.stages.handover import handed_over
-from flows.stages.pipeline import Pipeline
-from flows.sweeps.config import DEFAULT_METRIC
-from flows.sweeps.process import Places, finish_in_process, places
-from flows.sweeps.record import PLOT, TABLE, Entry, entries_of, files_of, sweep_id, write_sweep
-from flows.sweeps.students import (
+from flows.execution.slots import Places, places
+from flows.execution.students import finish_in_process
+from flows.experiments.leaderboard import leaderboard
+from flows.experiments.plot import plot
+from flows.experiments.record import PLOT, TABLE, Entry, entries_of, files_of, sweep_id, write_sweep
+from flows.experiments.students import (
     Planned,
     Student,
     chosen,
@@ -41,9 +34,18 @@ from flows.sweeps.students import (
     planned,
     refuse_unlabelled,
 )
-from flows.tasks import ENSURING, Sealed, all_of, error_of
+from flows.experiments.table import artifact_rows, heading
+from flows.failures import told
+from flows.orchestration.ray import all_on_cluster, connected, given, most_per_machine
+from flows.orchestration.reporter import PrefectReporter, if_heard
+from flows.orchestration.retries import ENSURING, Sealed, all_of, error_of, patiently
+from flows.reporting.base import Broadcast, Prefixed, reporter, reporting_to
+from flows.stages.pipeline import Pipeline
+from flows.stages.results import handed_over
 from storage.root import Root
 from tintem_core.errors import InputError, TintemError
+
+FINISH = "flows.experiments.students:finish"
 
 
 class SweepError(TintemError):
@@ -126,7 +128,7 @@ def student_task(
         if where is None:
             return finish(config, handed)
         with where.one() as environment:
-            return finish_in_process(config, handed, environment)
+            return finish_in_process(FINISH, config, handed, environment)
 
 
 def _finish_all(

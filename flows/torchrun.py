@@ -21,13 +21,13 @@ from typing import Any
 import torch
 from torch import distributed
 
-from flows.config import RunConfig, load_config, parse_config
-from flows.machines.launch import ORDERS
-from flows.machines.relay import PipeReporter, failure, leave_with_parent
-from flows.reporting import Advance, Reporter, reporting_to
-from flows.stages.handover import taken_over
+from flows.config.load import load_config, parse_config
+from flows.config.run import RunConfig
+from flows.execution.child import PipeReporter, failure, leave_with_parent
+from flows.execution.processes import ORDERS
+from flows.reporting.base import Advance, Reporter, reporting_to
 from flows.stages.pipeline import Pipeline
-from flows.stages.results import Trained
+from flows.stages.results import Trained, taken_over
 from flows.stages.train import train
 from storage.errors import StorageError
 from tintem_core.distributed import from_main, is_main
@@ -69,7 +69,7 @@ def train_together(config: RunConfig, handed: dict[str, Any] | None = None) -> T
 
     Args:
         config: the run.
-        handed: what to train on, where a run has prepared it; see :mod:`flows.stages.handover`.
+        handed: what to train on, where a run has prepared it; see :mod:`flows.stages.results`.
     """
     pipeline = Pipeline(config)
     if handed is not None:
@@ -98,7 +98,7 @@ def main() -> None:
 
 
 def _answer(orders: dict[str, Any]) -> None:
-    """Report to the process that started the group, and end with it (flows/machines/launch.py)."""
+    """Report to the process that started the group, and end with it: see execution/processes.py."""
     reports = PipeReporter.of_standard_output()
     # Not sys.stdin itself, which Python wants to close when it ends.
     leave_with_parent(os.fdopen(os.dup(0), "rb"))

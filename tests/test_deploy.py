@@ -11,9 +11,9 @@ import yaml
 from prefect.events.schemas.automations import AutomationCore, EventTrigger
 
 from flows.nightly import state_name
-from flows.nights.decide import Outcome
-from flows.server.local import HEARTBEAT_SECONDS
-from flows.server.up import POOL, QUEUE
+from flows.orchestration.ephemeral import HEARTBEAT_SECONDS
+from flows.orchestration.services import POOL, QUEUE
+from flows.retraining.decision import Outcome
 from tests.conftest import photo
 from tintem_core.export.onnx import run_onnx, session, to_onnx
 from tintem_core.models.student import StudentConfig, build_student

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from flows.config import parse_config
+from flows.config.load import parse_config
 from flows.stages.pipeline import Pipeline
 from tintem_core.models.backbone import BackboneConfig, build_backbone
 

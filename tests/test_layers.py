@@ -5,6 +5,8 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -18,5 +20,18 @@ def test_every_contract_is_kept() -> None:
 def test_every_module_has_a_layer() -> None:
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
     layered = {c["containers"][0] for c in contracts["contracts"] if c["type"] == "layers"}
-    assert {"storage", "storage.root", "storage.images", "storage.cache", "tintem_core"} <= layered
+    assert {
+        "storage",
+        "storage.root",
+        "storage.images",
+        "storage.cache",
+        "tintem_core",
+        "flows",
+    } <= layered
     assert all(c["exhaustive"] for c in contracts["contracts"] if c["type"] == "layers")
+
+
+@pytest.mark.parametrize("package", ["prefect", "onnx", "onnxruntime", "matplotlib", "sklearn"])
+def test_a_machine_that_extracts_and_trains_needs_little(package: str) -> None:
+    code = f"import sys; sys.modules[{package!r}] = None; import flows.stages.pipeline"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

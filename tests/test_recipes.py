@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flows.config import load_config
+from flows.config.load import load_config
 from tintem_core.losses.sne import SNE_TEMPERATURES
 from tintem_core.models.backbone import build_backbone
 from tintem_core.models.student import build_student

@@ -1,1 +1,1 @@
-"""What a run will cost in bytes, objects and hours, before it starts."""
+"""What a run will do and how long it will take, before it starts."""

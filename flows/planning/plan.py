@@ -4,22 +4,25 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from flows.config import RunConfig
-from flows.listing import Photos, list_photos
-from flows.planning.disk import free_bytes, measure_disk, require_space
+from flows.config.run import RunConfig
+from flows.data.caches import Extracted, TeacherCaches
+from flows.data.dataset import Dataset
+from flows.data.features import run_root
+from flows.data.listing import Listing, list_photos
+from flows.data.rendering import ViewSource
+from flows.data.space import free_bytes, require_space
+from flows.planning.disk import measure_disk
 from flows.planning.rates import decoded_images, embedded_views, trained_images
-from flows.planning.scale import Dtype, footprint, slowest
-from flows.stages.batches import ViewSource
-from flows.stages.datasets import Dataset
-from flows.stages.fit import mapping_name, mapping_spec, mapping_width
+from flows.planning.scale import Dtype, slowest
+from flows.stages.map import mapping_name, mapping_spec, mapping_width
+from flows.stages.models import load_teacher
 from flows.stages.preflight import preflight
-from flows.stages.reading import run_root
-from flows.stages.results import Extracted, Indexed, TeacherCaches
-from flows.stages.teacher import load_teacher
+from flows.stages.requests import Wanted, wanted_caches, wanted_mapped_tokens
+from flows.stages.results import Indexed
 from flows.stages.train import student_spec
-from flows.stages.wanted import Wanted, wanted_caches, wanted_mapped_tokens
 from storage.artifacts import list_artifacts
 from storage.cache import FeatureCache, KindSpec
+from storage.cache.footprint import footprint
 from storage.errors import MissingObjectError
 from storage.images import open_reader
 from storage.root import Root, open_root
@@ -163,7 +166,7 @@ def refuse_what_cannot_fit(found: Plan) -> None:
     require_space(open_root(found.root), found.bytes_needed, "the feature cache")
 
 
-def _work(root: Root, want: Wanted, photos: Photos) -> Work:
+def _work(root: Root, want: Wanted, photos: Listing) -> Work:
     count = photos.count(want.split)
     if photos.previous is None:
         return Work(want, count, 0)
@@ -175,7 +178,7 @@ def _work(root: Root, want: Wanted, photos: Photos) -> Work:
     return Work(want, count, min(count, len(keys) - len(cache.missing(keys))))
 
 
-def _decoded(config: RunConfig, data: Photos) -> float | None:
+def _decoded(config: RunConfig, data: Listing) -> float | None:
     images = open_reader(config.data, run_root(config).reading)
     size = config.teacher.image_size
     source = ViewSource(images, data.sample, data.sample, config.views.recipe, size)
@@ -217,7 +220,7 @@ def _mapped_tokens(
     root: Root,
     config: RunConfig,
     teacher: Teacher,
-    photos: Mapping[str, Photos],
+    photos: Mapping[str, Listing],
     extracted: Extracted,
 ) -> list[Work]:
     """Return the caches of mapped tokens; other photos have another mapping, and nothing of it."""
@@ -262,7 +265,7 @@ def _extracted(config: RunConfig, wanted: list[Wanted]) -> Extracted:
 
 
 def _reused(
-    root: Root, config: RunConfig, photos: Mapping[str, Photos], extracted: Extracted
+    root: Root, config: RunConfig, photos: Mapping[str, Listing], extracted: Extracted
 ) -> tuple[str, ...]:
     """Name the stages whose results are there; only known where no photo has changed."""
     known = {

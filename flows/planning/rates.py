@@ -10,8 +10,8 @@ from dataclasses import replace
 
 import torch
 
-from flows.config import RunConfig
-from flows.stages.batches import ViewSource
+from flows.config.run import RunConfig
+from flows.data.rendering import ViewSource
 from storage.errors import StorageError
 from storage.identity import content_key
 from tintem_core.errors import InputError

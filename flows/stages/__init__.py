@@ -1,1 +1,1 @@
-"""Each stage as an idempotent `ensure`: index, extract, map, train, evaluate, export."""
+"""One function per stage: make sure that its result exists, compute only what is missing."""

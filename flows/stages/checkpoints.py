@@ -3,7 +3,7 @@
 import json
 import zlib
 
-from flows.reporting import reporter
+from flows.reporting.base import reporter
 from storage.root import Root
 from tintem_core.distributed import from_main, is_main
 from tintem_core.errors import TintemError

@@ -12,17 +12,17 @@ import polars as pl
 import torch
 from numpy.typing import NDArray
 
-from flows.config import RunConfig
+from flows.config.run import RunConfig
+from flows.data.caches import Extracted
+from flows.data.dataset import Dataset
+from flows.data.features import evaluation_latents, latents_by_teacher
+from flows.data.rendering import ViewSource, eval_source
 from flows.provenance import provenance
-from flows.reporting import Advance, reporter
-from flows.stages.alone import made_once
-from flows.stages.batches import ViewSource
-from flows.stages.datasets import Dataset
-from flows.stages.extract import eval_source
-from flows.stages.latents import evaluation_latents, latents_by_teacher
+from flows.reporting.base import Advance, reporter
+from flows.stages.ensure import made_once
 from flows.stages.measure import METHOD, Spaces, measure, ood_scores, spaces_of
-from flows.stages.results import Evaluated, Extracted, Indexed, Mapped, Trained
-from flows.stages.students import load_objective, load_student
+from flows.stages.models import load_objective, load_student
+from flows.stages.results import Evaluated, Indexed, Mapped, Trained
 from storage.identity import make_id
 from storage.root import Root
 from tintem_core.evaluation.bootstrap import Draws

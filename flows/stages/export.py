@@ -5,17 +5,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from flows.config import RunConfig
+from flows.config.run import RunConfig
+from flows.data.rendering import eval_source
 from flows.provenance import provenance
-from flows.report import card, report_page
-from flows.reporting import reporter
-from flows.stages.alone import made_once
-from flows.stages.extract import eval_source
-from flows.stages.held_out import learnt_from
+from flows.reporting.base import reporter
+from flows.reporting.page import card, report_page
+from flows.reporting.summary import summary_rows
+from flows.stages.ensure import made_once
+from flows.stages.models import load_history, load_student, load_teacher
 from flows.stages.results import Evaluated, Exported, Indexed, Mapped, Trained
-from flows.stages.students import load_history, load_student
-from flows.stages.teacher import load_teacher
-from flows.summary import summary_rows
+from flows.stages.selection import learnt_from
 from storage.artifacts import read_file
 from storage.identity import make_id
 from storage.root import Root

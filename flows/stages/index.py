@@ -1,10 +1,10 @@
 """Stage 1: which images there are."""
 
-from flows.config import RunConfig
-from flows.reporting import reporter
-from flows.stages.datasets import Dataset
-from flows.stages.held_out import held_out
+from flows.config.run import RunConfig
+from flows.data.dataset import Dataset
+from flows.reporting.base import reporter
 from flows.stages.results import Indexed
+from flows.stages.selection import held_out
 from storage.images import Manifest, SourceConfig, build_manifest
 from storage.root import Root
 from tintem_core.errors import InputError

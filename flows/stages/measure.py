@@ -12,10 +12,9 @@ import polars as pl
 import torch
 from numpy.typing import NDArray
 
-from flows.config import RunConfig
-from flows.stages.datasets import Dataset
-from flows.stages.fit import apply
-from flows.stages.metrics import ALL
+from flows.config.run import RunConfig
+from flows.data.dataset import Dataset
+from flows.stages.map import apply
 from tintem_core.evaluation.bootstrap import Draws, MetricRow, bootstrap_interval, mean_row
 from tintem_core.evaluation.faithfulness import (
     faithfulness,
@@ -23,6 +22,7 @@ from tintem_core.evaluation.faithfulness import (
     prediction_agreement,
     score_rank_correlation,
 )
+from tintem_core.evaluation.metrics import ALL
 from tintem_core.evaluation.neighbours import knn_predict
 from tintem_core.evaluation.ood import auroc, fpr95, fpr95_openood, nearest_cosine_score
 from tintem_core.evaluation.shared_space import shared_knn, shared_space

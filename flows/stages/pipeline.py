@@ -3,16 +3,17 @@
 from dataclasses import replace
 from functools import cached_property
 
-from flows.config import RunConfig
-from flows.machines.launch import train_in_processes
+from flows.config.run import RunConfig
+from flows.data.caches import Extracted
+from flows.data.features import run_root
+from flows.execution.base import Executor
+from flows.execution.processes import train_in_processes
 from flows.stages.evaluate import evaluate
 from flows.stages.extract import extract
-from flows.stages.fit import fit
-from flows.stages.handover import handed_over
 from flows.stages.index import index
-from flows.stages.mapped_tokens import keep_mapped_tokens
-from flows.stages.reading import run_root
-from flows.stages.results import Evaluated, Exported, Extracted, Indexed, Mapped, Trained
+from flows.stages.map import fit
+from flows.stages.results import Evaluated, Exported, Indexed, Mapped, Trained, handed_over
+from flows.stages.tokens import keep_mapped_tokens
 from flows.stages.train import find_trained, train
 from storage.root import Root
 
@@ -23,8 +24,10 @@ class Pipeline:
     Needs no Prefect: ``Pipeline(config).exported`` runs everything.
     """
 
-    def __init__(self, config: RunConfig) -> None:
+    def __init__(self, config: RunConfig, executor: Executor | None = None) -> None:
         self.config = config
+        self.executor = executor
+        """Who computes shards; None: this process."""
 
     @cached_property
     def root(self) -> Root:
@@ -36,7 +39,7 @@ class Pipeline:
 
     @cached_property
     def extracted(self) -> Extracted:
-        return extract(self.config, self.root, self.indexed)
+        return extract(self.config, self.root, self.indexed, self.executor)
 
     @cached_property
     def mapped(self) -> Mapped:
@@ -47,7 +50,9 @@ class Pipeline:
         """All caches; those of tokens through the mapping need the mapping first."""
         if not self.config.cache.keep_mapped:
             return self.extracted
-        return keep_mapped_tokens(self.config, self.root, self.indexed, self.extracted, self.mapped)
+        return keep_mapped_tokens(
+            self.config, self.root, self.indexed, self.extracted, self.mapped, self.executor
+        )
 
     @cached_property
     def trained(self) -> Trained:

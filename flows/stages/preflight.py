@@ -3,10 +3,9 @@
 import numpy as np
 from PIL import Image
 
-from flows.config import RunConfig
-from flows.machines.config import require_ray
-from flows.stages.students import initial_weights
-from flows.stages.teacher import load_teacher
+from flows.config.cluster import require_ray
+from flows.config.run import RunConfig
+from flows.stages.models import initial_weights, load_teacher
 from tintem_core.errors import InputError
 from tintem_core.models.student import natural_width
 from tintem_core.training.state import check_optimizer

@@ -1,12 +1,16 @@
 """What each stage hands to the next: ids, and whether the work was already there."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
-from flows.stages.datasets import Dataset
-from flows.summary import Photos
+from flows.data.caches import Extracted, TeacherCaches
+from flows.data.dataset import Dataset
+from flows.reporting.summary import PhotoCounts
+from storage.artifacts import read_record
+from storage.errors import MissingObjectError
+from storage.images import Manifest
+from storage.root import Root
 
 
 @dataclass(frozen=True)
@@ -34,9 +38,9 @@ class Indexed:
             kept = {name: found.without(dataset.keys()) for name, found in kept.items()}
         return kept
 
-    def photos(self) -> Photos:
+    def photos(self) -> PhotoCounts:
         """Count the photos of the main dataset."""
-        return Photos(
+        return PhotoCounts(
             train=len(self.data.keys("train")),
             test=len(self.data.keys("test")),
             unreadable=self.data.manifest.quarantine.height,
@@ -47,40 +51,6 @@ class Indexed:
 
     def dataset(self, name: str) -> Dataset:
         return {self.data.name: self.data, **self.ood, **self.support}[name]
-
-
-def latents_identity(views: str, others: Sequence[tuple[str, float]]) -> dict[str, object]:
-    """Return which training latents these are: the first teacher's cache, others with weights."""
-    return {"cache": views, "others": [list(other) for other in others]}
-
-
-@dataclass(frozen=True)
-class TeacherCaches:
-    """What one of the other teachers of a run left: see :class:`Extracted`."""
-
-    model: str
-    weight: float
-    views: str
-    evaluation: dict[str, str]
-
-
-@dataclass(frozen=True)
-class Extracted:
-    """Feature caches: training views, and the evaluation view of every dataset by name.
-
-    Among the datasets are the sets of support images.
-    """
-
-    views: str
-    evaluation: dict[str, str]
-    reused: bool
-    others: tuple[TeacherCaches, ...] = ()
-    mapped_tokens: tuple[str, ...] = ()
-    """With cache.keep_mapped: caches of tokens through the mapping, one per `taught_views`."""
-
-    def identity(self) -> dict[str, object]:
-        """Return which training latents these are."""
-        return latents_identity(self.views, [(o.views, o.weight) for o in self.others])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,3 +79,45 @@ class Exported(Stored):
     """The published ONNX model, and where it lies."""
 
     location: str
+
+
+def handed_over(indexed: Indexed, stored: Extracted, mapped: Mapped) -> dict[str, Any]:
+    """Tell what to train and evaluate on, as JSON can hold it."""
+    return {
+        "images": indexed.data.manifest.id,
+        "ood": {name: found.manifest.id for name, found in indexed.listed_ood.items()},
+        "support": {name: found.manifest.id for name, found in indexed.listed_support.items()},
+        "caches": asdict(stored),
+        "mapping": mapped.id,
+    }
+
+
+def taken_over(root: Root, told: dict[str, Any]) -> tuple[Indexed, Extracted, Mapped]:
+    """Find it again.
+
+    Raises:
+        MissingObjectError: if something is not in the root any more.
+    """
+
+    def loaded(sets: dict[str, str]) -> dict[str, Dataset]:
+        return {name: Dataset(Manifest.load(root, id), root.reading) for name, id in sets.items()}
+
+    others = tuple(TeacherCaches(**other) for other in told["caches"]["others"])
+    record = read_record(root, "mappings", told["mapping"])
+    if record is None:
+        raise MissingObjectError(f"{root.url} holds no mapping {told['mapping']} any more.")
+    return (
+        Indexed(
+            Dataset(Manifest.load(root, told["images"]), root.reading),
+            loaded(told["ood"]),
+            loaded(told["support"]),
+        ),
+        Extracted(
+            **{
+                **told["caches"],
+                "others": others,
+                "mapped_tokens": tuple(told["caches"]["mapped_tokens"]),
+            }
+        ),
+        Mapped(id=told["mapping"], record=record, reused=True),
+    )

@@ -10,21 +10,21 @@ import polars as pl
 from safetensors.torch import save
 from torch import Tensor
 
-from flows.config import RunConfig
+from flows.config.run import RunConfig
+from flows.data.caches import Extracted
+from flows.data.features import evaluation_rows
+from flows.data.loader import batches_from
+from flows.data.rendering import view_source
 from flows.provenance import provenance
-from flows.reporting import reporter
-from flows.stages.alone import alone
-from flows.stages.batches import batches_from
+from flows.reporting.base import reporter
+from flows.stages.cache_checks import truth_test
 from flows.stages.checkpoints import continue_from_newest, drop_checkpoints, save_checkpoint
-from flows.stages.extract import view_source
-from flows.stages.fit import mapping_width, mean_target, through_mapping
-from flows.stages.held_out import learnt_from
-from flows.stages.latents import evaluation_rows
-from flows.stages.results import Extracted, Indexed, Mapped, Trained
-from flows.stages.selection import Validation
-from flows.stages.students import HISTORY, OBJECTIVE, TENSORS, initial_weights, start_student
-from flows.stages.taught import class_numbers, step_dataset
-from flows.stages.truth import truth_test
+from flows.stages.ensure import alone
+from flows.stages.map import mapping_width, mean_target, through_mapping
+from flows.stages.models import HISTORY, OBJECTIVE, TENSORS, initial_weights, start_student
+from flows.stages.results import Indexed, Mapped, Trained
+from flows.stages.selection import Validation, learnt_from
+from flows.stages.training_data import class_numbers, step_dataset
 from storage.artifacts import read_record, write_artifact
 from storage.cache import FeatureCache
 from storage.identity import file_digest, make_id

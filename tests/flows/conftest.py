@@ -8,7 +8,8 @@ import pytest
 import yaml
 from safetensors.torch import save_file
 
-from flows.config import RunConfig, load_config
+from flows.config.load import load_config
+from flows.config.run import RunConfig
 from tintem_core.models.backbone import BackboneConfig, build_backbone
 
 TEACHER = "test_efficientnet"

@@ -21,8 +21,8 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterParentFlo
 from prefect.client.schemas.objects import FlowRun
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from flows.config import load_config
-from flows.server.up import Services
+from flows.config.load import load_config
+from flows.orchestration.services import Services
 
 BIN = Path(sys.executable).parent
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from flows.config import load_config
+from flows.config.load import load_config
 from flows.stages.pipeline import Pipeline
 from flows.stages.preflight import preflight
 from storage.errors import StorageInputError
@@ -160,7 +160,7 @@ def test_a_weight_file_with_a_training_state_around_it_is_unwrapped(
     import torch
     from safetensors.torch import load_file
 
-    from flows.stages.teacher import load_teacher
+    from flows.stages.models import load_teacher
 
     plain = load_config(write_config(tmp_path, settings)).teacher
     tensors = load_file(plain.weights)
@@ -175,7 +175,7 @@ def test_a_weight_file_with_a_training_state_around_it_is_unwrapped(
 
 @pytest.mark.parametrize("name", ["2024", "yes", "photos [new] & 'more'", "a" * 60 + " b " * 20])
 def test_init_finds_the_folder_again_whatever_its_name(name: str, tmp_path: Path) -> None:
-    from flows.init import write_config as init
+    from flows.config.init import write_config as init
 
     (tmp_path / name).mkdir()
     init(tmp_path / name, tmp_path / "run.yaml")

@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flows.stages.batches import PixelStore, StepDataset, Taught, ViewSource
+from flows.data.loader import PixelStore, StepDataset, Taught
+from flows.data.rendering import ViewSource
 from storage.identity import content_key
 from tests.conftest import encoded, photo
 from tintem_core.errors import InputError

@@ -1,6 +1,5 @@
 """What is said and sent before a cluster is at work; the cluster itself: test_two_machines."""
 
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
@@ -8,21 +7,21 @@ from typing import Any
 import pytest
 from prefect_ray.context import RemoteOptionsContext
 
-from flows.config import RunConfig, parse_config
-from flows.machines import cluster
-from flows.machines import config as cluster_config
-from flows.machines.cluster import connected
-from flows.machines.config import ClusterConfig
-from flows.reporting import reporting_to
-from flows.stages.extract import compute_shards
+from flows.config import cluster as cluster_config
+from flows.config.cluster import ClusterConfig
+from flows.config.load import parse_config
+from flows.config.run import RunConfig
+from flows.execution.local import LocalExecutor
+from flows.orchestration import ray as cluster
+from flows.orchestration.ray import connected
+from flows.reporting.base import reporting_to
 from flows.stages.pipeline import Pipeline
 from flows.stages.preflight import preflight
-from flows.stages.spreading import spread_by
 from storage.cache import ShardTask
 from storage.lease import hold
 from storage.root import Root, open_root
 from tests.flows.conftest import Notes
-from tintem_core.errors import InputError
+from tintem_core.errors import InputError, TintemError
 
 
 def on_cluster(settings: dict[str, Any], value: Any = "local") -> RunConfig:
@@ -127,7 +126,7 @@ def test_a_task_is_sent_its_own_images_and_no_others(config: RunConfig) -> None:
         0: [ShardTask(0, tuple(keys[:5])), ShardTask(1, tuple(keys[5:9]))],
         3: [ShardTask(6, tuple(keys[20:24]))],
     }
-    parts = cluster._parts(data, groups)
+    parts = parts_of(data, groups)
     assert parts[0].keys() == sorted(keys[:9])
     assert parts[3].keys() == sorted(keys[20:24])
     assert (
@@ -136,49 +135,90 @@ def test_a_task_is_sent_its_own_images_and_no_others(config: RunConfig) -> None:
     )
 
 
+class Elsewhere:
+    """An executor of one shard per item; the items go through a function of the test's own."""
+
+    shards_per_item = 1
+
+    def __init__(self, work: Callable[[Any, RunConfig, Any, str], None]) -> None:
+        self._work = work
+
+    def map(self, config: RunConfig, work: Any, items: Any) -> Iterator[tuple[str, None]]:
+        for name, item in reversed(items.items()):
+            self._work(work, config, item, name)
+            yield name, None
+
+
 def test_shards_computed_elsewhere_are_the_ones_computed_here(
     settings: dict[str, Any], tmp_path: Path
 ) -> None:
     here = parse_config({**settings, "root": str(tmp_path / "here")}, "test")
     there = parse_config({**settings, "root": str(tmp_path / "there")}, "test")
     assert Pipeline(here).extracted
-    sent: Counter[str] = Counter()
+    sent: list[str] = []
     root = open_root(there.root)
 
-    def elsewhere(config: RunConfig, want: Any, dataset: Any, tasks: Any, title: str) -> None:
-        sent[title] += len(tasks)
-        for task in reversed(tasks):
-            part = cluster._parts(dataset, {0: [task]})[0]
-            compute_shards(config, want, part, [task], title)
-            # Begun again by Ray, a task finds its shards and computes nothing.
-            notes = Notes()
-            with reporting_to(notes):
-                compute_shards(config, want, part, [task], title)
-            assert notes.work == {}
+    def twice(work: Any, config: RunConfig, group: Any, name: str) -> None:
+        sent.append(name)
+        work(config, group, name)
+        # Begun again by Ray, a task finds its shards and computes nothing.
+        notes = Notes()
+        with reporting_to(notes):
+            work(config, group, name)
+        assert notes.work == {}
 
-    with spread_by(elsewhere):
-        assert not Pipeline(there).extracted.reused
-    assert sent == {"shapes (light)": 4, "shapes (eval)": 6}
+    assert not Pipeline(there, Elsewhere(twice)).extracted.reused
+    assert sorted(sent) == [
+        *(f"shapes (eval), shard {number}" for number in range(6)),
+        *(f"shapes (light), shard {number}" for number in range(4)),
+    ]
     assert shards(open_root(here.root)) == shards(root) != {}
-    with spread_by(elsewhere):
-        assert Pipeline(there).extracted.reused
+    assert Pipeline(there, Elsewhere(twice)).extracted.reused
+
+
+@pytest.mark.parametrize("shards_per_item", [1, 3, 100])
+def test_the_executor_of_this_process_computes_the_same(
+    settings: dict[str, Any], tmp_path: Path, shards_per_item: int
+) -> None:
+    here = parse_config({**settings, "root": str(tmp_path / "here")}, "test")
+    there = parse_config({**settings, "root": str(tmp_path / "there")}, "test")
+    assert Pipeline(here).extracted
+    assert Pipeline(there, LocalExecutor(shards_per_item)).extracted
+    assert shards(open_root(here.root)) == shards(open_root(there.root)) != {}
+
+
+def test_what_one_group_fails_with_is_told_after_all_are_tried(config: RunConfig) -> None:
+    tried = []
+
+    class OneFails(LocalExecutor):
+        def map(self, config: RunConfig, work: Any, items: Any) -> Any:
+            for name, item in items.items():
+                tried.append(name)
+                if len(tried) == 2:
+                    yield name, TintemError("no memory.")
+                else:
+                    yield from super().map(config, work, {name: item})
+
+    with pytest.raises(TintemError, match="1 of 4 groups of shards could not be computed: no mem"):
+        assert Pipeline(config, OneFails(1)).extracted
+    assert len(tried) == 4
 
 
 def test_a_shard_that_another_machine_computes_is_waited_for(config: RunConfig) -> None:
     root = open_root(config.root)
 
-    def elsewhere(config: RunConfig, want: Any, dataset: Any, tasks: Any, title: str) -> None:
+    def elsewhere(work: Any, config: RunConfig, group: Any, title: str) -> None:
         # The other machine was given this shard in another group.
-        name = f"caches/{want.spec.id}/shard-{tasks[-1].shard}"
+        id = group.want.spec.id
+        stored = len(shards(root))
         with ThreadPoolExecutor(1) as machine:
-            with hold(root, name, lambda _: None):
-                computed = machine.submit(compute_shards, config, want, dataset, tasks, title)
+            with hold(root, f"caches/{id}/shard-{group.tasks[-1].shard}", lambda _: None):
+                computed = machine.submit(work, config, group, title)
                 wait([computed], timeout=2)
-                assert not any(want.spec.id in path for path in shards(root))
+                assert len(shards(root)) == stored
             computed.result(timeout=120)
 
-    with spread_by(elsewhere):
-        assert not Pipeline(config).extracted.reused
+    assert not Pipeline(config, Elsewhere(elsewhere)).extracted.reused
 
 
 def shards(root: Root) -> dict[str, bytes]:
@@ -187,8 +227,5 @@ def shards(root: Root) -> dict[str, bytes]:
 
 
 def test_a_root_that_the_others_do_not_see_is_told(config: RunConfig) -> None:
-    with (
-        spread_by(lambda *_: None),
-        pytest.raises(InputError, match=r"are not in .* a shared folder or s3://"),
-    ):
-        assert Pipeline(config).extracted
+    with pytest.raises(InputError, match=r"are not in .* a shared folder or s3://"):
+        assert Pipeline(config, Elsewhere(lambda *_: None)).extracted

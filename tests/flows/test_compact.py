@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 from flows.cli import main
-from flows.compact import compact
-from flows.config import RunConfig, load_config
+from flows.config.load import load_config
+from flows.config.run import RunConfig
+from flows.maintenance.compact import compact
+from flows.maintenance.status import cache_stats, collect, hints
 from flows.stages.extract import ensure
+from flows.stages.models import load_teacher
 from flows.stages.pipeline import Pipeline
-from flows.stages.teacher import load_teacher
-from flows.stages.wanted import wanted_caches
-from flows.status import cache_stats, collect, hints
+from flows.stages.requests import wanted_caches
 from storage.cache import FeatureCache
 from storage.images import Manifest
 from storage.root import open_root

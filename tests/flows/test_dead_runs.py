@@ -11,9 +11,9 @@ from uuid import UUID, uuid4
 import pytest
 from prefect.client.schemas.objects import FlowRun, StateType, TaskRun, Worker
 
-from flows.server import dead_runs
-from flows.server.dead_runs import declare_dead
-from flows.server.up import living_runs, living_workers
+from flows.orchestration import dead_runs
+from flows.orchestration.dead_runs import declare_dead
+from flows.orchestration.services import living_runs, living_workers
 
 URL = "http://127.0.0.1:4200/api"
 

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load
 from timm.data import ImageNetInfo
 
-from flows.demo import TEACHER, prepare, teacher_weights
+from flows.config.demo import TEACHER, prepare, teacher_weights
 from tintem_core.views import EVAL, decode_image, render_view
 
 PHOTOS = Path(sklearn.datasets.__file__).parent / "images"

@@ -13,8 +13,8 @@ from prefect.client.schemas.objects import DeploymentSchedule
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
 
-from flows.server import deployments
-from flows.server.deployments import DeployError, deploy, schedule_nights
+from flows.orchestration import deployments
+from flows.orchestration.deployments import DeployError, deploy, schedule_nights
 from tintem_core.errors import InputError
 
 EVERY_NIGHT = CronSchedule(cron="30 4 * * *", timezone="Europe/Berlin")

@@ -12,14 +12,16 @@ import polars as pl
 import pytest
 import zarr
 
-from flows.config import RunConfig, load_config
-from flows.reporting import reporting_to
-from flows.stages.extract import ensure, view_source
+from flows.config.load import load_config
+from flows.config.run import RunConfig
+from flows.data.features import fragmented
+from flows.data.rendering import view_source
+from flows.reporting.base import reporting_to
+from flows.stages.cache_checks import check_stored, stored_cosine
+from flows.stages.extract import ensure
+from flows.stages.models import load_teacher
 from flows.stages.pipeline import Pipeline
-from flows.stages.stored import check_stored, stored_cosine
-from flows.stages.teacher import load_teacher
-from flows.stages.wanted import wanted_caches
-from flows.status import fragmented
+from flows.stages.requests import wanted_caches
 from storage.artifacts import read_file
 from storage.cache import CacheSpec, FeatureCache, Fragmentation, KindSpec
 from storage.lease import hold

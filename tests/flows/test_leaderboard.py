@@ -10,11 +10,11 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from flows.cli import app
-from flows.leaderboards.board import leaderboard
-from flows.leaderboards.plot import draw, plot
-from flows.leaderboards.standings import Group, Leaderboard
-from flows.leaderboards.table import artifact_rows, footnotes, tables
-from flows.sweeps.record import Entry, files_of, sweep_id, write_sweep
+from flows.experiments.leaderboard import leaderboard
+from flows.experiments.plot import draw, plot
+from flows.experiments.record import Entry, files_of, sweep_id, write_sweep
+from flows.experiments.standings import Group, Leaderboard
+from flows.experiments.table import artifact_rows, footnotes, tables
 from storage.artifacts import write_artifact
 from storage.root import Root, open_root
 from tintem_core.errors import InputError

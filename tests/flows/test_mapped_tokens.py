@@ -8,14 +8,15 @@ import numpy as np
 import polars as pl
 import pytest
 
-from flows.config import RunConfig, load_config
+from flows.config.load import load_config
+from flows.config.run import RunConfig
+from flows.maintenance.status import collect
+from flows.maintenance.verify import repair, verify
 from flows.planning import disk, rates
 from flows.planning.plan import plan
-from flows.reporting import reporting_to
-from flows.stages.fit import apply, load_mapping
+from flows.reporting.base import reporting_to
+from flows.stages.map import apply, load_mapping
 from flows.stages.pipeline import Pipeline
-from flows.status import collect
-from flows.verify import repair, verify
 from storage.cache import FeatureCache
 from tests.flows.conftest import Notes, write_config, write_teacher
 from tests.flows.test_pipeline import configured
@@ -134,7 +135,7 @@ def test_where_they_cannot_serve_they_are_refused(
 
 def test_tokens_of_another_width_than_the_embedding_are_refused(mapped: dict[str, Any]) -> None:
     mapped["teacher"] |= {"model": "mobilenetv3_small_050", "weights": "pretrained"}
-    from flows.stages.wanted import wanted_mapped_tokens
+    from flows.stages.requests import wanted_mapped_tokens
     from tintem_core.models.backbone import build_backbone
     from tintem_core.models.teacher import Teacher
 
@@ -167,7 +168,7 @@ def test_verify_repair_and_status_know_them(mapped: dict[str, Any], tmp_path: Pa
     write_teacher(Path(mapped["teacher"]["weights"]), seed=1)
     (Path(pipeline.config.root) / "mappings" / pipeline.mapped.id / "record.json").unlink()
     with pytest.raises(InputError, match="holds no mapping"):
-        from flows.stages.fit import through_mapping
+        from flows.stages.map import through_mapping
 
         through_mapping(pipeline.config, pipeline.root, pipeline.mapped.id)
 

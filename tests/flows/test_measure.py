@@ -9,15 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flows.config import RunConfig
-from flows.leaderboards.board import leaderboard
-from flows.leaderboards.plot import draw
-from flows.stages.metrics import ALL, metrics_of
+from flows.config.checks import metrics_of
+from flows.config.run import RunConfig
+from flows.experiments.leaderboard import leaderboard
+from flows.experiments.plot import draw
+from flows.reporting.summary import Row, summary_rows
 from flows.stages.pipeline import Pipeline
-from flows.summary import Row, summary_rows
 from storage.identity import make_id
 from tests.flows.test_pipeline import configured
 from tintem_core.errors import InputError
+from tintem_core.evaluation.metrics import ALL
 
 
 @pytest.fixture

@@ -13,12 +13,12 @@ import numpy as np
 import polars as pl
 import pytest
 
-from flows.config import parse_config
-from flows.nights.news import news_of
-from flows.nights.night import Ended, Night
-from flows.reporting import reporting_to
+from flows.config.checks import metrics_of
+from flows.config.load import parse_config
+from flows.reporting.base import reporting_to
+from flows.retraining.changes import news_of
+from flows.retraining.run import Ended, Night
 from flows.stages import extract, preflight
-from flows.stages.metrics import metrics_of
 from flows.stages.pipeline import Pipeline
 from storage.artifacts import read_file
 from storage.cache import FeatureCache

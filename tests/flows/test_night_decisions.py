@@ -5,11 +5,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flows.nights.config import GateConfig, NightlyConfig
-from flows.nights.decide import drifted, headline
-from flows.nights.gates import is_open, judge
-from flows.nights.pictures import Shown, Strangers, contact_sheet
-from flows.nights.report import night_page
+from flows.config.retraining import GateConfig, NightlyConfig
+from flows.retraining.decision import drifted, headline
+from flows.retraining.gates import is_open, judge
+from flows.retraining.pictures import Shown, Strangers, contact_sheet
+from flows.retraining.report import night_page
 from tests.conftest import encoded, photo
 from tintem_core.evaluation.drift import Drift, measure_drift
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
-from flows.config import load_config
-from flows.demo import prepare
-from flows.nights.night import Ended, Night
+from flows.config.demo import prepare
+from flows.config.load import load_config
+from flows.retraining.run import Ended, Night
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 

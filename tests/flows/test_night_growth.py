@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from flows.nights.night import Ended
+from flows.retraining.run import Ended
 from storage.registry import current_version, history, roll_back
 from storage.root import open_root
 from tests.flows.test_night import LINE, device_reads

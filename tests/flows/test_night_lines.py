@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from flows.config import RunConfig, parse_config
-from flows.nights.night import Night
-from flows.nights.students import night_students
+from flows.config.load import parse_config
+from flows.config.run import RunConfig
+from flows.config.variants import retrained_students
+from flows.retraining.run import Night
 from flows.stages.pipeline import Pipeline
 from storage.registry import history, promote
 from storage.root import open_root
@@ -28,7 +29,7 @@ def test_a_night_goes_on_from_no_latest_of_other_data(
         sections = {"root": str(tmp_path / "root"), "data": data, "evaluation": {}}
         return parse_config({**BASE, **sections}, "run.yaml")
 
-    root, (student,) = open_root(tmp_path / "root"), night_students(run("solar cells"))
+    root, (student,) = open_root(tmp_path / "root"), retrained_students(run("solar cells"))
     learned_from = Pipeline(run("solar cells")).indexed.data.manifest.id
     described = replace(
         model(root, "a"), reference={"manifest": learned_from, "train": 9, "test": 3}

@@ -8,10 +8,11 @@ import pytest
 from prefect.client.schemas.objects import State
 from prefect.logging import disable_run_logger
 
-from flows.config import RunConfig, parse_config
+from flows.config.load import parse_config
+from flows.config.run import RunConfig
 from flows.failures import may_pass
 from flows.nightly import nightly
-from flows.nights.night import Ended, Night
+from flows.retraining.run import Ended, Night
 from storage.errors import LatestChangedError, StorageInputError, UnreachableError
 from tests.flows.test_nightly_config import BASE
 from tintem_core.errors import InputError, TintemError

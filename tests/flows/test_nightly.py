@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flows.config import parse_config
-from flows.nights.night import Ended, Night
+from flows.config.load import parse_config
+from flows.retraining.run import Ended, Night
 from storage.identity import file_digest
 from storage.registry import current_version, history, roll_back
 from storage.root import open_root
@@ -44,11 +44,11 @@ def line_of(ended: Ended, line: str = LINE) -> dict[str, Any]:
 
 _HOLD = """
 import os, signal, sys
-from flows.config import load_config
-from flows.nights import night
+from flows.config.load import load_config
+from flows.retraining import run
 if sys.argv[2:] == ["die before promoting"]:
-    night.bring_into_force = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-print(night.Night(load_config(sys.argv[1])).hold().outcome)
+    run.bring_into_force = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+print(run.Night(load_config(sys.argv[1])).hold().outcome)
 """
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from flows.config import parse_config
+from flows.config.load import parse_config
 from flows.stages.pipeline import Pipeline
 from storage.root import open_root
 from tests.flows.conftest import write_config

@@ -4,11 +4,13 @@ from typing import Any
 
 import pytest
 
-from flows.config import RunConfig, load_config, parse_config
-from flows.nights.students import keeps_mapping, night_students
-from flows.stages.metrics import known_metrics, metrics_of
+from flows.config.checks import metrics_of
+from flows.config.load import load_config, parse_config
+from flows.config.run import RunConfig
+from flows.config.variants import keeps_mapping, retrained_students
 from tests.flows.conftest import write_config
 from tintem_core.errors import InputError
+from tintem_core.evaluation.metrics import known_metrics
 
 BASE: dict[str, Any] = {
     "data": {"name": "solar cells", "uri": "/photos"},
@@ -23,13 +25,13 @@ def run(nightly: dict[str, Any], **sections: Any) -> RunConfig:
 
 
 def test_a_run_has_a_night_without_saying_so() -> None:
-    (student,) = night_students(parse_config(BASE, "run.yaml"))
+    (student,) = retrained_students(parse_config(BASE, "run.yaml"))
     assert (student.name, student.line) == ("small", "small-solar-cells")
     assert student.config.nightly.gates[0].metric == "student/test/pairwise_pearson"
 
 
 def test_students_are_runs_with_other_settings_and_lines_of_their_own() -> None:
-    first, second = night_students(
+    first, second = retrained_students(
         run({"students": [{"training.epochs": 3}, {"name": "tiny", "student": {"image_size": 32}}]})
     )
     assert (first.line, first.config.training.epochs) == ("small-solar-cells", 3)
@@ -39,7 +41,7 @@ def test_students_are_runs_with_other_settings_and_lines_of_their_own() -> None:
 
 def line_of(data: str, student: str = "test_resnet") -> str:
     sections = {"data": {"name": data, "uri": "/photos"}, "student": {"model": student}}
-    (found,) = night_students(parse_config({**BASE, **sections}, "run.yaml"))
+    (found,) = retrained_students(parse_config({**BASE, **sections}, "run.yaml"))
     return found.line
 
 
@@ -51,7 +53,7 @@ def test_data_and_students_whose_letters_differ_share_no_line() -> None:
     assert lines["cells"] == "test-resnet-cells"
     assert lines["Cells"].startswith("test-resnet-cells-")
     assert line_of("zelle-a\N{COMBINING DIAERESIS}") == lines["zelle-ä"]
-    small, large = night_students(run({"students": [{"name": "小"}, {"name": "大"}]}))
+    small, large = retrained_students(run({"students": [{"name": "小"}, {"name": "大"}]}))
     assert small.line != large.line
 
 
@@ -103,7 +105,7 @@ def test_initial_weights_of_a_student_are_relative_to_the_file(
     tmp_path: Any, settings: dict[str, Any]
 ) -> None:
     settings["nightly"] = {"students": [{"student.weights": "start.safetensors"}]}
-    (student,) = night_students(load_config(write_config(tmp_path, settings)))
+    (student,) = retrained_students(load_config(write_config(tmp_path, settings)))
     assert student.config.student.weights == str(tmp_path / "start.safetensors")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from flows.config import parse_config
+from flows.config.load import parse_config
 from storage.registry import promote
 from storage.root import open_root
 from tests.flows.test_nightly_config import BASE

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from flows.nights.night import Ended
+from flows.retraining.run import Ended
 from tests.flows.test_nightly import add, hold, line_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]

@@ -10,10 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from flows.config import RunConfig
-from flows.reporting import reporting_to
+from flows.config.run import RunConfig
+from flows.reporting.base import reporting_to
+from flows.stages.models import load_objective, load_student
 from flows.stages.pipeline import Pipeline
-from flows.stages.students import load_objective, load_student
 from tests.flows.conftest import Notes
 from tests.flows.test_pipeline import configured
 from tintem_core.errors import InputError
@@ -214,7 +214,7 @@ def test_several_teachers_are_joined_by_their_weights(
     width = alone.mapped.record["teacher_width"]
     assert both.mapped.record["teacher_width"] == width + 64
 
-    from flows.stages.latents import taught_latents
+    from flows.data.features import taught_latents
 
     data = both.indexed.data
     joint = taught_latents(both.root, both.extracted, data, "train").all(0)

@@ -8,8 +8,9 @@ import onnxruntime
 import polars as pl
 import pytest
 
-from flows.config import RunConfig, parse_config
-from flows.reporting import reporting_to
+from flows.config.load import parse_config
+from flows.config.run import RunConfig
+from flows.reporting.base import reporting_to
 from flows.stages.pipeline import Pipeline
 from tests.flows.conftest import Notes, write_teacher
 

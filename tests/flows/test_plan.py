@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from flows.cli import main
-from flows.config import load_config
+from flows.config.load import load_config
 from flows.planning import disk, rates
 from flows.planning.plan import plan
 from flows.planning.table import plan_tables

@@ -15,8 +15,8 @@ from prefect.settings import (
     temporary_settings,
 )
 
-from flows import prefect_reporting
-from flows.prefect_reporting import PrefectReporter, if_heard
+from flows.orchestration import reporter as prefect_reporting
+from flows.orchestration.reporter import PrefectReporter, if_heard
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from flows.config import load_config
+from flows.config.load import load_config
 from flows.stages.pipeline import Pipeline
 from tests.flows.conftest import write_config
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.timeout(1500)
 
 _RUN = """
 import sys
-from flows.config import load_config
+from flows.config.load import load_config
 from flows.stages.pipeline import Pipeline
 getattr(Pipeline(load_config(sys.argv[1])), sys.argv[2])
 """

@@ -14,10 +14,11 @@ from moto.server import ThreadedMotoServer
 from prefect.client.orchestration import get_client
 from prefect.testing.utilities import prefect_test_harness
 
-from flows import retries
-from flows.config import RunConfig, load_config
+from flows.config.load import load_config
+from flows.config.run import RunConfig
 from flows.distill import index_flow
 from flows.failures import may_pass
+from flows.orchestration import retries
 from flows.stages.index import index
 from storage.errors import DeniedError, StorageInputError, UnreachableError
 from storage.root import s3

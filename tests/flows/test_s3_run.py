@@ -15,11 +15,11 @@ import numpy as np
 import polars as pl
 import pytest
 
-from flows.config import load_config
-from flows.init import write_config as init
-from flows.reporting import reporting_to
+from flows.config.init import write_config as init
+from flows.config.load import load_config
+from flows.maintenance.status import open_existing
+from flows.reporting.base import reporting_to
 from flows.stages.pipeline import Pipeline
-from flows.status import open_existing
 from storage.artifacts import read_file
 from storage.cache import FeatureCache
 from storage.errors import StorageInputError

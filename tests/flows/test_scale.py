@@ -12,17 +12,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from flows.planning.scale import (
-    DATASETS,
-    Dtype,
-    footprint,
-    markdown,
-    rows_per_shard,
-    slowest,
-    vit_kinds,
-)
-from flows.stages.datasets import Dataset
+from flows.data.dataset import Dataset
+from flows.planning.scale import DATASETS, Dtype, markdown, slowest, vit_kinds
 from storage.cache import CacheSpec, FeatureCache
+from storage.cache.footprint import footprint, rows_per_shard
 from storage.identity import digest
 from storage.images import SourceConfig, build_manifest
 from storage.root import open_root
@@ -32,8 +25,8 @@ import json, pickle, sys
 from types import SimpleNamespace as Some
 import numpy as np
 import polars as pl
-from flows.stages.datasets import Dataset
-from flows.stages.extract import view_source
+from flows.data.dataset import Dataset
+from flows.data.rendering import view_source
 from storage.cache import CacheSpec, FeatureCache, KindSpec
 from storage.images.manifest import SCHEMA
 from storage.images import Manifest, SourceConfig
@@ -136,7 +129,7 @@ def test_the_columns_of_a_dataset_are_as_good_as_lists(
     data = Dataset(build_manifest(SourceConfig(name="x", uri=str(folder), labels="none")))
     table = data.manifest.table.sort("key")
     labelled = replace(data.manifest, table=data.manifest.table.with_columns(label=pl.col("uri")))
-    monkeypatch.setattr("flows.stages.datasets._SLICE", 7)
+    monkeypatch.setattr("flows.data.dataset._SLICE", 7)
     for split in ("train", None):
         rows = table if split is None else table.filter(pl.col("split") == split)
         keys, uris = rows["key"].to_list(), rows["uri"].to_list()

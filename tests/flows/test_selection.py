@@ -12,14 +12,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from flows.config import RunConfig
-from flows.stages import taught
+from flows.config.run import RunConfig
+from flows.data.loader import StepDataset
 from flows.stages import train as stage
-from flows.stages.batches import StepDataset
-from flows.stages.held_out import held_out, learnt_from
+from flows.stages import training_data as taught
+from flows.stages.models import load_objective, load_student
 from flows.stages.pipeline import Pipeline
-from flows.stages.selection import Validation
-from flows.stages.students import load_objective, load_student
+from flows.stages.selection import Validation, held_out, learnt_from
 from storage.root import open_root
 from tests.conftest import photo
 from tests.flows.test_objectives import student_folder

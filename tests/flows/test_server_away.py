@@ -11,8 +11,8 @@ import pytest
 from typer.testing import CliRunner
 
 from flows import cli
-from flows.server.local import ensure_server, is_prefect, require_server, wait_for_server
-from flows.server.up import given_api
+from flows.orchestration.ephemeral import ensure_server, is_prefect, require_server, wait_for_server
+from flows.orchestration.services import given_api
 from tintem_core.errors import InputError, TintemError
 
 # The port of "discard", where nobody listens.

@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 
-from flows.config import parse_config
+from flows.config.load import parse_config
+from flows.execution.child import LastWords, ending, failure, raised_again, relay
+from flows.execution.slots import Places, places
+from flows.execution.students import finish_in_process
 from flows.failures import may_pass
-from flows.machines.relay import LastWords, ending, failure, raised_again, relay
-from flows.reporting import Prefixed, reporting_to
-from flows.sweeps.process import Places, finish_in_process, places
+from flows.reporting.base import Prefixed, reporting_to
 from storage.errors import StorageInputError, UnreachableError
 from tests.flows.conftest import Notes
 from tintem_core.errors import InputError, TintemError
@@ -171,7 +172,7 @@ def test_what_a_process_prints_is_in_the_log_of_the_run(
     monkeypatch.setattr(sys, "executable", str(student))
     notes = Notes()
     with reporting_to(Prefixed("narrow", notes)):
-        ids = finish_in_process(parse_config(settings, "test"), {}, {})
+        ids = finish_in_process("json:loads", parse_config(settings, "test"), {}, {})
     assert ids == {"student": "a"}
     assert set(notes.notes) == {"narrow: begun", "narrow: UserWarning: rather slow"}
 

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flows.config import parse_config
-from flows.stages.handover import handed_over, taken_over
+from flows.config.load import parse_config
+from flows.experiments.students import identified, planned
+from flows.maintenance.verify import verify
 from flows.stages.pipeline import Pipeline
-from flows.sweeps.students import identified, planned
-from flows.verify import verify
+from flows.stages.results import handed_over, taken_over
 from storage.cache import FeatureCache
 from tests.flows.conftest import write_config
 from tintem_core.errors import InputError
@@ -113,8 +113,8 @@ def test_a_sweep_knows_the_ids_of_students_with_and_without_support(
 def test_the_centred_term_starts_from_the_mean_of_the_training_photos_targets(
     settings: dict[str, Any],
 ) -> None:
-    from flows.stages.fit import apply, load_mapping, mean_target
-    from flows.stages.latents import evaluation_latents, evaluation_rows
+    from flows.data.features import evaluation_latents, evaluation_rows
+    from flows.stages.map import apply, load_mapping, mean_target
 
     def centre(pipeline: Pipeline) -> Any:
         keys = pipeline.indexed.data.keys("train")
@@ -147,9 +147,9 @@ def test_every_support_set_needs_a_name_of_its_own(settings: dict[str, Any]) -> 
 
 
 def test_latents_of_support_images_are_those_of_the_teacher(settings: dict[str, Any]) -> None:
-    from flows.stages.extract import renderer
-    from flows.stages.latents import taught_latents
-    from flows.stages.teacher import load_teacher
+    from flows.data.features import taught_latents
+    from flows.data.rendering import renderer
+    from flows.stages.models import load_teacher
     from tintem_core.views import EVAL
 
     pipeline = run(settings, **WITH)

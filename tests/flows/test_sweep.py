@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
-from flows.leaderboards.board import leaderboard
+from flows.experiments.leaderboard import leaderboard
 from storage.root import open_root
 from tests.flows.conftest import write_config
 
@@ -64,7 +64,7 @@ def processes(config: Path) -> list[psutil.Process]:
             # A child may be one that lives for a moment only.
             for child in _children(parent):
                 with contextlib.suppress(psutil.Error):
-                    if "flows.sweeps.process" in child.cmdline():
+                    if "flows.execution.students" in child.cmdline():
                         found.append(child)
     return found
 

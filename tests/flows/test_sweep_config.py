@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from flows.config import RunConfig, load_config, parse_config
-from flows.sweeps.config import Point, SweepConfig
+from flows.config.load import load_config, parse_config
+from flows.config.run import RunConfig
+from flows.config.sweep import Point, SweepConfig
 from tests.flows.conftest import write_config
 from tintem_core.errors import InputError
 

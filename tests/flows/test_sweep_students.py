@@ -7,17 +7,11 @@ from typing import Any
 import polars as pl
 import pytest
 
-from flows.config import parse_config
-from flows.stages.datasets import Dataset
-from flows.stages.handover import handed_over
+from flows.config.load import parse_config
+from flows.data.dataset import Dataset
+from flows.experiments.students import chosen, finish, identified, planned, refuse_unlabelled
 from flows.stages.pipeline import Pipeline
-from flows.sweeps.students import (
-    chosen,
-    finish,
-    identified,
-    planned,
-    refuse_unlabelled,
-)
+from flows.stages.results import handed_over
 from storage.artifacts import read_file
 from tintem_core.errors import InputError
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from moto.server import ThreadedMotoServer
 
-from flows.config import load_config
+from flows.config.load import load_config
 from flows.stages.pipeline import Pipeline
 from storage.cache import FeatureCache
 from tests.flows.conftest import write_config
@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 _RUN = """
 import logging, sys
 logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(message)s")
-from flows.config import load_config
+from flows.config.load import load_config
 from flows.stages.pipeline import Pipeline
 Pipeline(load_config(sys.argv[1])).exported
 """

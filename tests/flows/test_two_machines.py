@@ -17,10 +17,10 @@ from typing import Any
 import psutil
 import pytest
 
-from flows.config import parse_config
-from flows.leaderboards.board import leaderboard
+from flows.config.load import parse_config
+from flows.experiments.leaderboard import leaderboard
+from flows.stages.models import TENSORS
 from flows.stages.pipeline import Pipeline
-from flows.stages.students import TENSORS
 from storage.artifacts import read_file
 from storage.root import Root, open_root
 from tests.conftest import photo

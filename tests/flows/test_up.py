@@ -15,9 +15,9 @@ import yaml
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 from typer.testing import CliRunner
 
-from flows.commands.server import app
-from flows.demo import prepare
-from flows.server.up import PORT, Services, given_api, given_port, refuse_taken
+from flows.cli.server import app
+from flows.config.demo import prepare
+from flows.orchestration.services import PORT, Services, given_api, given_port, refuse_taken
 from tests.flows.services import Machine, postgresql
 from tintem_core.errors import InputError
 

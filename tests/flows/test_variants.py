@@ -2,8 +2,8 @@
 
 import pytest
 
-from flows.config import RunConfig
-from flows.variants import variant
+from flows.config.run import RunConfig
+from flows.config.variants import variant
 from tintem_core.errors import InputError
 
 

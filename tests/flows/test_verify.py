@@ -12,14 +12,16 @@ import pytest
 import yaml
 
 from flows.cli import main
-from flows.compact import compact
-from flows.config import RunConfig, load_config
-from flows.reporting import reporting_to
-from flows.stages.extract import extract, view_source
+from flows.config.load import load_config
+from flows.config.run import RunConfig
+from flows.data.rendering import view_source
+from flows.maintenance.compact import compact
+from flows.maintenance.status import collect
+from flows.maintenance.verify import findings, repair, verify
+from flows.reporting.base import reporting_to
+from flows.stages.cache_checks import measure_truth, truth_test
+from flows.stages.extract import extract
 from flows.stages.pipeline import Pipeline
-from flows.stages.truth import measure_truth, truth_test
-from flows.status import collect
-from flows.verify import findings, repair, verify
 from storage.cache import FeatureCache
 from storage.records import seal, unseal
 from tests.flows.conftest import Notes, write_config, write_teacher

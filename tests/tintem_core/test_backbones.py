@@ -86,7 +86,7 @@ def test_a_model_on_the_cpu_gets_the_same_memory_again() -> None:
     """In a process of its own: the setting is the process's, and other tests have made it."""
     program = """
 import resource, statistics, sys, torch
-from tintem_core.backbones import place
+from tintem_core.models.device import place
 if sys.argv[1] == "placed":
     place(torch.nn.Linear(2, 2), "cpu")
 

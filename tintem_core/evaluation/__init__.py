@@ -1,0 +1,1 @@
+"""What is measured of embeddings, as pure functions of arrays."""

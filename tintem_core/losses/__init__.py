@@ -1,0 +1,1 @@
+"""Losses of embeddings, as pure functions of tensors."""

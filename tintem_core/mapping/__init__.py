@@ -1,0 +1,1 @@
+"""From the teacher's latent space to the student's width, angles kept."""

@@ -1,0 +1,1 @@
+"""Teachers and students: timm models as embedders."""

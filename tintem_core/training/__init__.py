@@ -1,0 +1,1 @@
+"""A student's training: its recipe, its state, its loop."""

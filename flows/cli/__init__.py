@@ -1,0 +1,219 @@
+"""The `tintem` command: each call reads a config, and hands it to the flows.
+
+Exit codes: 0 done, 1 failed, 2 bad input.
+"""
+
+import logging
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+
+from flows.cli import cache, nightly, server, sweep
+from flows.cli.command import AsJson, ConfigPath, console, errors, print_json, running
+
+if TYPE_CHECKING:
+    from flows.reporting.summary import Row
+    from flows.stages.results import Exported
+
+
+app = typer.Typer(
+    name="tintem",
+    help="Compress large vision models into small ones that stay faithful to them.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+
+app.add_typer(cache.app)
+
+
+app.add_typer(sweep.app)
+
+
+app.add_typer(nightly.app)
+
+
+app.add_typer(server.app)
+
+
+@app.command()
+def quickstart(
+    folder: Annotated[Path, typer.Argument(help="where everything goes")] = Path(
+        "tintem-quickstart"
+    ),
+) -> None:
+    """Distil a real ImageNet teacher on real photos of solar cells, in a few minutes."""
+    from flows.config.demo import prepare
+    from tintem_core.errors import InputError
+
+    if folder.is_file():
+        raise InputError(f"{folder} is a file: give a folder, or none for ./tintem-quickstart.")
+    folder.mkdir(parents=True, exist_ok=True)
+    config = prepare(folder)
+    console.print(f"The run is described in [bold]{escape(str(config))}[/bold]", highlight=False)
+    run(config)
+
+
+@app.command()
+def init(
+    images: Annotated[str, typer.Argument(help="folder of photos, or s3://bucket/folder")],
+    config: Annotated[Path, typer.Option("--config", help="file to write")] = Path("tintem.yaml"),
+) -> None:
+    """Write a commented config for some photos."""
+    from flows.config.init import write_config
+
+    write_config(images, config)
+    name = escape(str(config))
+    console.print(f"wrote {name}; look it over, then: [bold]tintem run {name}", highlight=False)
+
+
+@app.command()
+def plan(config: ConfigPath, as_json: AsJson = False) -> None:
+    """Say what a run will do and take, before anything starts."""
+    from flows.config.load import load_config
+    from flows.planning import plan as plans
+    from flows.planning.table import plan_tables
+
+    found = plans.plan(load_config(config))
+    if as_json:
+        print_json(found.as_json())
+    else:
+        for table in plan_tables(found):
+            console.print(table)
+            console.print()
+    plans.refuse_what_cannot_fit(found)
+
+
+@app.command()
+def run(config: ConfigPath) -> None:
+    """Run all stages: index, extract, map, train, evaluate, export."""
+    _run_stage("distill", config)
+
+
+@app.command()
+def extract(config: ConfigPath) -> None:
+    """Embed all views with the teacher."""
+    _run_stage("extract", config)
+
+
+@app.command("map")
+def map_(config: ConfigPath) -> None:
+    """Fit the mapping (and what comes before it)."""
+    _run_stage("map", config)
+
+
+@app.command()
+def train(config: ConfigPath) -> None:
+    """Train the student (and what comes before it)."""
+    _run_stage("train", config)
+
+
+@app.command()
+def evaluate(config: ConfigPath) -> None:
+    """Measure the student (and what comes before it)."""
+    _run_stage("evaluate", config)
+
+
+@app.command()
+def export(config: ConfigPath) -> None:
+    """Publish the student as ONNX (and what comes before it)."""
+    _run_stage("export", config)
+
+
+@app.command()
+def status(
+    root: Annotated[str, typer.Argument(help="a run's root, or its config")] = "tintem-data",
+    as_json: AsJson = False,
+) -> None:
+    """List what exists: caches, mappings, students, evaluations, exports, who is in force."""
+    from flows.maintenance.status import collect, hints, tables
+
+    things = collect(root)
+    if as_json:
+        print_json(things)
+        return
+    for table in tables(things):
+        console.print(table)
+    for hint in hints(things):
+        console.print(escape(hint), highlight=False, soft_wrap=True)
+
+
+def _run_stage(name: str, path: Path) -> None:
+    with running(path) as config:
+        from flows import distill as flows
+        from flows.stages.pipeline import Pipeline
+
+        pipeline = Pipeline(config)
+        with flows.sharing(pipeline):
+            result = (flows.distill if name == "distill" else flows.STAGES[name])(config)
+        if name in ("distill", "export"):
+            _print_summary(flows.summary(pipeline), pipeline.exported, path)
+        if isinstance(result, dict):
+            stages = ", ".join(f"{stage} {seconds} s" for stage, seconds in result.items())
+            console.print(f"[dim]{stages}[/dim]", soft_wrap=True)
+        else:
+            console.print(f"{name}: {result}", highlight=False)
+
+
+def _print_summary(rows: list["Row"], exported: "Exported", config: Path) -> None:
+    from flows.reporting.terminal import summary_table
+
+    console.print()
+    console.print(summary_table(rows))
+    checked = exported.record["verification"]
+    console.print(
+        f"\nONNX Runtime gives the same embeddings as PyTorch on {checked['photos']} photos "
+        f"(smallest cosine {checked['smallest_cosine']:.7f}).\n"
+        "Square brackets: bootstrap 95% intervals over photos.\n",
+        highlight=False,
+        soft_wrap=True,
+    )
+    for label, name in (("model", "student.onnx"), ("card", "card.md"), ("report", "report.html")):
+        console.print(
+            f"  {label:<7} {escape(exported.location)}/{name}", highlight=False, soft_wrap=True
+        )
+    console.print(
+        f"\nNext: [bold]tintem status {escape(str(config))}[/bold]", highlight=False, soft_wrap=True
+    )
+
+
+def _quiet_libraries() -> None:
+    """Silence what a user cannot act on."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    warnings.filterwarnings("ignore")
+    for name in ("huggingface_hub", "httpx", "prefect", "timm", "torch.onnx"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+def main() -> None:
+    """Run the command line; errors made on purpose become one sentence and an exit code."""
+    _quiet_libraries()
+    try:
+        app()
+    except Exception as error:
+        code = _exit_code(error)
+        if code is None:
+            raise
+        errors.print(f"[red]Error:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
+        sys.exit(code)
+
+
+def _exit_code(error: Exception) -> int | None:
+    """2 for a user's mistake, 1 for other errors raised on purpose, None for a bug."""
+    from storage.errors import StorageError, StorageInputError
+    from tintem_core.errors import InputError, TintemError
+
+    if isinstance(error, InputError | StorageInputError):
+        return 2
+    if isinstance(error, PermissionError | NotADirectoryError | FileExistsError):
+        # A place that cannot be written; the system's own words name it.
+        return 2
+    if isinstance(error, TintemError | StorageError):
+        return 1
+    return None

@@ -1,0 +1,77 @@
+"""`tintem verify`, `tintem repair` and `tintem compact`: looking after feature caches."""
+
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from flows.cli.command import AsJson, CacheId, Target, console, errors, print_json
+
+app = typer.Typer()
+
+
+@app.command()
+def verify(
+    target: Target,
+    cache: CacheId = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check every byte of the caches; with a config, run the teacher again on some views."""
+    from flows.maintenance import verify as checks
+
+    verdicts = checks.verify(target, cache)
+    if as_json:
+        print_json([verdict.as_json() for verdict in verdicts])
+    else:
+        console.print(checks.verdict_table(verdicts))
+        for finding in checks.findings(verdicts, target):
+            errors.print(escape(finding), highlight=False, soft_wrap=True)
+    if not all(verdict.sound for verdict in verdicts):
+        raise typer.Exit(1)
+
+
+@app.command()
+def repair(target: Target, cache: CacheId = None) -> None:
+    """Withdraw damaged shards; with a config, compute exactly them again."""
+    from flows.maintenance import verify as checks
+    from flows.reporting.base import reporting_to
+    from flows.reporting.terminal import TerminalReporter
+
+    with reporting_to(TerminalReporter(console)):
+        repaired = checks.repair(target, cache)
+    _say(checks.told(repaired))
+    if any(done.unreadable for done in repaired):
+        raise typer.Exit(1)
+
+
+@app.command()
+def compact(
+    target: Target,
+    cache: CacheId = None,
+    fullness: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="merge shards of which a smaller share is in use"),
+    ] = 0.5,
+    drop_removed: Annotated[
+        bool,
+        typer.Option("--drop-removed", help="leave rows of photos behind that are gone"),
+    ] = False,
+) -> None:
+    """Merge the part-filled shards of caches; nothing is computed again.
+
+    A training that reads such a cache meanwhile may stop: the same command continues it.
+    """
+    from flows.maintenance import compact as compaction
+    from flows.reporting.base import reporting_to
+    from flows.reporting.terminal import TerminalReporter
+
+    with reporting_to(TerminalReporter(console)):
+        done = compaction.compact(target, cache, fullness=fullness, drop_removed=drop_removed)
+    _say(compaction.told(done))
+    if any(each.unreadable for each in done):
+        raise typer.Exit(1)
+
+
+def _say(sentences: list[str]) -> None:
+    for sentence in sentences:
+        console.print(escape(sentence), highlight=False, soft_wrap=True)

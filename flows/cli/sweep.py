@@ -1,0 +1,95 @@
+"""`tintem sweep` trains many students from one cache; `tintem leaderboard` ranks what there is."""
+
+import contextlib
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from flows.cli.command import AsJson, ConfigPath, Target, console, print_json, running
+
+if TYPE_CHECKING:
+    from flows.config.run import RunConfig
+    from flows.experiments.standings import Leaderboard
+
+
+app = typer.Typer()
+
+
+_WIDEST = 10_000
+
+
+Only = Annotated[
+    list[str] | None,
+    typer.Option("--only", metavar="NAME", help="this student only; * stands for anything"),
+]
+
+
+Metric = Annotated[
+    str | None, typer.Option("--metric", help="what to rank by, such as student/test/knn")
+]
+
+
+@app.command()
+def sweep(config: ConfigPath, only: Only = None) -> None:
+    """Train and rank the students of the config's sweep; again: what is missing."""
+    with running(config) as run:
+        from flows.sweep import SweepError
+        from flows.sweep import sweep as sweep_flow
+        from tintem_core.errors import InputError
+
+        try:
+            _show(run, sweep_flow(run, only))
+        except SweepError as error:
+            # What failed is what the user hears of, also where the others cannot be ranked.
+            with contextlib.suppress(InputError):
+                _show(run, error.sweep)
+            raise
+
+
+@app.command()
+def leaderboard(target: Target, metric: Metric = None, as_json: AsJson = False) -> None:
+    """Rank every evaluated student, apart where numbers do not compare."""
+    from flows.config.sweep import DEFAULT_METRIC
+    from flows.experiments.leaderboard import leaderboard as read
+    from flows.maintenance.status import open_existing
+    from tintem_core.errors import InputError
+
+    root = open_existing(target)
+    found = read(root, metric or DEFAULT_METRIC)
+    if as_json:
+        print_json(found.as_json())
+    elif found.groups or found.unfinished:
+        _print(found)
+    else:
+        raise InputError(f"{root.url} holds no student yet: `tintem run CONFIG.yaml` trains one.")
+
+
+def _show(config: "RunConfig", id: str) -> None:
+    from flows.config.sweep import DEFAULT_METRIC
+    from flows.experiments.leaderboard import leaderboard as read
+    from flows.experiments.record import PLOT, SWEEPS, entries_of, files_of
+    from storage.root import open_root
+
+    root = open_root(config.root)
+    metric = DEFAULT_METRIC if config.sweep is None else config.sweep.metric
+    students = [entry.student for entry in entries_of(root, id)]
+    console.print()
+    _print(read(root, metric, students))
+    if PLOT in files_of(root, id):
+        plot = escape(f"{root.url}/{SWEEPS}/{id}/{PLOT}")
+        console.print(f"\n  plot  {plot}", highlight=False, soft_wrap=True)
+
+
+def _print(found: "Leaderboard") -> None:
+    from flows.experiments.table import footnotes, tables
+
+    # What reads a pipe or a file has no width that a line must fit in.
+    wide = Console(width=_WIDEST)
+    fit = all(wide.measure(table).maximum <= console.width for table in tables(found))
+    for table in tables(found, ids=fit or not console.is_terminal):
+        (console if console.is_terminal else wide).print(table)
+        console.print()
+    for note in footnotes(found):
+        console.print(f"[dim]{note}[/dim]", highlight=False, soft_wrap=True)

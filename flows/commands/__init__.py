@@ -1,1 +1,0 @@
-"""The commands of `tintem` that have options of their own."""

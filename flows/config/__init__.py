@@ -1,0 +1,1 @@
+"""A run, as its YAML file says it."""

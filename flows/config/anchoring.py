@@ -1,0 +1,40 @@
+"""Relative paths in a run's YAML file are relative to the file."""
+
+from pathlib import Path
+from typing import Any
+
+from flows.config.sweep import anchor_weights
+
+
+def anchored(content: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Make relative local paths absolute; leave URLs and everything malformed to validation."""
+
+    def anchor(section: Any, key: str) -> None:
+        if isinstance(section, dict) and isinstance(section.get(key), str):
+            value = section[key]
+            if "://" not in value:
+                section[key] = str(folder / Path(value).expanduser())
+
+    content.setdefault("root", "tintem-data")
+    anchor(content, "root")
+    anchor(content.get("data"), "uri")
+    teacher = content.get("teacher")
+    if isinstance(teacher, dict) and teacher.get("weights") != "pretrained":
+        anchor(teacher, "weights")
+    for other in _list(content.get("other_teachers")):
+        if isinstance(other, dict) and other.get("weights") != "pretrained":
+            anchor(other, "weights")
+    anchor(content.get("student"), "weights")
+    anchor(content.get("runtime"), "copies_folder")
+    anchor_weights(content.get("sweep"), anchor)
+    if isinstance(nightly := content.get("nightly"), dict):
+        anchor_weights({"list": nightly.get("students")}, anchor)
+    for section, key in (("evaluation", "ood"), ("support", "photos")):
+        if isinstance(found := content.get(section), dict):
+            for source in _list(found.get(key)):
+                anchor(source, "uri")
+    return content
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []

@@ -1,0 +1,68 @@
+"""What sections of a config must agree on."""
+
+import difflib
+from collections.abc import Iterable
+
+from flows.config.run import RunConfig
+from flows.config.variants import RetrainedStudent, keeps_mapping, retrained_students
+from tintem_core.errors import InputError
+from tintem_core.evaluation.metrics import known_metrics
+
+
+def closest_first(known: Iterable[str], wanted: str) -> list[str]:
+    """Sort names by how much they are like the one that was wanted; last what is no student's."""
+
+    def likeness(name: str) -> tuple[bool, float]:
+        ratio = difflib.SequenceMatcher(None, name, wanted).ratio()
+        return not name.startswith("constant/"), ratio
+
+    return sorted(known, key=likeness, reverse=True)
+
+
+def metrics_of(config: RunConfig) -> list[str]:
+    """Return what the evaluation of a run measures."""
+    models = [teacher.model for teacher in config.teachers] if config.other_teachers else []
+    names = [
+        model + (f" ({number + 1})" if models.count(model) > 1 else "")
+        for number, model in enumerate(models)
+    ]
+    ood = [source.name for source in config.evaluation.ood]
+    return known_metrics(config.training.objective, ood, names)
+
+
+def check(config: RunConfig) -> None:
+    """Refuse a nightly section that could only fail in the night.
+
+    Raises:
+        InputError: if students or gates are none that a run can have.
+    """
+    if "nightly" not in config.model_fields_set:
+        return
+    for student in retrained_students(config):
+        _check_mapping(student)
+        _check_gates(student)
+
+
+def _check_mapping(student: RetrainedStudent) -> None:
+    nightly, run = student.config.nightly, student.config
+    if nightly.warm_start and not keeps_mapping(run):
+        raise InputError(
+            f"nightly.warm_start: {student.name} fits its mapping while it learns (mapping.fit "
+            "joint), so the latest's weights would answer to another one: set warm_start to false."
+        )
+    if run.cache.keep_mapped and not nightly.keep_mapping:
+        raise InputError(
+            "nightly.keep_mapping is false, but cache.keep_mapped stores tokens through the "
+            "mapping: every night that trains would embed all of them again. Set one of them to "
+            "the other's value."
+        )
+
+
+def _check_gates(student: RetrainedStudent) -> None:
+    known = metrics_of(student.config)
+    for place, gate in enumerate(student.config.nightly.gates):
+        if gate.metric not in known:
+            raise InputError(
+                f"nightly.gates[{place}]: '{gate.metric}' is not measured for {student.name} "
+                f"(known, closest first: {', '.join(closest_first(known, gate.metric))})."
+            )

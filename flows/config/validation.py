@@ -1,0 +1,44 @@
+"""Settings to a run's config, with errors in the words of the file."""
+
+from typing import Any, get_args
+
+from pydantic import ValidationError
+
+from flows.config.run import RunConfig
+from tintem_core.errors import InputError
+
+
+def validated(content: dict[str, Any], where: str) -> RunConfig:
+    """Validate settings.
+
+    Raises:
+        InputError: one line per problem, with the key and the cure.
+    """
+    try:
+        return RunConfig.model_validate(content)
+    except ValidationError as error:
+        problems = [_explain(e) for e in error.errors()]
+        count = f"{len(problems)} error{'s' if len(problems) > 1 else ''}"
+        raise InputError(f"found {count} in {where}: " + "; ".join(problems)) from error
+
+
+def _explain(problem: Any) -> str:
+    key = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        known = _known_keys(problem["loc"][:-1])
+        return f"'{key}' is not a setting" + (f" (known here: {', '.join(known)})" if known else "")
+    if problem["type"] == "missing":
+        return f"'{key}' is missing"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"'{key}' is {problem['input']!r}: {message[0].lower()}{message[1:]}" if key else message
+
+
+def _known_keys(location: tuple[Any, ...]) -> list[str]:
+    model: Any = RunConfig
+    for part in location:
+        if isinstance(part, str):
+            annotation = model.model_fields[part].annotation
+            # A list of settings is annotated tuple[Settings, ...].
+            candidates = (annotation, *get_args(annotation))
+            model = next((c for c in candidates if hasattr(c, "model_fields")), RunConfig)
+    return list(model.model_fields)

@@ -1,0 +1,1 @@
+"""Images and cached features, as arrays."""

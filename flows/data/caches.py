@@ -1,0 +1,38 @@
+"""Which caches an extraction left: their ids."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+def latents_identity(views: str, others: Sequence[tuple[str, float]]) -> dict[str, object]:
+    """Return which training latents these are: the first teacher's cache, others with weights."""
+    return {"cache": views, "others": [list(other) for other in others]}
+
+
+@dataclass(frozen=True)
+class TeacherCaches:
+    """What one of the other teachers of a run left: see :class:`Extracted`."""
+
+    model: str
+    weight: float
+    views: str
+    evaluation: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """Feature caches: training views, and the evaluation view of every dataset by name.
+
+    Among the datasets are the sets of support images.
+    """
+
+    views: str
+    evaluation: dict[str, str]
+    reused: bool
+    others: tuple[TeacherCaches, ...] = ()
+    mapped_tokens: tuple[str, ...] = ()
+    """With cache.keep_mapped: caches of tokens through the mapping, one per `taught_views`."""
+
+    def identity(self) -> dict[str, object]:
+        """Return which training latents these are."""
+        return latents_identity(self.views, [(o.views, o.weight) for o in self.others])

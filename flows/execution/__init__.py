@@ -1,0 +1,1 @@
+"""Where work runs: here, in child processes, wherever an executor sends it."""

@@ -1,1 +1,0 @@
-"""Students side by side: names, a table, a plot of faithfulness against size."""

@@ -1,0 +1,1 @@
+"""What lies under a root: shown, checked, mended, merged."""

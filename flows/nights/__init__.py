@@ -1,1 +1,0 @@
-"""A night: what is new, is it strange, who is trained, who is promoted, what is told."""

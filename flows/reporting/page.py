@@ -1,0 +1,54 @@
+"""The model card and the report page that lie beside an exported model."""
+
+import io
+from typing import Any
+
+import polars as pl
+
+from flows.config.run import RunConfig
+from flows.reporting.figures import ood_figure, png, training_figure
+from flows.reporting.summary import Row
+from flows.templates import render
+
+
+def card(config: RunConfig, rows: list[Row], record: dict[str, Any]) -> str:
+    """Return the model card, Markdown."""
+    return render(
+        "card.md.jinja",
+        config=config,
+        rows=rows,
+        model=record["model"],
+        made=record["provenance"],
+        check=_check(record),
+    )
+
+
+def report_page(
+    config: RunConfig,
+    rows: list[Row],
+    record: dict[str, Any],
+    history: pl.DataFrame,
+    ood_scores: bytes,
+) -> str:
+    """Return a self-contained HTML page: the summary, the training curve, the OOD scores."""
+    loss = config.training.loss_name(joint=config.mapping.fit == "joint")
+    figures = [("Training", png(training_figure(history, loss)))]
+    if config.evaluation.ood:
+        scores = pl.read_parquet(io.BytesIO(ood_scores))
+        figures.append(("Out-of-distribution scores", png(ood_figure(scores))))
+    return render(
+        "report.html.jinja",
+        title=f"{config.student.title} ⟵ {config.teacher.model}",
+        subtitle=f"{config.data.name} · {record['provenance']['created']} · {_check(record)}",
+        rows=rows,
+        figures=figures,
+    )
+
+
+def _check(record: dict[str, Any]) -> str:
+    found = record["verification"]
+    sizes = ", ".join(str(size) for size in found["batch_sizes"])
+    return (
+        f"ONNX Runtime against PyTorch on {found['photos']} photos at batch sizes {sizes}: "
+        f"smallest cosine {found['smallest_cosine']:.7f}"
+    )

@@ -1,0 +1,141 @@
+"""The numbers of a finished run as rows that a person understands: teacher against student."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from flows.config.run import RunConfig
+from tintem_core.evaluation.metrics import ALL
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the summary; ``group`` is its heading.
+
+    Where the teacher has no number of its own, its column says what the student's is worth: what a
+    constant answer or chance would reach.
+    """
+
+    group: str
+    label: str
+    teacher: str
+    student: str
+
+
+@dataclass(frozen=True)
+class PhotoCounts:
+    """How many photos were learnt from, kept for testing, and left out as unreadable."""
+
+    train: int
+    test: int
+    unreadable: int
+
+
+def summary_rows(
+    config: RunConfig,
+    photos: PhotoCounts,
+    mapping: dict[str, Any],
+    student: dict[str, Any],
+    evaluation: dict[str, Any],
+    export: dict[str, Any],
+) -> list[Row]:
+    """Build the summary from the records of a run.
+
+    Args:
+        config: the run.
+        photos: how many there are.
+        mapping, student, evaluation, export: the stages' records.
+    """
+    latency = export["latency_ms"]
+    onnx_mb = export["model"]["bytes"] / 1e6
+    width = mapping["spec"]["width"]
+    rows = [
+        Row("PhotoCounts", "learnt from", "", f"{photos.train:,}"),
+        Row("PhotoCounts", "kept apart for testing", "", f"{photos.test:,}"),
+        Row("PhotoCounts", "unreadable, left out", "", f"{photos.unreadable:,}"),
+        Row("Model", "name", config.teacher.model, config.student.model),
+        Row("Model", "input", *(f"{c.image_size} px" for c in (config.teacher, config.student))),
+        Row("Model", "embedding width", str(mapping["teacher_width"]), str(width)),
+        Row(
+            "Model",
+            "parameters",
+            *(
+                f"{count / 1e6:.2f} M"
+                for count in (export["teacher_parameters"], student["parameters"])
+            ),
+        ),
+        Row("Model", "stages", "all", str(config.student.stages or "all")),
+        Row("Model", "ONNX file", "–", f"{onnx_mb:.1f} MB"),
+        Row(
+            "Latency, one photo, CPU",
+            "PyTorch",
+            *(f"{latency[who]:.1f} ms" for who in ("teacher", "student")),
+        ),
+        Row("Latency, one photo, CPU", "ONNX Runtime", "–", f"{latency['student_onnx']:.1f} ms"),
+    ]
+    found = {(r["subject"], r["dataset"], r["name"]): r for r in evaluation["rows"]}
+    neighbours = min(config.evaluation.knn, photos.train)
+    ood = [source.name for source in config.evaluation.ood]
+    # The one who answers in the teacher's space: a baseline's student does so through its head.
+    is_head = any(subject == "head" for subject, _, _ in found)
+
+    def add(group: str, label: str, dataset: str, metric: str, subject: str = "student") -> None:
+        row = found.get((subject, dataset, metric))
+        if row is not None:
+            of_teacher = found.get(("teacher", dataset, _OF_TEACHER.get(metric, metric)))
+            constant = found.get(("constant", dataset, metric))
+            rows.append(Row(group, label, _worth(row, of_teacher, constant), _cell(row)))
+
+    faithful = f"Faithfulness, {evaluation['test_photos']} unseen photos"
+    for label, metric in _FAITHFULNESS:
+        add(faithful, label, "test", metric)
+    add(faithful, "pairwise cosines, all sets", ALL, "pairwise_pearson")
+    shared = "Asked in the teacher's index" + (", through the training head" if is_head else "")
+    for label, metric in _SHARED:
+        label = label.format(neighbours)
+        add(shared, label, "test", metric, "head" if is_head else "student")
+    add("Accuracy", f"kNN, k = {neighbours}", "test", "knn")
+    add("Accuracy", "same kNN answer", "test", "knn_agreement")
+    for name in ood:
+        group = f"Out of distribution: {name}"
+        add(group, "AUROC", name, "auroc")
+        add(group, "FPR95 (lower is better)", name, "fpr95")
+        add(group, "score rank correlation", name, "ood_rank_correlation")
+        add(group, "pairwise cosines, Pearson", name, "pairwise_pearson")
+    return rows
+
+
+_FAITHFULNESS = (
+    ("cosine to the mapped teacher", "cosine_to_mapped"),
+    ("its variance explained (R²)", "r2_to_mapped"),
+    ("pairwise cosines, Pearson", "pairwise_pearson"),
+    ("linear CKA", "cka_linear"),
+    ("same 10 nearest neighbours", "neighbour_overlap_10"),
+)
+
+
+_SHARED = (
+    ("same photo found first", "same_photo_at_1"),
+    ("same photo among the first 10", "same_photo_at_10"),
+    ("teacher's 10 neighbours found", "shared_overlap_10"),
+    ("kNN, k = {}", "shared_knn"),
+)
+
+
+_OF_TEACHER = {"shared_knn": "knn"}
+
+
+def _worth(
+    row: dict[str, Any], teacher: dict[str, Any] | None, constant: dict[str, Any] | None
+) -> str:
+    """Say what there is to compare a student's number with."""
+    if teacher is not None:
+        return _cell(teacher)
+    if constant is not None:
+        return f"(constant answer {constant['value']:.3f})"
+    # An evaluation of an older release knew no chance.
+    chance = row.get("chance")
+    return "–" if chance is None else f"(chance {chance:.3f})"
+
+
+def _cell(row: dict[str, Any]) -> str:
+    return f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"

@@ -1,0 +1,1 @@
+"""The nightly retraining: what is new, is it strange, train, compare, promote."""

@@ -1,0 +1,200 @@
+"""What is new tonight, against what a line of students has decided on."""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from flows.config.run import RunConfig
+from flows.config.variants import RetrainedStudent, retrained_students
+from flows.data.dataset import Dataset
+from storage.errors import CorruptRecordError, MissingObjectError
+from storage.identity import file_digest
+from storage.images import Manifest
+from storage.registry import Version, history, rejected, sync_pointer
+from storage.root import Root
+
+TEACHERS = ("teacher", "other_teachers")
+
+
+@dataclass(frozen=True)
+class Line:
+    """A student of the night, with what has been in force of it."""
+
+    student: RetrainedStudent
+    entries: list[Version]
+    """All that ever came into force, oldest first."""
+
+    @property
+    def id(self) -> str:
+        return self.student.line
+
+    @property
+    def name(self) -> str:
+        return self.student.name
+
+    @property
+    def config(self) -> RunConfig:
+        return self.student.config
+
+    @property
+    def latest(self) -> Version | None:
+        return self.entries[-1] if self.entries else None
+
+    def turned_away(self, student: str) -> str | None:
+        """Say that a student was rolled back, and how to take it after all; None if it was not."""
+        by = rejected(self.entries).get(student)
+        if by is None:
+            return None
+        number = max(e.number for e in self.entries if e.model.student == student)
+        return (
+            f"{student} was rolled back on {by.since[:10]} and does not come back by itself: "
+            f"`tintem rollback CONFIG.yaml --to {number}` takes it again"
+        )
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """What its next student is made with; see :func:`settings_of`."""
+        return settings_of(self.config)
+
+    @cached_property
+    def changed(self) -> list[str]:
+        """The settings that differ from those of the latest."""
+        return [] if self.latest is None else _differing(self.latest.model.settings, self.settings)
+
+
+def open_lines(config: RunConfig, root: Root) -> list[Line]:
+    """Return the night's students with their latest; finish what a crash left of a promotion."""
+    lines = []
+    for student in retrained_students(config):
+        sync_pointer(root, student.line)
+        lines.append(Line(student, history(root, student.line)))
+    return lines
+
+
+@dataclass(frozen=True)
+class News:
+    """Tonight's photos against those that a student's line has decided on."""
+
+    reference: Dataset | None
+    """All that the latest learned from and was tested on; None where there is no latest."""
+    data: Dataset
+    decided: tuple[Dataset, ...] = ()
+    """The same of students that are not to be in force; see :mod:`flows.retraining.history`."""
+
+    @property
+    def against(self) -> str:
+        """Names what is known; empty where nothing is."""
+        return " ".join(dataset.manifest.id for dataset in self._all_known)
+
+    @cached_property
+    def known(self) -> Dataset | None:
+        """All photos decided on, with their splits; None where there are none."""
+        if not self._all_known:
+            return None
+        tables = [dataset.manifest.table for dataset in self._all_known]
+        table = pl.concat(tables).unique("key", keep="first", maintain_order=True)
+        first = self._all_known[0]
+        return replace(first, manifest=replace(first.manifest, table=table))
+
+    @property
+    def _all_known(self) -> tuple[Dataset, ...]:
+        return self.decided if self.reference is None else (self.reference, *self.decided)
+
+    @cached_property
+    def new(self) -> Dataset:
+        """The photos that were not there, in both splits."""
+        return self.data if self.known is None else self.data.without(self.known.keys())
+
+    @cached_property
+    def gone(self) -> int:
+        """How many of the latest's photos are not there any more."""
+        if self.reference is None:
+            return 0
+        return len(self.reference.without(self.data.keys()).keys())
+
+    @property
+    def growth(self) -> float:
+        """New training photos as a share of those decided on; infinite where there are none."""
+        if self.known is None:
+            return float("inf")
+        return len(self.new.keys("train")) / len(self.known.keys("train"))
+
+    @cached_property
+    def learned_and_tested(self) -> int:
+        """How many of tonight's test photos the latest learned from: other splits than then."""
+        if self.reference is None:
+            return 0
+        return len(set(self.reference.keys("train")) & set(self.data.keys("test")))
+
+    def as_record(self) -> dict[str, Any]:
+        latest = 0 if self.reference is None else len(self.reference.keys())
+        return {
+            "new": len(self.new.keys()),
+            "new_train": len(self.new.keys("train")),
+            "new_test": len(self.new.keys("test")),
+            "known": latest,
+            "known_train": 0 if self.reference is None else len(self.reference.keys("train")),
+            "decided": 0 if self.known is None else len(self.known.keys()) - latest,
+            "gone": self.gone,
+            "growth": None if self.known is None else self.growth,
+        }
+
+
+def news_of(root: Root, latest: Version | None, data: Dataset) -> News:
+    """Compare tonight's photos with those of the latest.
+
+    Raises:
+        CorruptRecordError, MissingObjectError: if the list of the latest's photos is damaged.
+    """
+    if latest is None:
+        return News(None, data)
+    whose = f"the latest, {latest.model.student}, learned from"
+    return News(photos_of(root, latest.model.reference["manifest"], whose), data)
+
+
+def photos_of(root: Root, manifest: str, whose: str) -> Dataset:
+    """Load a list of photos that a line has decided on.
+
+    Raises:
+        CorruptRecordError, MissingObjectError: if it is damaged; the sentence says ``whose`` it is.
+    """
+    try:
+        return Dataset(Manifest.load(root, manifest), root.reading)
+    except (MissingObjectError, CorruptRecordError) as error:
+        raise type(error)(
+            f"{error} It lists the photos that {whose}: "
+            "bring it back, or give the student another name, which starts a line of its own."
+        ) from error
+
+
+def settings_of(config: RunConfig) -> dict[str, Any]:
+    """Return what a student is made with, apart from photos and mapping; bytes count, not paths."""
+    settings: dict[str, Any] = config.model_dump(
+        mode="json",
+        include={
+            "cache": {"dtype", "tokens", "keep_mapped"},
+            **dict.fromkeys(("views", "mapping", "student", "training"), True),
+            **dict.fromkeys(TEACHERS, True),
+        },
+    )
+    for section in (settings["teacher"], *settings["other_teachers"], settings["student"]):
+        path = Path(section["weights"] or "")
+        if path.is_file():
+            section["weights"] = file_digest(path)
+        section.pop("batch_size", None)
+    return settings
+
+
+def _differing(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
+    """Name what differs, such as ``training.epochs``."""
+    names = []
+    for key in sorted({*before, *now}):
+        was, is_now = before.get(key), now.get(key)
+        if isinstance(was, dict) and isinstance(is_now, dict):
+            names += _differing(was, is_now, f"{prefix}{key}.")
+        elif was != is_now:
+            names.append(f"{prefix}{key}")
+    return names

@@ -1,0 +1,97 @@
+"""Whether a new student may take the place of the latest."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from flows.config.retraining import GateConfig
+from flows.data.dataset import Dataset
+from tintem_core.errors import InputError
+from tintem_core.evaluation.metrics import NEED_LABELS
+
+Metrics = Mapping[str, float]
+VERDICTS = {True: "passed", False: "not passed", None: "does not apply"}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What one limit of a gate says."""
+
+    metric: str
+    rule: str
+    value: float | None
+    latest: float | None
+    """Of the current latest, on the same photos; None where it was not compared."""
+    passed: bool | None
+    """None: the limit does not apply."""
+    why: str
+
+
+def judge(
+    gates: Iterable[GateConfig], metrics: Metrics, latest: Metrics | None, alone: str
+) -> list[Verdict]:
+    """Hold a student's numbers against the gates, one verdict per limit.
+
+    Args:
+        metrics: of the new student.
+        latest: of the current latest on the same photos; None where there is nothing to compare.
+        alone: why there is nothing to compare.
+    """
+    found = []
+    for gate in gates:
+        value = metrics.get(gate.metric)
+        before = None if latest is None else latest.get(gate.metric)
+        missing = alone if latest is None else "it was not measured of the latest"
+        for limit in ("minimum", "maximum", "may_fall", "may_rise"):
+            bound = getattr(gate, limit)
+            if bound is not None:
+                found.append(_verdict(gate.metric, limit, bound, value, before, missing))
+    return found
+
+
+def is_open(verdicts: Iterable[Verdict]) -> bool:
+    """Whether no limit stands in the way."""
+    return all(verdict.passed is not False for verdict in verdicts)
+
+
+def refuse_unlabelled(gates: Iterable[GateConfig], data: Dataset) -> None:
+    """Raises InputError if a gate asks for what only labels tell, and photos have none."""
+    for place, gate in enumerate(gates):
+        if gate.metric.rpartition("/")[2] in NEED_LABELS and None in data.labels():
+            raise InputError(
+                f"nightly.gates[{place}]: '{gate.metric}' is measured only where every photo has a "
+                f"label, and photos of {data.name} have none: label them, or leave the gate out."
+            )
+
+
+def _verdict(
+    metric: str,
+    limit: str,
+    bound: float,
+    value: float | None,
+    latest: float | None,
+    missing: str,
+) -> Verdict:
+    rule = _RULES[limit].format(bound)
+    if value is None:
+        return Verdict(metric, rule, None, latest, False, f"{metric} was not measured")
+    if limit in ("may_fall", "may_rise"):
+        if latest is None:
+            return Verdict(metric, rule, value, None, None, missing)
+        change = value - latest
+        passed = change >= -bound if limit == "may_fall" else change <= bound
+        way = "below" if change < 0 else "above"
+        why = (
+            f"{metric} is {value:.4g}, {abs(change):.2g} {way} the latest's {latest:.4g}; it {rule}"
+        )
+    else:
+        passed = value >= bound if limit == "minimum" else value <= bound
+        why = f"{metric} is {value:.4g}, wanted {rule}"
+    return Verdict(metric, rule, value, latest, passed, why)
+
+
+_RULES = {
+    "minimum": "at least {:g}",
+    "maximum": "at most {:g}",
+    "may_fall": "may fall by {:g}",
+    "may_rise": "may rise by {:g}",
+}

@@ -1,1 +1,0 @@
-"""Prefect's server, its pool and worker, and what is deployed there."""

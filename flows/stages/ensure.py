@@ -1,0 +1,56 @@
+"""Of several runs that need the same thing, one makes it and the others wait."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from flows.reporting.base import reporter
+from storage.artifacts import read_record, write_artifact
+from storage.lease import Holder, hold
+from storage.root import Root
+from tintem_core.distributed import is_main
+
+
+@contextlib.contextmanager
+def alone(root: Root, name: str) -> Iterator[Callable[[], None]]:
+    """Work on something that no other process works on; say for whom it is waited before.
+
+    Under ``torchrun`` the main process holds for all of them: let the others wait for it inside.
+
+    Yields:
+        What to call before anything is written; it raises
+        :class:`storage.errors.LeaseLostError` where another process has taken over.
+    """
+    if not is_main():
+        yield lambda: None
+        return
+
+    def say(holder: Holder) -> None:
+        reporter().note(f"{name}: waiting for {holder}")
+
+    with hold(root, name, say) as lease:
+        yield lease.confirm
+
+
+def made_once(
+    root: Root, kind: str, id: str, make: Callable[[], tuple[dict[str, bytes], dict[str, Any]]]
+) -> tuple[dict[str, Any], bool]:
+    """Make sure that an artifact is there.
+
+    Args:
+        make: computes its files and its record.
+
+    Returns:
+        The record, and whether it was there already, if only after waiting for another process.
+    """
+    record = read_record(root, kind, id)
+    if record is None:
+        with alone(root, f"{kind}/{id}") as confirm:
+            record = read_record(root, kind, id)
+            if record is None:
+                files, record = make()
+                confirm()
+                write_artifact(root, kind, id, files, record)
+                return record, False
+    reporter().note(f"{kind.removesuffix('s')} {id}: reused")
+    return record, True

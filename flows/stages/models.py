@@ -1,0 +1,205 @@
+"""Teachers and students of a run, from files and artifacts."""
+
+import io
+from functools import lru_cache
+from pathlib import Path
+
+import polars as pl
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load
+from safetensors.torch import load as load_safetensors
+from torch import Tensor
+
+from flows.config.run import RunConfig
+from flows.reporting.base import reporter
+from flows.stages.map import joint_start, load_mapping
+from flows.stages.results import Mapped, Trained
+from storage.artifacts import read_file
+from storage.root import Root
+from tintem_core.errors import InputError, WeightsError
+from tintem_core.models.device import choose_device, place
+from tintem_core.models.student import Student, build_student, warm_start
+from tintem_core.models.teacher import Teacher, TeacherConfig, build_teacher
+from tintem_core.objectives import Objective, Parts, build_objective
+from tintem_core.training.state import Run, start_run
+
+TENSORS, OBJECTIVE, HISTORY = "student.safetensors", "objective.safetensors", "history.parquet"
+
+
+def initial_weights(config: RunConfig) -> Path:
+    """Return the file that the student starts from.
+
+    Raises:
+        InputError: if there is no such file.
+    """
+    path = Path(config.student.weights or "")
+    if not path.is_file():
+        raise InputError(
+            f"student.weights: there is no file {path}; give a .safetensors or .pth file, or null."
+        )
+    return path
+
+
+def new_objective(
+    config: RunConfig, root: Root, mapped: Mapped, classes: int, centre: Tensor | None = None
+) -> Objective:
+    """Build what a student is trained with.
+
+    Args:
+        classes: how many labels there are to learn, 0 where none are.
+        centre: see :func:`mean_target`; only a training needs it.
+    """
+    mapping = load_mapping(config, root, mapped)
+    joint = config.mapping if config.mapping.fit == "joint" else None
+    parts = Parts(
+        mapping if joint is None else joint_start(config, mapping),
+        config.training,
+        joint,
+        classes,
+        centre,
+        tokens_are_mapped=config.cache.keep_mapped,
+    )
+    return build_objective(config.training.objective, parts, config.training.seed)
+
+
+def start_student(
+    config: RunConfig,
+    root: Root,
+    mapped: Mapped,
+    parent: Trained | None,
+    device: str,
+    steps_per_epoch: int,
+    classes: int,
+    centre: Tensor | None = None,
+) -> Run:
+    """Prepare a training at its first step, or at the end of the one that it extends.
+
+    Args:
+        parent: the shorter training that this one extends, if it extends one.
+        classes, centre: see :func:`new_objective`.
+
+    Raises:
+        InputError: if the student or its optimiser cannot be built.
+    """
+    student = build_student(
+        config.student,
+        mapped.record["spec"]["width"],
+        config.training.seed,
+        tokens=config.training.needs_tokens,
+    )
+    objective = new_objective(config, root, mapped, classes, centre)
+    if parent is not None:
+        student = load_student(config, root, mapped, parent)
+        objective = load_objective(config, root, mapped, parent, centre)
+        objective.requires_grad_(bool(objective.trained_state()))
+    elif config.student.weights is not None:
+        path = initial_weights(config)
+        taken = warm_start(
+            student, read_tensors(path), str(path), partial=config.student.partial_weights
+        )
+        reporter().note(f"{config.student.model} starts from {taken} tensors of {path.name}")
+    try:
+        run = start_run(
+            place(student, device),
+            objective,
+            config.training,
+            steps_per_epoch,
+            first_epoch=config.training.extends or 0,
+        )
+    except (ValueError, AssertionError, TypeError) as error:
+        options = config.training.optimizer_options
+        raise InputError(
+            f"training.optimizer: timm knows no optimiser '{config.training.optimizer}'"
+            + (f" with the options {options} ({error})." if options else ".")
+        ) from error
+    if parent is not None:
+        run.history = load_history(root, parent).to_dicts()
+    return run
+
+
+def load_student(config: RunConfig, root: Root, mapped: Mapped, trained: Trained) -> Student:
+    """Load a finished student on the CPU, in eval mode."""
+    student = build_student(
+        config.student.model_copy(update={"pretrained": False}),
+        mapped.record["spec"]["width"],
+        config.training.seed,
+        tokens=config.training.needs_tokens,
+    )
+    student.load_state_dict(load(read_file(root, "students", trained.id, TENSORS)))
+    return student.eval()
+
+
+def load_objective(
+    config: RunConfig, root: Root, mapped: Mapped, trained: Trained, centre: Tensor | None = None
+) -> Objective:
+    """Load what a finished student was trained with, on the CPU, in eval mode."""
+    objective = new_objective(config, root, mapped, len(trained.record["classes"]), centre)
+    if OBJECTIVE in trained.record["files"]:
+        objective.load_trained(load(read_file(root, "students", trained.id, OBJECTIVE)))
+    return objective.eval().requires_grad_(False)
+
+
+def load_history(root: Root, trained: Trained) -> pl.DataFrame:
+    """Return the training curve: epoch, loss, learning_rate; with select 'best', validation."""
+    return pl.read_parquet(io.BytesIO(read_file(root, "students", trained.id, HISTORY)))
+
+
+def load_teacher(config: TeacherConfig, device: str) -> Teacher:
+    """Load the run's teacher; a changed weight file is loaded anew.
+
+    Raises:
+        InputError: if the weight file is missing or does not fit.
+    """
+    changed = 0
+    if config.weights != "pretrained":
+        if "://" in config.weights:
+            raise InputError(
+                f"teacher.weights: {config.weights} is no file of this machine: copy it here, and "
+                "give its path."
+            )
+        path = Path(config.weights)
+        if not path.is_file():
+            raise InputError(
+                f"teacher.weights: there is no file {path}; give a .safetensors or .pth file, "
+                "or 'pretrained'."
+            )
+        changed = path.stat().st_mtime_ns
+    return _load(config, choose_device(device), changed)
+
+
+@lru_cache(maxsize=4)
+def _load(config: TeacherConfig, device: str, _changed: int) -> Teacher:
+    if config.weights == "pretrained":
+        return build_teacher(config, None, device)
+    return build_teacher(config, read_tensors(Path(config.weights)), device)
+
+
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """Read a weight file; ``.safetensors``, or a state_dict that torch saved.
+
+    Raises:
+        WeightsError: if it is neither.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            return load_safetensors(path.read_bytes())
+        state = torch.load(path, weights_only=True, map_location="cpu")
+    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
+        raise WeightsError(f"{path} is not a readable weight file: {error}") from error
+    except Exception as error:
+        # torch raises its private unpickling error for files that would need to run code.
+        if type(error).__name__ != "UnpicklingError":
+            raise
+        raise WeightsError(
+            f"{path} is not a plain weight file (it would have to run code to load): "
+            "save the model's state_dict as .safetensors."
+        ) from error
+    for wrapping in ("state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(wrapping), dict):
+            state = state[wrapping]
+    if not isinstance(state, dict) or not all(isinstance(t, torch.Tensor) for t in state.values()):
+        raise WeightsError(
+            f"{path} holds no plain table of tensors: save the model's state_dict as .safetensors."
+        )
+    return state

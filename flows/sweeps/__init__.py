@@ -1,1 +1,0 @@
-"""Many students of one cache: the list, a process for each, what is remembered of them."""
