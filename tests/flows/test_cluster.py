@@ -1,5 +1,6 @@
 """What is said and sent before a cluster is at work; the cluster itself: test_two_machines."""
 
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from flows.orchestration.ray import connected
 from flows.reporting.base import reporting_to
 from flows.stages.pipeline import Pipeline
 from flows.stages.preflight import preflight
+from flows.stages.shards import parts_of
 from storage.cache import ShardTask
 from storage.lease import hold
 from storage.root import Root, open_root
