@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
 
 app = typer.Typer()
-
-
 Student = Annotated[
     str | None, typer.Option("--student", help="its name, where a night has several")
 ]

@@ -16,14 +16,8 @@ if TYPE_CHECKING:
 
 
 app = typer.Typer()
-
-
 _ELSEWHERE = "if it is another machine's, start it there, or unset PREFECT_API_URL."
-
-
 _STUCK = "`tintem down` ends what is left of it, `tintem up` starts it anew."
-
-
 Port = Annotated[
     int | None,
     typer.Option("--port", min=1, max=65535, help="where the server listens, 4200 if free"),

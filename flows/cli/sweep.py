@@ -15,17 +15,11 @@ if TYPE_CHECKING:
 
 
 app = typer.Typer()
-
-
 _WIDEST = 10_000
-
-
 Only = Annotated[
     list[str] | None,
     typer.Option("--only", metavar="NAME", help="this student only; * stands for anything"),
 ]
-
-
 Metric = Annotated[
     str | None, typer.Option("--metric", help="what to rank by, such as student/test/knn")
 ]

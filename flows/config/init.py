@@ -11,8 +11,6 @@ from storage.root import open_root
 from tintem_core.errors import InputError
 
 _LISTS = (".csv", ".tsv", ".parquet", ".tar")
-
-
 # A bucket may hold millions of objects: the first ones tell whether there are photos.
 _LOOKED_AT = 10_000
 

@@ -5,11 +5,7 @@ from typing import Any, Self
 from pydantic import BaseModel, Field, model_validator
 
 NAME = "name"
-
-
 _VARYING = ("student", "training", "mapping")
-
-
 _LIMITS = ("minimum", "maximum", "may_fall", "may_rise")
 
 

@@ -9,14 +9,8 @@ from typing import Any, Self
 from pydantic import BaseModel, Field, model_validator
 
 DEFAULT_METRIC = "student/test/pairwise_pearson"
-
-
 _VARYING = ("student", "training", "mapping")
-
-
 _MODEL, _NAME, _SEED, _WEIGHTS = "student.model", "name", "training.seed", "student.weights"
-
-
 Settings = dict[str, Any]
 
 

@@ -20,11 +20,7 @@ from tintem_core.models.teacher import Teacher
 from tintem_core.views import Pixels
 
 Arrays = dict[str, NDArray[np.float32]]
-
-
 Transform = Callable[[Tensor], Tensor]
-
-
 # Shards kept in memory while they wait to be written.
 _UNWRITTEN = 2
 

@@ -25,8 +25,6 @@ from tintem_core.training.state import Batch
 from tintem_core.views import Pixels
 
 Indices = NDArray[np.int64]
-
-
 _GOLDEN_RATIO = (1 + math.sqrt(5)) / 2
 
 

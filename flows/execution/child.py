@@ -22,8 +22,6 @@ from storage.errors import StorageInputError, UnreachableError
 from tintem_core.errors import InputError, TintemError
 
 _KINDS = {"input": InputError, "passes": UnreachableError, "other": TintemError}
-
-
 _SECONDS_BETWEEN_REPORTS = 0.5
 
 

@@ -10,8 +10,6 @@ from flows.experiments.record import Entry
 from storage.identity import digest
 
 _MODEL, _SEED, _WEIGHTS = "student.model", "training.seed", "student.weights"
-
-
 _DIGITS = 10
 
 

@@ -23,32 +23,16 @@ matplotlib.use("Agg")
 
 
 Box = tuple[float, float, float, float]
-
-
 _DPI = 200
-
-
 # Okabe and Ito's colours, which the colour-blind can tell apart too.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-
-
 _GREY = "#52606d"
-
-
 _MARKER, _LABEL, _AXIS = 4.5, 7.0, 8.5
-
-
 # Students of one size stand beside each other, by this share of the axis.
 _APART = 0.011
-
-
 # Where a label may be, as seen from its point: right first, as a reader expects it.
 _DIRECTIONS = (0, 35, -35, 180, 145, -145, 90, -90)
-
-
 _NEAREST, _RING, _RINGS = 5.0, 5.0, 10
-
-
 # Inches: the figure, and a line of its legend.
 _NARROW, _WIDE, _LINE = (6.4, 4.0), (8.6, 4.4), 0.15
 

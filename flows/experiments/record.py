@@ -11,8 +11,6 @@ from storage.identity import make_id
 from storage.root import Root
 
 SWEEPS = "sweeps"
-
-
 PLOT, TABLE = "faithfulness-against-size.png", "leaderboard.parquet"
 
 

@@ -10,8 +10,6 @@ from rich.table import Table
 from flows.experiments.standings import Group, Leaderboard, is_cost
 
 _NOTHING = "–"
-
-
 _NAME_WIDTH, _STYLES = 16, {"name": "cyan", "id": "dim"}
 
 

@@ -17,8 +17,6 @@ from storage.root import Root, open_root
 from tintem_core.errors import InputError
 
 Thing = dict[str, Any]
-
-
 # The metrics that a line of the table has room for, by kind.
 _SHOWN = {
     "mappings": {
@@ -32,8 +30,6 @@ _SHOWN = {
     },
     "exports": {"student/test/pairwise_pearson": "faithful (Pearson)"},
 }
-
-
 _COLUMNS = {
     "caches": {"photos": "photos", "shards": "shards"},
     "latest": {"student": "in force", "since": "since (UTC)"},

@@ -28,12 +28,8 @@ from prefect.states import Crashed
 from flows.orchestration.services import POOL
 
 _BEGUN = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
-
-
 # A run inside another one may wait for its next attempt.
 _UNFINISHED = [*_BEGUN, StateType.SCHEDULED, StateType.PAUSED]
-
-
 # A run outlives a server that is away for some minutes, and its worker is then heard again.
 _LAST_HEARD = timedelta(minutes=10)
 

@@ -29,11 +29,7 @@ from flows.orchestration.services import POOL, QUEUE
 from tintem_core.errors import InputError, TintemError
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-
-
 _FILE, _AUTOMATIONS = Path("deploy/prefect.yaml"), Path("deploy/automations.yaml")
-
-
 _DEPLOYED, _TAG = "tintem_deployed", "tintem"
 
 

@@ -18,11 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 HEARTBEAT_SECONDS = 30
-
-
 _STARTUP_SECONDS = 120
-
-
 _QUIET = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_LOGGING_LEVEL": "CRITICAL",

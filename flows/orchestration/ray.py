@@ -28,12 +28,8 @@ T = TypeVar("T")
 
 # How often Ray begins a task again.
 _REPEATS = 5
-
-
 # Arguments of tasks are small; embeddings never travel through Ray.
 _STORE_BYTES = 100 * 2**20
-
-
 _PATIENCE_SECONDS = 10.0
 
 

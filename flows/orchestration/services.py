@@ -22,17 +22,9 @@ from flows.orchestration.ephemeral import data_folder, is_prefect, wait_for_serv
 from tintem_core.errors import InputError
 
 PORT = 4200
-
-
 POOL, QUEUE = "tintem", "gpu"
-
-
 _MARK = "TINTEM_UP"
-
-
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
-
-
 # A run that is asked to end records that it did; a stuck one is not waited for.
 _SECONDS_TO_END = 30
 

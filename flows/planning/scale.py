@@ -38,11 +38,7 @@ def duration(seconds: float) -> str:
 
 
 DATASETS = {"ImageNet-1k": 1_281_167, "10 million images": 10_000_000}
-
-
 _TOKENS = 256
-
-
 # (views embedded per second, MB/s written and read): one modest and one strong machine.
 _MACHINES = ((1_000, 200), (5_000, 2_000))
 

@@ -11,8 +11,6 @@ from contextvars import ContextVar
 from typing import Protocol
 
 Advance = Callable[[int], None]
-
-
 log = logging.getLogger("tintem")
 
 

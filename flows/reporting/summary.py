@@ -111,16 +111,12 @@ _FAITHFULNESS = (
     ("linear CKA", "cka_linear"),
     ("same 10 nearest neighbours", "neighbour_overlap_10"),
 )
-
-
 _SHARED = (
     ("same photo found first", "same_photo_at_1"),
     ("same photo among the first 10", "same_photo_at_10"),
     ("teacher's 10 neighbours found", "shared_overlap_10"),
     ("kNN, k = {}", "shared_knn"),
 )
-
-
 _OF_TEACHER = {"shared_knn": "knn"}
 
 

@@ -12,8 +12,6 @@ from storage.registry import Model
 from tintem_core.evaluation.drift import Drift
 
 Outcome = Literal["failed", "promoted", "kept", "waiting", "nothing new"]
-
-
 # What a night of several students is called by: the first of these that any of them came to.
 _FIRST: tuple[Outcome, ...] = ("failed", "promoted", "kept", "waiting", "nothing new")
 

@@ -22,8 +22,6 @@ matplotlib.use("Agg")
 
 
 _KNOWN, _NEW = "#7b8794", "#c2410c"
-
-
 _ON_A_SHEET = 8
 
 

@@ -18,11 +18,7 @@ from flows.retraining.report import night_page
 from flows.stages.results import Indexed
 
 KIND = "nights"
-
-
 REPORT, PHOTOS, STRANGEST = "report.html", "new_photos.parquet", "strangest.jpg"
-
-
 # New photos that the record names; the table has all of them.
 _NAMED = 10
 

@@ -91,8 +91,6 @@ _TITLES = {
     "nothing new": "Nothing new",
     "failed": "A student failed",
 }
-
-
 _CLASSES = {
     "promoted": "good", "kept": "kept", "waiting": "calm", "nothing new": "calm", "failed": "bad",
 }  # fmt: skip

@@ -30,8 +30,6 @@ from tintem_core.models.device import choose_device
 from tintem_core.models.student import natural_width
 
 _TENSORS = "mapping.safetensors"
-
-
 _ROWS_AT_ONCE = 4096
 
 

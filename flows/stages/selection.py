@@ -26,8 +26,6 @@ from tintem_core.training.state import Learner
 
 # Neither the digits that test photos are drawn by, nor those that data.max_images keeps photos by.
 _DIGITS = 8
-
-
 # Fewer say nothing about a student; see tintem_core.evaluation.bootstrap.
 _FEWEST = 4
 
@@ -65,11 +63,7 @@ def learnt_from(config: RunConfig, indexed: Indexed) -> Indexed:
 
 
 Array = NDArray[np.float32]
-
-
 _BATCH = 64
-
-
 # Of the votes, as where the official code chooses its checkpoint (arXiv 2411.15239).
 _TEMPERATURE = 0.1
 

@@ -7,23 +7,13 @@ from dataclasses import dataclass
 from storage.cache.spec import CacheSpec, KindSpec, choose_layout
 
 _LARGE_PAGE = 2 * 2**20
-
-
 _CRC, _INDEX_ENTRY = 4, 16
-
-
 # Per image, keys being incompressible: the row table and its copy, as Parquet.
 _ROW_TABLE = 36
-
-
 # Per shard its commit record, and in it each file.
 _COMMIT, _COMMITTED_FILE = 130, 83
-
-
 # README, records and Zarr metadata.
 _FIXED_BYTES = 10_000
-
-
 # record.json and its copy, metadata.json, README.md, zarr.json of the group; the row table with
 # its record, and a copy of both.
 _FIXED_OBJECTS = 5 + 4

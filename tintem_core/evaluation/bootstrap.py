@@ -13,8 +13,6 @@ from numpy.typing import NDArray
 from tintem_core.errors import DegenerateError, ShapeError
 
 Doubles = NDArray[np.float64]
-
-
 # An interval over three images or fewer means nothing.
 FEWEST_IMAGES = 4
 

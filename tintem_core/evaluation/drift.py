@@ -31,20 +31,10 @@ from tintem_core.evaluation.neighbours import nearest
 from tintem_core.evaluation.ood import auroc
 
 Floats = NDArray[np.float32]
-
-
 Ints = NDArray[np.int64]
-
-
 USUAL_SHARE = 0.05
-
-
 FEWEST_KNOWN = round(1 / USUAL_SHARE) - 1
-
-
 _PIECE_BYTES = 2**26
-
-
 # A bootstrap of fewer images gives a wider interval, never a narrower one.
 _MOST_RESAMPLED = 10_000
 

@@ -22,11 +22,7 @@ from tintem_core.evaluation.pairs import mid_ranks, pair_cosines, pair_subsample
 from tintem_core.evaluation.to_mapped import to_mapped_rows
 
 Table = NDArray[np.floating]
-
-
 Doubles = NDArray[np.float64]
-
-
 NEIGHBOURS = 10
 
 

@@ -7,28 +7,16 @@ ALL = "all"
 
 
 _CONSTANT = ("cosine_to_mapped", "r2_to_mapped")
-
-
 _TO_MAPPED = (
     "cosine_to_mapped",
     "cosine_to_mapped_p5",
     "r2_to_mapped",
     "centred_cosine_to_mapped",
 )
-
-
 _SHARED = ("same_photo_at_1", "same_photo_at_10", "shared_overlap_10", "shared_knn")
-
-
 _ANGLES = ("pairwise_pearson", "pairwise_spearman", "cka_linear", "neighbour_overlap_10")
-
-
 _STRANGENESS = ("auroc", "fpr95", "fpr95_openood")
-
-
 _KNN = ("knn", "knn_agreement")
-
-
 NEED_LABELS = (*_KNN, "shared_knn")
 
 

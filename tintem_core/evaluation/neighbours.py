@@ -13,14 +13,8 @@ from tintem_core.errors import InputError, ShapeError
 from tintem_core.evaluation.cosine import Floats, unit_rows
 
 Ints = NDArray[np.int64]
-
-
 KNN_TEMPERATURE = 0.07
-
-
 KNN_KS = (10, 20, 100, 200)
-
-
 # 64 MiB of float32 cosines at a time: memory stays flat however large the bank is.
 _BLOCK_COSINES = 1 << 24
 

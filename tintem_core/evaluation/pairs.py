@@ -12,11 +12,7 @@ from tintem_core.evaluation.cosine import unit_rows
 from tintem_core.evaluation.neighbours import neighbour_overlap
 
 Table = NDArray[np.floating]
-
-
 Doubles = NDArray[np.float64]
-
-
 # Pairs grow with the square of the images; 2 million pairs fix a correlation to three decimals.
 PAIR_IMAGES = 2_000
 

@@ -17,17 +17,9 @@ from tintem_core.errors import DegenerateError, InputError, ShapeError
 from tintem_core.evaluation.neighbours import count_classes
 
 Table = NDArray[np.floating]
-
-
 Labels = NDArray[np.integer]
-
-
 Floats = NDArray[np.float32]
-
-
 Ints = NDArray[np.int64]
-
-
 # As BatchNorm: keeps a constant feature from dividing by zero.
 _EPSILON = 1e-5
 

@@ -14,11 +14,7 @@ from tintem_core.evaluation.bootstrap import Draws, MetricRow, mean_row
 from tintem_core.evaluation.neighbours import knn_predict, nearest, shared_share
 
 Table = NDArray[np.floating]
-
-
 RECALLS = (1, 10)
-
-
 NEIGHBOURS = 10
 
 

@@ -20,15 +20,9 @@ from tintem_core.evaluation.bootstrap import (
 from tintem_core.evaluation.cosine import row_cosines, unit_rows
 
 Table = NDArray[np.floating]
-
-
 Doubles = NDArray[np.float64]
-
-
 # Of unit rows, whose squared distances to their mean lie in 0..1; float32 noise is far below.
 _SMALLEST_VARIANCE = 1e-12
-
-
 # 32 MiB of float64 counts at a time.
 _BLOCK_COUNTS = 1 << 22
 

@@ -148,8 +148,6 @@ def _block_pairs(tensor: Tensor) -> int:
 
 
 SNE_TEMPERATURES = (0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08, 0.09, 0.10)
-
-
 # exp(2 / 0.003) still fits float64, so no pass is needed to shift the logits by their maximum.
 COLDEST_TEMPERATURE = 0.003
 

@@ -8,8 +8,6 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, Field, model_validator
 
 Head = Literal["linear", "layernorm", "orthogonal"]
-
-
 FITTED_OBJECTIVES = ("sne", "cosine")
 
 

@@ -31,14 +31,8 @@ from tintem_core.mapping.config import MappingConfig
 from tintem_core.mapping.module import Mapping
 
 Sample = Callable[[NDArray[np.int64]], NDArray[np.floating]]
-
-
 _PAIR_LOSSES = {"sne": sne_loss, "cosine": pairwise_cosine_loss}
-
-
 _MOMENT_BATCH = 4096
-
-
 # Cosines exact to float32 (K == D, fewer rows than K): Adam would only amplify rounding from here.
 _EXACT_LOSS = 1e-12
 

@@ -17,8 +17,6 @@ from torch import nn
 from tintem_core.errors import InputError
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-
-
 _BIGGEST_REUSED_BLOCK = 1 << 30
 
 

@@ -27,8 +27,6 @@ from tintem_core.models.device import place
 from tintem_core.views import Pixels
 
 log = logging.getLogger(__name__)
-
-
 Precision = Literal["float32", "bfloat16", "float16"]
 
 

@@ -8,12 +8,8 @@ from tintem_core.models.teacher import Precision
 from tintem_core.objectives import ObjectiveConfig
 
 Schedule = Literal["cosine", "tanh", "poly", "wsd", "rsqrt", "step", "multistep", "constant"]
-
-
 # What counts only where photos are held out to choose the weights by.
 _SELECTION_SETTINGS = {"select", "validation_share", "validate_every", "select_knn"}
-
-
 # What a schedule looks at, beside the learning rate and the warm-up.
 _SCHEDULE_SETTINGS: dict[Schedule, set[str]] = {
     "cosine": {"final_learning_rate"},

@@ -17,8 +17,6 @@ from tintem_core.training.config import TrainingConfig
 from tintem_core.training.state import Batch, Best, Learner, Run
 
 log = logging.getLogger("tintem")
-
-
 # A GPU must not wait for Python after every step: its loss is looked at this often.
 _GPU_STEPS_BETWEEN_LOOKS = 10
 

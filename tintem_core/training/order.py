@@ -14,8 +14,6 @@ from pydantic import BaseModel, Field
 from tintem_core.errors import InputError
 
 Array = np.ndarray[Any, np.dtype[np.int64]]
-
-
 _ROUNDS = 8
 
 
