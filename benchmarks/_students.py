@@ -24,7 +24,7 @@ from tintem_core.models.teacher import to_float
 from tintem_core.objectives import Targets, TermWeights
 from tintem_core.objectives.mapped import MatchMapped
 from tintem_core.training.loop import train
-from tintem_core.training.state import start_run
+from tintem_core.training.state import start_training
 
 _KEPT_BYTES = 2**32
 
@@ -91,7 +91,7 @@ class Students:
         student = place(build_student(config.student, WIDTH, training.seed), "cpu")
         # The same numbers in another order, half as fast again on CPUs.
         student = student.to(memory_format=torch.channels_last)
-        run = start_run(student, objective, training, budget.steps_per_epoch)
+        run = start_training(student, objective, training, budget.steps_per_epoch)
         train(
             run,
             batches_from(dataset, 0, training.epochs * budget.steps_per_epoch, 0),

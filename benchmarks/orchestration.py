@@ -136,7 +136,7 @@ def measure_stages(folder: Path, config: Path, rounds: int) -> dict[str, dict[st
     """Every round in new roots, with Prefect and without in turn; medians."""
     from flows.config.load import load_config
     from flows.stages.models import load_teacher
-    from flows.stages.requests import wanted_caches
+    from flows.stages.requests import requested_caches
     from storage.cache.footprint import rows_per_shard
 
     base = load_config(config)
@@ -155,7 +155,7 @@ def measure_stages(folder: Path, config: Path, rounds: int) -> dict[str, dict[st
         found = {key: statistics.median(row[key] for row in rows) for key in rows[0]}
         stages[name] = {key: round(value, 3) for key, value in found.items()}
         stages[name]["share"] = round(found["around"] / found["work"], 4)
-    views = wanted_caches(base, load_teacher(base.teacher, "cpu"))[0].spec
+    views = requested_caches(base, load_teacher(base.teacher, "cpu"))[0].spec
     rows = rows_per_shard(views, 10**9)
     stages["extract"]["default_shard_views"] = rows * views.views
     stages["extract"]["units"] = views_of(folder / f"flow-{rounds - 1}")

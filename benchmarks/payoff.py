@@ -38,7 +38,7 @@ from tintem_core.models.device import place
 from tintem_core.models.student import build_student
 from tintem_core.objectives import Parts, build_objective
 from tintem_core.training.loop import train
-from tintem_core.training.state import Batch, start_run
+from tintem_core.training.state import Batch, start_training
 
 # Teacher and its input, student and its input. The speed of a teacher does not depend on its
 # weights: where the demo packages have none, random ones are taken.
@@ -135,7 +135,7 @@ def _step_seconds(
     mapping = load_mapping(config, pipeline.root, pipeline.mapped)
     width = pipeline.mapped.record["spec"]["width"]
     student = place(build_student(config.student, width, 0), "cpu")
-    run = start_run(
+    run = start_training(
         student,
         build_objective(config.training.objective, Parts(mapping, config.training)),
         config.training,

@@ -41,7 +41,7 @@ from tintem_core.losses.cosine import cosine_student_loss
 from tintem_core.models.device import choose_device
 from tintem_core.models.teacher import autocast, to_float
 from tintem_core.training.loop import train
-from tintem_core.training.state import Run
+from tintem_core.training.state import TrainingState
 
 WARM_UP = 2
 
@@ -180,7 +180,7 @@ def trained(pipeline: Pipeline, dataset: StepDataset, options: argparse.Namespac
     return clock.seconds
 
 
-def new_run(pipeline: Pipeline, dataset: StepDataset) -> Run:
+def new_run(pipeline: Pipeline, dataset: StepDataset) -> TrainingState:
     config = pipeline.config
     device = choose_device(config.runtime.device)
     return start_student(

@@ -24,7 +24,7 @@ from flows.orchestration.artifacts import (
 from flows.orchestration.ephemeral import HEARTBEAT_SECONDS
 from flows.orchestration.ray import executor_of
 from flows.orchestration.reporter import PrefectReporter, if_heard
-from flows.orchestration.retries import patiently
+from flows.orchestration.retries import with_retries
 from flows.reporting.base import Broadcast, reporter, reporting_to
 from flows.reporting.summary import Row, summary_rows
 from flows.stages.pipeline import Pipeline
@@ -59,7 +59,7 @@ def _stage(config: RunConfig) -> Iterator[Pipeline]:
     """Use the shared pipeline, or a new one when a stage runs alone; report to Prefect too."""
     pipeline = _SHARED.get() or Pipeline(config)
     heard = reporting_to(Broadcast(reporter(), PrefectReporter()))
-    with heard, patiently(), executor_of(config) as executor:
+    with heard, with_retries(), executor_of(config) as executor:
         pipeline.executor = executor
         yield pipeline
 

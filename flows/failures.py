@@ -30,7 +30,7 @@ def may_pass(error: BaseException | None) -> bool:
     return False
 
 
-def told(error: BaseException) -> str:
+def describe(error: BaseException) -> str:
     """Say in a sentence what went wrong."""
     if isinstance(error, TintemError | StorageError):
         return str(error)

@@ -17,12 +17,12 @@ from flows.config.run import RunConfig
 from flows.distill import STAGES, distill, sharing
 from flows.failures import may_pass
 from flows.orchestration.reporter import PrefectReporter, if_heard
-from flows.orchestration.retraining_artifact import publish_night
-from flows.orchestration.retries import patiently
+from flows.orchestration.retraining_artifact import publish_retraining
+from flows.orchestration.retries import with_retries
 from flows.reporting.base import Broadcast, Reporter, reporter, reporting_to
 from flows.retraining.decision import Outcome
 from flows.retraining.record import KIND, REPORT
-from flows.retraining.run import Ended, Night, is_mistake
+from flows.retraining.run import RetrainingResult, RetrainingRun, is_mistake
 from flows.stages.pipeline import Pipeline
 from storage.errors import StorageInputError
 from storage.registry import current_version
@@ -69,13 +69,13 @@ def nightly(config: RunConfig, force: bool = False) -> dict[str, Any]:
         latest: by line, which entry is in force.
     """
     beyond = reporter()
-    with reporting_to(Broadcast(beyond, PrefectReporter())), patiently():
-        night = Night(config, force=force, engine=PrefectEngine(beyond))
-        ended = night.hold()
+    with reporting_to(Broadcast(beyond, PrefectReporter())), with_retries():
+        night = RetrainingRun(config, force=force, engine=PrefectEngine(beyond))
+        ended = night.run()
         PrefectReporter().note(ended.says)
         if ended.record is not None:
             with if_heard():
-                publish_night(night.root, ended)
+                publish_retraining(night.root, ended)
         result = _result(night, ended)
         # A night goes on after a failure, so that what may pass is only told to Prefect here.
         _raise_failures(ended, result["report"])
@@ -94,7 +94,7 @@ def state_name(outcome: Outcome) -> str:
     return outcome.capitalize()
 
 
-def _result(night: Night, ended: Ended) -> dict[str, Any]:
+def _result(night: RetrainingRun, ended: RetrainingResult) -> dict[str, Any]:
     latest = {line: current_version(night.root, line) for line in night.lines}
     report = None if ended.night is None else f"{night.root.url}/{KIND}/{ended.night}/{REPORT}"
     return {
@@ -115,7 +115,7 @@ def _result(night: Night, ended: Ended) -> dict[str, Any]:
     }
 
 
-def _raise_failures(ended: Ended, report: str | None) -> None:
+def _raise_failures(ended: RetrainingResult, report: str | None) -> None:
     """Let the run fail after all students had their turn, if one of them did.
 
     Raises:
@@ -134,6 +134,6 @@ def _raise_failures(ended: Ended, report: str | None) -> None:
     raise (InputError if is_input else TintemError)(f"{said} (report: {report})") from passing
 
 
-def _unsaid(ended: Ended) -> list[str]:
+def _unsaid(ended: RetrainingResult) -> list[str]:
     """Return the failures that came after the record, in bringing about what it decided."""
     return [str(f) for f in ended.failures if str(f) not in ended.says]

@@ -20,28 +20,33 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from flows.config.run import RunConfig, RuntimeConfig
 from flows.config.sweep import DEFAULT_METRIC
 from flows.distill import extract_flow, index_flow, map_flow, sharing
-from flows.execution.slots import Places, places
+from flows.execution.slots import Slots, slots_of
 from flows.execution.students import finish_in_process
 from flows.experiments.leaderboard import leaderboard
 from flows.experiments.plot import plot
 from flows.experiments.record import PLOT, TABLE, Entry, entries_of, files_of, sweep_id, write_sweep
 from flows.experiments.students import (
-    Planned,
-    Student,
-    chosen,
+    PlannedStudent,
+    SweepStudent,
+    assign_ids,
     finish,
-    identified,
-    planned,
+    plan_students,
     refuse_unlabelled,
+    select_students,
 )
 from flows.experiments.table import artifact_rows, heading
-from flows.failures import told
-from flows.orchestration.ray import all_on_cluster, connected, given, most_per_machine
+from flows.failures import describe
+from flows.orchestration.ray import (
+    all_on_cluster,
+    cluster_connection,
+    most_per_machine,
+    task_resources,
+)
 from flows.orchestration.reporter import PrefectReporter, if_heard
-from flows.orchestration.retries import ENSURING, Sealed, all_of, error_of, patiently
+from flows.orchestration.retries import ENSURING, Opaque, all_of, error_of, with_retries
 from flows.reporting.base import Broadcast, Prefixed, reporter, reporting_to
 from flows.stages.pipeline import Pipeline
-from flows.stages.results import handed_over
+from flows.stages.results import to_ids
 from storage.root import Root
 from tintem_core.errors import InputError, TintemError
 
@@ -75,13 +80,13 @@ def sweep(config: RunConfig, only: list[str] | None = None) -> str:
         InputError: if a student cannot be built, or a name is none of the sweep's.
         SweepError: if some students failed; the others are done all the same.
     """
-    asked = planned(config)
-    names = chosen(asked, only or [])
-    with patiently(), _cluster(config):
+    asked = plan_students(config)
+    names = select_students(asked, only or [])
+    with with_retries(), _cluster(config):
         return _sweep(config, asked, names)
 
 
-def _sweep(config: RunConfig, asked: Sequence[Planned], names: set[str]) -> str:
+def _sweep(config: RunConfig, asked: Sequence[PlannedStudent], names: set[str]) -> str:
     base = Pipeline(asked[0].config)
     with sharing(base):
         index_flow(base.config)
@@ -89,7 +94,7 @@ def _sweep(config: RunConfig, asked: Sequence[Planned], names: set[str]) -> str:
         if not base.config.cache.keep_mapped:
             extract_flow(base.config)
     with _reporting():
-        students = identified(asked, base.indexed, base.extracted)
+        students = assign_ids(asked, base.indexed, base.extracted)
         for student in students:
             for twin in student.twins:
                 reporter().note(f"{twin} is the same student as {student.name}: trained once")
@@ -120,7 +125,7 @@ def _sweep(config: RunConfig, asked: Sequence[Planned], names: set[str]) -> str:
 
 @task(name="student", **ENSURING)
 def student_task(
-    name: str, work: Sealed[tuple[RunConfig, dict[str, Any], Places | None]]
+    name: str, work: Opaque[tuple[RunConfig, dict[str, Any], Slots | None]]
 ) -> dict[str, str]:
     """Finish one student; returns the ids of student, evaluation and export."""
     config, handed, where = work.content
@@ -132,7 +137,7 @@ def student_task(
 
 
 def _finish_all(
-    config: RunConfig, base: Pipeline, students: Sequence[Student]
+    config: RunConfig, base: Pipeline, students: Sequence[SweepStudent]
 ) -> tuple[set[str], dict[str, str]]:
     """Fit the mappings and finish the students.
 
@@ -152,37 +157,37 @@ def _finish_all(
                 error = error_of(stage(student.config, return_state=True))
             if error is None:
                 before = (pipeline.indexed, pipeline.stored, pipeline.mapped)
-                handed[student.mapping] = handed_over(*before)
+                handed[student.mapping] = to_ids(*before)
             else:
                 same = (s.name for s in students if s.mapping == student.mapping)
-                failed |= dict.fromkeys(same, told(error))
+                failed |= dict.fromkeys(same, describe(error))
     ready = [student for student in students if student.mapping in handed]
     for name, state in _ended(config, ready, handed):
         error = error_of(state)
         if error is None:
             evaluations.add(state.result()["evaluation"])
         else:
-            failed[name] = told(error)
+            failed[name] = describe(error)
     return evaluations, failed
 
 
 def _ended(
-    config: RunConfig, students: Sequence[Student], handed: Mapping[str, dict[str, Any]]
+    config: RunConfig, students: Sequence[SweepStudent], handed: Mapping[str, dict[str, Any]]
 ) -> Iterator[tuple[str, State[Any]]]:
     """Run the students' tasks, where the config says; yield each when it has ended."""
 
-    def work(runtime: RuntimeConfig, where: Places | None) -> dict[str, Sealed[Any]]:
+    def work(runtime: RuntimeConfig, where: Slots | None) -> dict[str, Opaque[Any]]:
         return {
-            s.name: Sealed(
+            s.name: Opaque(
                 (s.config.model_copy(update={"runtime": runtime}), handed[s.mapping], where)
             )
             for s in students
         }
 
-    where = places(config)
+    where = slots_of(config)
     if config.runtime.cluster is not None:
         with (
-            given(config) as runtime,
+            task_resources(config) as runtime,
             reporter().track("Students", len(students), "students") as advance,
         ):
             for name, state in all_on_cluster(student_task, work(runtime, None)):
@@ -201,7 +206,7 @@ def _at_once(config: RunConfig) -> int:
     """Return how many students run side by side on a machine, at most."""
     if config.runtime.cluster is not None:
         return most_per_machine(config)
-    where = places(config)
+    where = slots_of(config)
     return 1 if where is None else where.count
 
 
@@ -211,7 +216,7 @@ def _cluster(config: RunConfig) -> Iterator[None]:
     if config.runtime.cluster is None:
         yield
     else:
-        with connected(config.runtime.cluster):
+        with cluster_connection(config.runtime.cluster):
             yield
 
 

@@ -23,11 +23,11 @@ from torch import distributed
 
 from flows.config.load import load_config, parse_config
 from flows.config.run import RunConfig
-from flows.execution.child import PipeReporter, failure, leave_with_parent
+from flows.execution.child import PipeReporter, from_error, leave_with_parent
 from flows.execution.processes import ORDERS
 from flows.reporting.base import Advance, Reporter, reporting_to
 from flows.stages.pipeline import Pipeline
-from flows.stages.results import Trained, taken_over
+from flows.stages.results import Trained, from_ids
 from flows.stages.train import train
 from storage.errors import StorageError
 from tintem_core.distributed import from_main, is_main
@@ -73,7 +73,7 @@ def train_together(config: RunConfig, handed: dict[str, Any] | None = None) -> T
     """
     pipeline = Pipeline(config)
     if handed is not None:
-        return train(config, pipeline.root, *taken_over(pipeline.root, handed))
+        return train(config, pipeline.root, *from_ids(pipeline.root, handed))
     prepared = from_main(
         (pipeline.indexed, pipeline.stored, pipeline.mapped) if is_main() else None
     )
@@ -106,7 +106,7 @@ def _answer(orders: dict[str, Any]) -> None:
         trained = _run(parse_config(orders["config"], "the run"), orders["handed"], reports)
     except Exception as error:
         # Whoever fails first is heard: the others then fail for want of it.
-        reports.say(**failure(error))
+        reports.say(**from_error(error))
         raise
     if trained is not None:
         reports.say(student=trained.id)

@@ -165,7 +165,7 @@ def _acquire(
     root: Root, name: str, on_wait: Callable[[Holder], None] | None, patience: Patience
 ) -> Lease:
     claim = _own_claim()
-    watch, told, pause = _Watch(root, name, patience), b"", _SHORTEST_PAUSE
+    watch, announced, pause = _Watch(root, name, patience), b"", _SHORTEST_PAUSE
     while True:
         claims = _claims(root, name)
         live = watch.live(claims)
@@ -173,8 +173,8 @@ def _acquire(
             lease = _try_next(root, name, claims, claim, patience)
             if lease is not None:
                 return lease
-        elif on_wait is not None and claims[live[-1]] != told:
-            holder = _parse(told := claims[live[-1]])
+        elif on_wait is not None and claims[live[-1]] != announced:
+            holder = _parse(announced := claims[live[-1]])
             if holder is not None:
                 on_wait(holder)
         # Not all at once: two that see each other both withdraw.

@@ -252,6 +252,6 @@ def _packed(version: Version, **more: str) -> bytes:
 
 def _parse(data: bytes, where: str) -> Version:
     content = unseal(data, where)
-    told = {f.name: content[_KEYS.get(f.name, f.name)] for f in fields(Version)}
-    model = Model(**{field.name: told["model"][field.name] for field in fields(Model)})
-    return Version(**told | {"model": model, "rejected": tuple(told["rejected"])})
+    read = {f.name: content[_KEYS.get(f.name, f.name)] for f in fields(Version)}
+    model = Model(**{field.name: read["model"][field.name] for field in fields(Model)})
+    return Version(**read | {"model": model, "rejected": tuple(read["rejected"])})

@@ -39,7 +39,7 @@ def repair(target: Target, cache: CacheId = None) -> None:
 
     with reporting_to(TerminalReporter(console)):
         repaired = checks.repair(target, cache)
-    _say(checks.told(repaired))
+    _say(checks.repair_sentences(repaired))
     if any(done.unreadable for done in repaired):
         raise typer.Exit(1)
 
@@ -67,7 +67,7 @@ def compact(
 
     with reporting_to(TerminalReporter(console)):
         done = compaction.compact(target, cache, fullness=fullness, drop_removed=drop_removed)
-    _say(compaction.told(done))
+    _say(compaction.compaction_sentences(done))
     if any(each.unreadable for each in done):
         raise typer.Exit(1)
 

@@ -125,8 +125,8 @@ def schedule(
     from flows.orchestration.deployments import schedule_nights
 
     when = schedule_nights(parameters, cron, timezone)
-    told = "no more nights begin" if off else f"nights begin at {when.cron} ({when.timezone})"
-    console.print(told, highlight=False)
+    sentence = "no more nights begin" if off else f"nights begin at {when.cron} ({when.timezone})"
+    console.print(sentence, highlight=False)
 
 
 def _use_server() -> None:

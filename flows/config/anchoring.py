@@ -6,7 +6,7 @@ from typing import Any
 from flows.config.sweep import anchor_weights
 
 
-def anchored(content: dict[str, Any], folder: Path) -> dict[str, Any]:
+def resolve_paths(content: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Make relative local paths absolute; leave URLs and everything malformed to validation."""
 
     def anchor(section: Any, key: str) -> None:

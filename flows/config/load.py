@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 
-from flows.config.anchoring import anchored
+from flows.config.anchoring import resolve_paths
 from flows.config.checks import check
 from flows.config.run import RunConfig
 from flows.config.validation import validated
@@ -30,7 +30,7 @@ def load_config(path: str | Path) -> RunConfig:
         raise InputError(f"{path} cannot be read as YAML: {reason}") from error
     if not isinstance(content, dict):
         raise InputError(f"{path} holds no settings: `tintem init FOLDER` writes an example.")
-    return parse_config(anchored(content, path.resolve().parent), str(path))
+    return parse_config(resolve_paths(content, path.resolve().parent), str(path))
 
 
 def parse_config(content: dict[str, Any], where: str) -> RunConfig:

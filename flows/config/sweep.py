@@ -90,7 +90,7 @@ class SweepConfig(BaseModel, frozen=True, extra="forbid"):
         taken = {name for name, _, _ in variants if name is not None}
         points = []
         for given, settings, where in variants or [(None, {}, "sweep")]:
-            variant = given or _free(told({_MODEL: model, **_flat(settings)}), taken)
+            variant = given or _free(settings_label({_MODEL: model, **_flat(settings)}), taken)
             taken.add(variant)
             points += [
                 Point(_seeded(variant, seed), variant, _with_seed(settings, seed), where)
@@ -99,9 +99,9 @@ class SweepConfig(BaseModel, frozen=True, extra="forbid"):
         return tuple(points)
 
 
-def told(settings: Mapping[str, Any]) -> str:
+def settings_label(settings: Mapping[str, Any]) -> str:
     """Say settings briefly: ``mobilenetv3_small_050, proteus, epochs=20``."""
-    return ", ".join(_told(name, value) for name, value in settings.items())
+    return ", ".join(_setting_label(name, value) for name, value in settings.items())
 
 
 def anchor_weights(sweep: Any, anchor: Callable[[Any, str], None]) -> None:
@@ -120,7 +120,7 @@ def anchor_weights(sweep: Any, anchor: Callable[[Any, str], None]) -> None:
             anchor(entry.get("student"), "weights")
 
 
-def _told(setting: str, value: Any) -> str:
+def _setting_label(setting: str, value: Any) -> str:
     if isinstance(value, str):
         return PurePath(value).stem if setting == _WEIGHTS else value
     shown = f"{value:g}" if isinstance(value, float) else str(value).lower()

@@ -9,20 +9,73 @@ import itertools
 import json
 import os
 import signal
+import subprocess
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import copy_context
+from dataclasses import dataclass
 from typing import IO, Any
 
-from flows.failures import may_pass, told
-from flows.reporting.base import Advance, Reporter
+from flows.failures import describe, may_pass
+from flows.reporting.base import Advance, Reporter, reporter
 from storage.errors import StorageInputError, UnreachableError
 from tintem_core.errors import InputError, TintemError
 
 _KINDS = {"input": InputError, "passes": UnreachableError, "other": TintemError}
 _SECONDS_BETWEEN_REPORTS = 0.5
+
+
+@dataclass(frozen=True)
+class ChildResult:
+    """What a child answered, and how it ended."""
+
+    answer: dict[str, Any]
+    code: int
+    stderr: "StderrTail"
+
+    @property
+    def ending(self) -> str:
+        """How it ended, and what it said last."""
+        return self.stderr.describe_end(self.code)
+
+
+def run_child(
+    command: Sequence[str], environment: Mapping[str, str], orders: bytes = b""
+) -> ChildResult:
+    """Run a child process that ends with this one; what it reports and prints is reported here.
+
+    Args:
+        command: program and arguments.
+        environment: what its environment has besides this process's.
+        orders: what it reads from its standard input, which stays open after that.
+    """
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env={**os.environ, **environment},
+    )  # fmt: skip
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert process.stderr is not None
+    stderr = StderrTail(process.stderr, reporter().note)
+    try:
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.write(orders)
+            process.stdin.flush()
+        answer = relay(process.stdout, reporter())
+        process.wait()
+    finally:
+        # Its own children have sessions of their own, and end when this closes.
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.close()
+        process.terminate()
+        process.wait()
+        stderr.wait()
+        process.stdout.close()
+        process.stderr.close()
+    return ChildResult(answer, process.returncode, stderr)
 
 
 class PipeReporter:
@@ -92,15 +145,15 @@ def relay(stream: IO[bytes], target: Reporter) -> dict[str, Any]:
     return {}
 
 
-def failure(error: Exception) -> dict[str, str]:
+def from_error(error: Exception) -> dict[str, str]:
     """Return an error as a child answers with it: what to say, and as what to raise it again."""
     kind = "passes" if may_pass(error) else "other"
     if isinstance(error, InputError | StorageInputError):
         kind = "input"
-    return {"failed": told(error), "kind": kind}
+    return {"failed": describe(error), "kind": kind}
 
 
-def raised_again(answer: dict[str, Any]) -> Exception:
+def to_error(answer: dict[str, Any]) -> Exception:
     """Return the error that a child answered with."""
     return _KINDS[answer["kind"]](answer["failed"])
 
@@ -109,7 +162,7 @@ class _EndedEarlyError(Exception):
     """A child ended in the midst of something."""
 
 
-class LastWords:
+class StderrTail:
     """Listens to what a child prints, and keeps the end of it."""
 
     def __init__(self, stream: IO[bytes], heard: Callable[[str], None] = lambda _: None) -> None:
@@ -131,12 +184,12 @@ class LastWords:
         """Block until the child has closed the stream."""
         self._thread.join()
 
-    def told(self, code: int) -> str:
+    def describe_end(self, code: int) -> str:
         """Say how the child ended, and what it said last."""
         # Frames of = and - say nothing.
         words = [line for line in self.lines if any(letter.isalnum() for letter in line)]
         said = f"; it said last: {words[-1].strip()}" if words else ""
-        return f"{ending(code)}{said}"
+        return f"{describe_code(code)}{said}"
 
     def _listen(self, stream: IO[bytes]) -> None:
         for line in stream:
@@ -146,7 +199,7 @@ class LastWords:
                 self._heard(text)
 
 
-def ending(code: int) -> str:
+def describe_code(code: int) -> str:
     """Say what an exit code means."""
     if code >= 0:
         return f"ended with code {code}"

@@ -7,18 +7,14 @@ It is `torchrun` that starts them, see :mod:`flows.torchrun`. What the main proc
 what any of them prints, comes to the reporter of the run.
 """
 
-import contextlib
 import json
-import os
-import subprocess
 import sys
 from typing import Any
 
 import torch
 
 from flows.config.run import RunConfig
-from flows.execution.child import LastWords, raised_again, relay
-from flows.reporting.base import reporter
+from flows.execution.child import run_child, to_error
 from tintem_core.errors import InputError, TintemError
 from tintem_core.models.device import choose_device
 
@@ -46,33 +42,14 @@ def train_in_processes(config: RunConfig, handed: dict[str, Any]) -> None:
                 "for each process."
             )
     settings = config.model_dump(mode="json", exclude_unset=True)
-    process = subprocess.Popen(
+    ended = run_child(
         [
             sys.executable, "-m", "torch.distributed.run", "--standalone",
             f"--nproc-per-node={count}", "-m", "flows.torchrun",
         ],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        env={**os.environ, ORDERS: json.dumps({"config": settings, "handed": handed})},
+        {ORDERS: json.dumps({"config": settings, "handed": handed})},
     )  # fmt: skip
-    assert process.stdin is not None
-    assert process.stdout is not None
-    assert process.stderr is not None
-    last_words = LastWords(process.stderr, reporter().note)
-    try:
-        answer = relay(process.stdout, reporter())
-        process.wait()
-    finally:
-        # Its processes have sessions of their own, and end when this closes.
-        with contextlib.suppress(BrokenPipeError):
-            process.stdin.close()
-        process.terminate()
-        process.wait()
-        last_words.wait()
-        process.stdout.close()
-        process.stderr.close()
-    if "failed" in answer:
-        raise raised_again(answer)
-    if "student" not in answer or process.returncode:
-        raise TintemError(
-            f"training in {count} processes failed: torchrun {last_words.told(process.returncode)}"
-        )
+    if "failed" in ended.answer:
+        raise to_error(ended.answer)
+    if "student" not in ended.answer or ended.code:
+        raise TintemError(f"training in {count} processes failed: torchrun {ended.ending}")

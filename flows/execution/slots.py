@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from flows.config.run import RunConfig
 
 
-class Places:
+class Slots:
     """So many students at once; each has its share of the cores, and the GPU whose turn it is."""
 
     def __init__(self, count: int, gpus: Sequence[str]) -> None:
@@ -31,7 +31,7 @@ class Places:
             self._free.put(place)
 
 
-def places(config: RunConfig) -> Places | None:
+def slots_of(config: RunConfig) -> Slots | None:
     """Return where the students of a sweep run; None: one after the other in this process."""
     if config.runtime.processes > 1:
         return None
@@ -39,7 +39,7 @@ def places(config: RunConfig) -> Places | None:
     wanted = None if config.sweep is None else config.sweep.at_once
     if wanted is None and len(gpus) > 1:
         wanted = len(gpus)
-    return None if wanted is None else Places(wanted, gpus)
+    return None if wanted is None else Slots(wanted, gpus)
 
 
 def _gpus(device: str) -> list[str]:

@@ -7,25 +7,22 @@ closes, even by a SIGKILL of the parent, the process ends. What the process repo
 lines of JSON.
 """
 
-import contextlib
 import json
 import os
 import pkgutil
-import subprocess
 import sys
 import traceback
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from flows.execution.child import (
-    LastWords,
     PipeReporter,
-    failure,
+    from_error,
     leave_with_parent,
-    raised_again,
-    relay,
+    run_child,
+    to_error,
 )
-from flows.reporting.base import reporter, reporting_to
+from flows.reporting.base import reporting_to
 from tintem_core.errors import TintemError
 
 if TYPE_CHECKING:
@@ -54,38 +51,18 @@ def finish_in_process(
         UnreachableError: if what it meets may pass by itself.
         StudentError: if it is killed.
     """
-    process = subprocess.Popen(
-        [sys.executable, "-m", "flows.execution.students"],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        env={**os.environ, **environment},
-    )  # fmt: skip
-    assert process.stdin is not None
-    assert process.stdout is not None
-    assert process.stderr is not None
-    last_words = LastWords(process.stderr, reporter().note)
     settings = config.model_dump(mode="json", exclude_unset=True)
     orders = json.dumps({"work": work, "config": settings, "handed": handed}) + "\n"
-    try:
-        with contextlib.suppress(BrokenPipeError):
-            process.stdin.write(orders.encode())
-            process.stdin.flush()
-        answer = relay(process.stdout, reporter())
-        process.wait()
-    finally:
-        process.kill()
-        process.wait()
-        last_words.wait()
-        for stream in (process.stdin, process.stdout, process.stderr):
-            with contextlib.suppress(BrokenPipeError):
-                stream.close()
-    if "ids" in answer:
-        ids: dict[str, str] = answer["ids"]
+    command = [sys.executable, "-m", "flows.execution.students"]
+    ended = run_child(command, environment, orders.encode())
+    if "ids" in ended.answer:
+        ids: dict[str, str] = ended.answer["ids"]
         return ids
-    if "failed" in answer:
-        failed = raised_again(answer)
-        failed.add_note("\n".join(last_words.lines))
+    if "failed" in ended.answer:
+        failed = to_error(ended.answer)
+        failed.add_note("\n".join(ended.stderr.lines))
         raise failed
-    raise StudentError(f"its process {last_words.told(process.returncode)}")
+    raise StudentError(f"its process {ended.ending}")
 
 
 def _main() -> None:
@@ -103,7 +80,7 @@ def _main() -> None:
     except Exception as error:  # noqa: BLE001  # whatever it is, the parent is to know it
         if not isinstance(error, TintemError | StorageError):
             traceback.print_exc()
-        reports.say(**failure(error))
+        reports.say(**from_error(error))
     else:
         reports.say(ids=ids)
 

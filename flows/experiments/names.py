@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flows.config.sweep import told
+from flows.config.sweep import settings_label
 from flows.experiments.record import Entry
 from storage.identity import digest
 
@@ -39,9 +39,9 @@ def names(
     for id, mine in settings.items():
         if id not in found:
             shown = {k: v for k, v in mine.items() if k == _MODEL or (k in apart and k != _SEED)}
-            variant = told(shown)
+            variant = settings_label(shown)
             seed = {_SEED: mine[_SEED]} if _SEED in apart and _SEED in mine else {}
-            found[id] = Name(told({**shown, **seed}), variant)
+            found[id] = Name(settings_label({**shown, **seed}), variant)
     kinds = {id: _kind(specs[id]) for id in found}
     called = Counter(name.name for name in found.values())
     # Of each variant as it is called, how many there are.
@@ -62,8 +62,8 @@ def _kind(spec: Mapping[str, Any]) -> str:
 
 
 def _settings(spec: Mapping[str, Any], mappings: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    told = spec["mapping"]
-    mapping = told if isinstance(told, dict) else mappings.get(told, {})
+    named = spec["mapping"]
+    mapping = named if isinstance(named, dict) else mappings.get(named, {})
     found = {
         **{f"student.{name}": value for name, value in spec["student"].items()},
         **{f"training.{name}": value for name, value in spec["training"].items()},

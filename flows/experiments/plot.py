@@ -173,7 +173,7 @@ def _dress(axes: Axes, group: Group) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x / 1e6:g} M"))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("parameters (log scale)", fontsize=_AXIS)
-    axes.set_ylabel(_told(group.metric), fontsize=_AXIS)
+    axes.set_ylabel(_metric_label(group.metric), fontsize=_AXIS)
     axes.set_title(
         f"{group.data}: {group.test_photos:,} unseen photos, bars are 95% intervals",
         fontsize=_AXIS, loc="left",
@@ -190,10 +190,10 @@ def _ticks(low: float, high: float) -> list[float]:
     return [tick for tick in found if low <= tick <= high]
 
 
-def _told(metric: str) -> str:
+def _metric_label(metric: str) -> str:
     _, dataset, name = metric.split("/") if metric.count("/") == 2 else ("", "", metric)
-    told = _METRICS.get(name, name)
-    return told if dataset in ("", "test") else f"{told}, {dataset}"
+    label = _METRICS.get(name, name)
+    return label if dataset in ("", "test") else f"{label}, {dataset}"
 
 
 _METRICS = {

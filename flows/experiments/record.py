@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from flows.provenance import provenance
-from flows.stages.ensure import alone
+from flows.stages.ensure import exclusive
 from storage.artifacts import read_file, read_record, write_artifact
 from storage.identity import make_id
 from storage.root import Root
@@ -40,7 +40,7 @@ def write_sweep(
         "at_once": at_once,
         "provenance": provenance(),
     }
-    with alone(root, f"{SWEEPS}/{id}") as confirm:
+    with exclusive(root, f"{SWEEPS}/{id}") as confirm:
         confirm()
         write_artifact(root, SWEEPS, id, files, record)
 

@@ -15,8 +15,8 @@ from flows.stages.map import mapping_name, mapping_spec, mapping_width
 from flows.stages.models import load_teacher
 from flows.stages.pipeline import Pipeline
 from flows.stages.preflight import preflight
-from flows.stages.requests import wanted_mapped_tokens
-from flows.stages.results import Indexed, taken_over
+from flows.stages.requests import requested_tokens
+from flows.stages.results import Indexed, from_ids
 from flows.stages.train import student_spec
 from storage.identity import make_id
 from tintem_core.errors import InputError
@@ -24,7 +24,7 @@ from tintem_core.evaluation.metrics import NEED_LABELS
 
 
 @dataclass(frozen=True)
-class Planned:
+class PlannedStudent:
     """One student of a sweep: the run that would train it alone."""
 
     name: str
@@ -34,7 +34,7 @@ class Planned:
 
 
 @dataclass(frozen=True)
-class Student(Planned):
+class SweepStudent(PlannedStudent):
     """A student of a sweep whose id is known, trained or not."""
 
     id: str
@@ -55,12 +55,12 @@ def finish(config: RunConfig, handed: dict[str, Any]) -> dict[str, str]:
         The ids of the student, its evaluation and its export.
     """
     run = Pipeline(config)
-    run.indexed, run.stored, run.mapped = taken_over(run.root, handed)
+    run.indexed, run.stored, run.mapped = from_ids(run.root, handed)
     run.extracted = run.stored
     return {"student": run.trained.id, "evaluation": run.evaluated.id, "export": run.exported.id}
 
 
-def planned(config: RunConfig) -> tuple[Planned, ...]:
+def plan_students(config: RunConfig) -> tuple[PlannedStudent, ...]:
     """Return every student that the config's sweep names, each known to be able to start.
 
     Raises:
@@ -85,7 +85,7 @@ def planned(config: RunConfig) -> tuple[Planned, ...]:
             except InputError as error:
                 raise InputError(f"{where}: {error}") from error
             checked.add(parts)
-        students.append(Planned(point.name, point.variant, changed))
+        students.append(PlannedStudent(point.name, point.variant, changed))
     _refuse_unmeasured(config.sweep.metric, students)
     return tuple(students)
 
@@ -98,7 +98,7 @@ def _refuse_new_views(config: RunConfig, student: RunConfig, where: str) -> None
         )
 
 
-def _refuse_unmeasured(metric: str, students: Sequence[Planned]) -> None:
+def _refuse_unmeasured(metric: str, students: Sequence[PlannedStudent]) -> None:
     measured = dict.fromkeys(name for s in students for name in metrics_of(s.config))
     known = [name for name in measured if not name.startswith("teacher/")]
     if metric not in known:
@@ -118,7 +118,7 @@ def refuse_unlabelled(config: RunConfig, data: Dataset) -> None:
         )
 
 
-def chosen(students: Sequence[Planned], only: Sequence[str]) -> set[str]:
+def select_students(students: Sequence[PlannedStudent], only: Sequence[str]) -> set[str]:
     """Return the names that are meant, in which ``*`` stands for anything; none given: all.
 
     Raises:
@@ -134,15 +134,15 @@ def chosen(students: Sequence[Planned], only: Sequence[str]) -> set[str]:
     return found
 
 
-def identified(
-    students: Sequence[Planned], indexed: Indexed, extracted: Extracted
-) -> tuple[Student, ...]:
+def assign_ids(
+    students: Sequence[PlannedStudent], indexed: Indexed, extracted: Extracted
+) -> tuple[SweepStudent, ...]:
     """Find out the students' ids; those with the same one are one. Nothing is trained.
 
     Args:
         extracted: the caches that need no mapping.
     """
-    found: dict[str, Student] = {}
+    found: dict[str, SweepStudent] = {}
     for student in students:
         config = student.config
         spec = mapping_spec(config, extracted.identity(), indexed.data, mapping_width(config))
@@ -150,11 +150,11 @@ def identified(
         tokens: tuple[str, ...] = ()
         if config.cache.keep_mapped:
             teacher = load_teacher(config.teacher, config.runtime.device)
-            wanted = wanted_mapped_tokens(config, teacher, mapping)
+            wanted = requested_tokens(config, teacher, mapping)
             tokens = tuple(want.spec.id for want in wanted)
         full = student_spec(config, replace(extracted, mapped_tokens=tokens), indexed, mapping)
         id = make_id(f"{config.student.model}-{config.data.name}", full)
-        first = found.get(id, Student(student.name, student.variant, config, id, mapping))
+        first = found.get(id, SweepStudent(student.name, student.variant, config, id, mapping))
         if first.name != student.name:
             first = replace(first, twins=(*first.twins, student.name))
         found[id] = first

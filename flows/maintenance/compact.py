@@ -9,7 +9,7 @@ from rich.filesize import decimal
 
 from flows.maintenance.verify import targets
 from flows.reporting.base import Advance, reporter
-from flows.stages.ensure import alone
+from flows.stages.ensure import exclusive
 from storage.cache import Compaction, FeatureCache
 from storage.errors import CacheFormatError, CorruptError, MissingObjectError
 from storage.images import Manifest
@@ -56,7 +56,7 @@ def compact(
             done.append(Compacted(each, 0, 0, 0, 0, 0, str(error)))
             continue
         keep = _images(root, cache) if drop_removed else None
-        with alone(root, f"caches/{each}"):
+        with exclusive(root, f"caches/{each}"):
             before = root.size(cache.base)
             found = _compact(cache, fullness, keep)
         done.append(
@@ -89,12 +89,12 @@ def _compact(cache: FeatureCache, fullness: float, keep: pl.Series | None) -> Co
         return cache.compact(fullness=fullness, keep=keep, progress=progress)
 
 
-def told(compacted: Sequence[Compacted]) -> list[str]:
+def compaction_sentences(compacted: Sequence[Compacted]) -> list[str]:
     """Return a sentence per cache."""
-    return [_told(done) for done in compacted]
+    return [_sentence(done) for done in compacted]
 
 
-def _told(done: Compacted) -> str:
+def _sentence(done: Compacted) -> str:
     if done.unreadable:
         return done.unreadable
     if done.shards_after == done.shards_before:

@@ -14,12 +14,12 @@ from flows.data.dataset import Dataset
 from flows.data.rendering import ViewSource
 from flows.maintenance.status import cache_stats, open_existing
 from flows.stages.cache_checks import Truth, measure_truth
-from flows.stages.ensure import alone
+from flows.stages.ensure import exclusive
 from flows.stages.extract import ensure
 from flows.stages.index import index
 from flows.stages.map import through_mapping
 from flows.stages.models import load_teacher
-from flows.stages.requests import Wanted, wanted_caches
+from flows.stages.requests import CacheRequest, requested_caches
 from flows.stages.shards import source_of
 from flows.stages.tokens import known_mapped_tokens
 from storage.artifacts import read_record
@@ -118,7 +118,7 @@ def repair(target: str, cache_id: str | None = None) -> list[Repaired]:
         except (CorruptError, CacheFormatError) as error:
             done.append(Repaired(cache_id, (), None, unreadable=str(error)))
             continue
-        with alone(root, f"caches/{cache_id}"):
+        with exclusive(root, f"caches/{cache_id}"):
             dropped = tuple(cache.repair())
         if config is None or want is None:
             done.append(Repaired(cache_id, dropped, None))
@@ -132,7 +132,7 @@ def repair(target: str, cache_id: str | None = None) -> list[Repaired]:
 
 def targets(
     target: str, cache_id: str | None
-) -> tuple[Root, RunConfig | None, dict[str, Wanted | None]]:
+) -> tuple[Root, RunConfig | None, dict[str, CacheRequest | None]]:
     """Return the root, the config where there is one, and the caches meant, by id.
 
     Raises:
@@ -140,12 +140,12 @@ def targets(
     """
     root = open_existing(target)
     config = None
-    wanted: dict[str, Wanted | None] = {}
+    wanted: dict[str, CacheRequest | None] = {}
     if target.endswith((".yaml", ".yml")):
         config = load_config(target)
         teachers = [load_teacher(each, config.runtime.device) for each in config.teachers]
         wanted = {
-            want.spec.id: want for teacher in teachers for want in wanted_caches(config, teacher)
+            want.spec.id: want for teacher in teachers for want in requested_caches(config, teacher)
         }
         wanted |= {w.spec.id: w for w in known_mapped_tokens(config, root, teachers[0])}
     else:
@@ -157,7 +157,9 @@ def targets(
     return root, config, {cache_id: wanted.get(cache_id)}
 
 
-def _verdict(root: Root, config: RunConfig | None, cache_id: str, want: Wanted | None) -> Verdict:
+def _verdict(
+    root: Root, config: RunConfig | None, cache_id: str, want: CacheRequest | None
+) -> Verdict:
     try:
         cache = FeatureCache.open(root, cache_id)
     except MissingObjectError:
@@ -178,7 +180,7 @@ def _verdict(root: Root, config: RunConfig | None, cache_id: str, want: Wanted |
 
 
 def _with_truth(
-    root: Root, config: RunConfig, cache: FeatureCache, want: Wanted, verdict: Verdict
+    root: Root, config: RunConfig, cache: FeatureCache, want: CacheRequest, verdict: Verdict
 ) -> Verdict:
     manifest = Manifest.latest(root, want.source.name)
     if manifest is None:
@@ -247,7 +249,7 @@ def verdict_table(verdicts: Sequence[Verdict]) -> Table:
     return table
 
 
-def told(repaired: Sequence[Repaired]) -> list[str]:
+def repair_sentences(repaired: Sequence[Repaired]) -> list[str]:
     """Return a sentence per cache that was repaired."""
     said = []
     for done in repaired:

@@ -20,7 +20,7 @@ from prefect.settings import get_current_settings
 from flows.config.cluster import ClusterConfig, require_ray
 from flows.config.run import RunConfig, RuntimeConfig
 from flows.orchestration.reporter import PrefectReporter
-from flows.orchestration.retries import ENSURING, Sealed, all_of, error_of
+from flows.orchestration.retries import ENSURING, Opaque, all_of, error_of
 from flows.reporting.base import reporter, reporting_to
 from tintem_core.errors import InputError
 
@@ -34,7 +34,7 @@ _PATIENCE_SECONDS = 10.0
 
 
 @contextmanager
-def connected(cluster: ClusterConfig) -> Iterator[None]:
+def cluster_connection(cluster: ClusterConfig) -> Iterator[None]:
     """Be connected to a cluster inside the block.
 
     Raises:
@@ -65,7 +65,7 @@ def connected(cluster: ClusterConfig) -> Iterator[None]:
 
 
 def all_on_cluster(
-    task: Task[..., Any], work: Mapping[str, Sealed[Any]]
+    task: Task[..., Any], work: Mapping[str, Opaque[Any]]
 ) -> Iterator[tuple[str, State[Any]]]:
     """Run a task for all work on the cluster that is connected; see :func:`all_of`."""
     from prefect_ray import RayTaskRunner
@@ -80,7 +80,7 @@ def _deliver(_task: Task[..., Any], _run: TaskRun, _state: State[Any]) -> None:
 
 
 @contextmanager
-def given(config: RunConfig) -> Iterator[RuntimeConfig]:
+def task_resources(config: RunConfig) -> Iterator[RuntimeConfig]:
     """Give the tasks submitted inside the block what the config says.
 
     Yields:
@@ -126,7 +126,7 @@ def most_per_machine(config: RunConfig) -> int:
 
 @task(name="shards", **ENSURING)
 def work_task(
-    name: str, work: Sealed[tuple[Callable[[RunConfig, Any, str], None], RunConfig, Any]]
+    name: str, work: Opaque[tuple[Callable[[RunConfig, Any, str], None], RunConfig, Any]]
 ) -> None:
     """Work on one item."""
     function, config, item = work.content
@@ -150,10 +150,10 @@ class RayExecutor:
     def map(
         self, config: RunConfig, work: Callable[[RunConfig, T, str], None], items: Mapping[str, T]
     ) -> Iterator[tuple[str, BaseException | None]]:
-        self._stack.enter_context(connected(self._cluster))
-        with given(config) as runtime:
+        self._stack.enter_context(cluster_connection(self._cluster))
+        with task_resources(config) as runtime:
             own = config.model_copy(update={"runtime": runtime})
-            sealed = {name: Sealed((work, own, item)) for name, item in items.items()}
+            sealed = {name: Opaque((work, own, item)) for name, item in items.items()}
             for name, state in all_on_cluster(work_task, sealed):
                 yield name, error_of(state)
 

@@ -8,14 +8,14 @@ from prefect.artifacts import create_image_artifact, create_markdown_artifact, c
 
 from flows.retraining.gates import VERDICTS
 from flows.retraining.record import KIND, REPORT, STRANGEST
-from flows.retraining.run import Ended
+from flows.retraining.run import RetrainingResult
 from storage.artifacts import read_file, read_record
 from storage.root import Root
 
 _NAMED = 5
 
 
-def publish_night(root: Root, ended: Ended) -> None:
+def publish_retraining(root: Root, ended: RetrainingResult) -> None:
     """Show how a night ended that had something to decide."""
     assert ended.record is not None
     assert ended.night is not None

@@ -24,7 +24,7 @@ PAUSES = (10.0, 60.0, 300.0)
 
 
 @contextlib.contextmanager
-def patiently() -> Iterator[None]:
+def with_retries() -> Iterator[None]:
     """In a flow: have it run again, after a pause, when the block fails for what may pass."""
     try:
         yield
@@ -70,7 +70,7 @@ ENSURING: dict[str, Any] = {
 }
 
 
-class Sealed(Generic[T]):
+class Opaque(Generic[T]):
     """An argument that Prefect passes on without walking through it in search of futures.
 
     Its own annotation for that, ``opaque``, does not survive being sent to another process.
@@ -81,7 +81,7 @@ class Sealed(Generic[T]):
 
 
 def all_of(
-    runner: TaskRunner[Any], task: Task[..., Any], work: Mapping[str, Sealed[Any]]
+    runner: TaskRunner[Any], task: Task[..., Any], work: Mapping[str, Opaque[Any]]
 ) -> Iterator[tuple[str, State[Any]]]:
     """Run a task of (name, work) for all work; yield each name when its task has ended."""
     with runner as running:

@@ -17,7 +17,7 @@ from flows.planning.scale import Dtype, slowest
 from flows.stages.map import mapping_name, mapping_spec, mapping_width
 from flows.stages.models import load_teacher
 from flows.stages.preflight import preflight
-from flows.stages.requests import Wanted, wanted_caches, wanted_mapped_tokens
+from flows.stages.requests import CacheRequest, requested_caches, requested_tokens
 from flows.stages.results import Indexed
 from flows.stages.train import student_spec
 from storage.artifacts import list_artifacts
@@ -34,7 +34,7 @@ from tintem_core.models.teacher import Teacher
 class Work:
     """A cache of the run: how many photos it is to hold, and how many it holds already."""
 
-    want: Wanted
+    want: CacheRequest
     photos: int
     done: int
 
@@ -101,7 +101,7 @@ def plan(config: RunConfig) -> Plan:
     sources = (config.data, *config.evaluation.ood, *config.support_sources)
     photos = {s.name: list_photos(root, s) for s in sources}
     data = photos[config.data.name]
-    wanted = [want for teacher in teachers for want in wanted_caches(config, teacher)]
+    wanted = [want for teacher in teachers for want in requested_caches(config, teacher)]
     work = [_work(root, want, photos[want.source.name]) for want in wanted]
     extracted = _extracted(config, wanted)
     choices = _choices(config, work, teachers[0].describe())
@@ -166,7 +166,7 @@ def refuse_what_cannot_fit(found: Plan) -> None:
     require_space(open_root(found.root), found.bytes_needed, "the feature cache")
 
 
-def _work(root: Root, want: Wanted, photos: Listing) -> Work:
+def _work(root: Root, want: CacheRequest, photos: Listing) -> Work:
     count = photos.count(want.split)
     if photos.previous is None:
         return Work(want, count, 0)
@@ -230,7 +230,7 @@ def _mapped_tokens(
         known = Dataset(data.previous)
         spec = mapping_spec(config, extracted.identity(), known, mapping_width(config))
         mapping = mapping_name(config, spec)
-    wanted = wanted_mapped_tokens(config, teacher, mapping)
+    wanted = requested_tokens(config, teacher, mapping)
     return [_work(root, want, photos[want.source.name]) for want in wanted]
 
 
@@ -249,7 +249,7 @@ def _mapped_choice(config: RunConfig, work: list[Work]) -> Choice:
     )
 
 
-def _extracted(config: RunConfig, wanted: list[Wanted]) -> Extracted:
+def _extracted(config: RunConfig, wanted: list[CacheRequest]) -> Extracted:
     """Return the caches that the extraction will make sure of."""
     # The same number for every teacher, its training views first.
     each = len(wanted) // len(config.teachers)

@@ -21,7 +21,7 @@ from tintem_core.models.student import build_student
 from tintem_core.models.teacher import Teacher
 from tintem_core.objectives import Parts, build_objective
 from tintem_core.training.loop import train
-from tintem_core.training.state import Batch, start_run
+from tintem_core.training.state import Batch, start_training
 
 _SECONDS = 1.0
 
@@ -120,7 +120,7 @@ def trained_images(config: RunConfig, device: str, teacher_width: int, width: in
     steps = 2**40
     with torch.random.fork_rng(devices=[]):
         try:
-            run = start_run(student, objective, training, steps)
+            run = start_training(student, objective, training, steps)
         except (ValueError, AssertionError) as error:
             raise InputError(
                 f"training.optimizer: timm knows no optimiser '{config.training.optimizer}'."

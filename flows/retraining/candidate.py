@@ -8,7 +8,7 @@ from typing import Any
 from flows.config.run import CacheConfig, RunConfig
 from flows.config.variants import keeps_mapping
 from flows.data.features import evaluation_latents
-from flows.retraining.changes import TEACHERS, Line, News
+from flows.retraining.changes import TEACHERS, Changes, ModelLine
 from flows.stages.map import apply, load_mapping, mapping_spec, mapping_width
 from flows.stages.models import TENSORS
 from flows.stages.pipeline import Pipeline
@@ -30,7 +30,7 @@ _OTHER = {
 
 
 @dataclass(frozen=True)
-class Tonight:
+class Candidate:
     """How a student is made tonight."""
 
     pipeline: Pipeline
@@ -40,7 +40,7 @@ class Tonight:
     """Whether the latest's weights are gone on from, and why not."""
 
 
-def prepare(night: Pipeline, line: Line, news: News, folder: Path) -> Tonight:
+def prepare(night: Pipeline, line: ModelLine, news: Changes, folder: Path) -> Candidate:
     """Set up the run of a student.
 
     Args:
@@ -64,7 +64,7 @@ def prepare(night: Pipeline, line: Line, news: News, folder: Path) -> Tonight:
         pipeline.config = line.config.model_copy(
             update={"student": line.config.student.model_copy(update=start)}
         )
-    return Tonight(pipeline, mapping, {"done": weights is not None, "why": cold})
+    return Candidate(pipeline, mapping, {"done": weights is not None, "why": cold})
 
 
 def latest_pipeline(night: Pipeline, config: RunConfig, model: Model) -> Pipeline:
@@ -91,7 +91,7 @@ def latest_pipeline(night: Pipeline, config: RunConfig, model: Model) -> Pipelin
     return pipeline
 
 
-def incomparable(line: Line, news: News) -> str:
+def incomparable(line: ModelLine, news: Changes) -> str:
     """Say why tonight's student cannot be compared with the latest; empty where it can."""
     if line.latest is None:
         return "there is no latest to compare with"
@@ -114,7 +114,7 @@ def _on_the_same_photos(night: Pipeline, config: RunConfig) -> Pipeline:
     return pipeline
 
 
-def _kept_mapping(pipeline: Pipeline, line: Line) -> tuple[Mapped | None, str]:
+def _kept_mapping(pipeline: Pipeline, line: ModelLine) -> tuple[Mapped | None, str]:
     if not keeps_mapping(line.config):
         is_off = not line.config.nightly.keep_mapping
         return None, "nightly.keep_mapping is off" if is_off else "mapping.fit is joint"
@@ -149,7 +149,7 @@ def _angles_kept(pipeline: Pipeline, mapped: Mapped) -> float:
 
 
 def _latest_weights(
-    pipeline: Pipeline, line: Line, kept: Mapped | None, news: News, folder: Path
+    pipeline: Pipeline, line: ModelLine, kept: Mapped | None, news: Changes, folder: Path
 ) -> tuple[Path | None, str]:
     """Return the file of weights to go on from; None, and why, where training starts afresh."""
     if not line.config.nightly.warm_start:

@@ -20,7 +20,7 @@ TEACHERS = ("teacher", "other_teachers")
 
 
 @dataclass(frozen=True)
-class Line:
+class ModelLine:
     """A student of the night, with what has been in force of it."""
 
     student: RetrainedStudent
@@ -65,17 +65,17 @@ class Line:
         return [] if self.latest is None else _differing(self.latest.model.settings, self.settings)
 
 
-def open_lines(config: RunConfig, root: Root) -> list[Line]:
+def open_lines(config: RunConfig, root: Root) -> list[ModelLine]:
     """Return the night's students with their latest; finish what a crash left of a promotion."""
     lines = []
     for student in retrained_students(config):
         sync_pointer(root, student.line)
-        lines.append(Line(student, history(root, student.line)))
+        lines.append(ModelLine(student, history(root, student.line)))
     return lines
 
 
 @dataclass(frozen=True)
-class News:
+class Changes:
     """Tonight's photos against those that a student's line has decided on."""
 
     reference: Dataset | None
@@ -143,16 +143,16 @@ class News:
         }
 
 
-def news_of(root: Root, latest: Version | None, data: Dataset) -> News:
+def changes_of(root: Root, latest: Version | None, data: Dataset) -> Changes:
     """Compare tonight's photos with those of the latest.
 
     Raises:
         CorruptRecordError, MissingObjectError: if the list of the latest's photos is damaged.
     """
     if latest is None:
-        return News(None, data)
+        return Changes(None, data)
     whose = f"the latest, {latest.model.student}, learned from"
-    return News(photos_of(root, latest.model.reference["manifest"], whose), data)
+    return Changes(photos_of(root, latest.model.reference["manifest"], whose), data)
 
 
 def photos_of(root: Root, manifest: str, whose: str) -> Dataset:

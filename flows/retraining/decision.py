@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from flows.config.retraining import NightlyConfig
-from flows.retraining.changes import Line, News
+from flows.retraining.changes import Changes, ModelLine
 from flows.retraining.drift import Scored
 from flows.retraining.gates import Verdict
 from storage.registry import Model
@@ -52,7 +52,7 @@ class Decision:
         }
 
 
-def trigger(nightly: NightlyConfig, news: News, scored: Scored | None, force: bool) -> Trigger:
+def trigger(nightly: NightlyConfig, news: Changes, scored: Scored | None, force: bool) -> Trigger:
     """Say whether a student is trained again tonight."""
     reasons, otherwise = [], []
     if force:
@@ -90,7 +90,7 @@ def drifted(nightly: NightlyConfig, drift: Drift) -> tuple[bool, str]:
     return True, f"{said}, {nightly.drift:.0%} is enough; {chance}"
 
 
-def told(line: Line, decision: Decision) -> str:
+def describe_decision(line: ModelLine, decision: Decision) -> str:
     """Say what became of a student."""
     if decision.outcome == "promoted":
         return f"promoted {decision.student} as the latest of {line.student.line}: {decision.why}"

@@ -16,7 +16,7 @@ from flows.data.caches import Extracted
 from flows.data.dataset import Dataset
 from flows.data.features import evaluation_caches, evaluation_rows
 from flows.reporting.base import reporter
-from flows.retraining.changes import News
+from flows.retraining.changes import Changes
 from storage.cache import FeatureCache
 from storage.root import Root
 from tintem_core.evaluation.drift import FEWEST_KNOWN, Drift, Rows, measure_drift, nearest_known
@@ -42,7 +42,7 @@ class Scored:
         return {"unknown": self.unknown} if self.drift is None else asdict(self.drift)
 
 
-def score_news(config: RunConfig, root: Root, extracted: Extracted, news: News) -> Scored:
+def score_changes(config: RunConfig, root: Root, extracted: Extracted, news: Changes) -> Scored:
     """Score the new photos, and known ones that were kept apart, against what was learned from.
 
     What was learned from is that of the latest and of students turned away since.
@@ -85,7 +85,7 @@ def score_news(config: RunConfig, root: Root, extracted: Extracted, news: News) 
 
 
 def _table(
-    news: News,
+    news: Changes,
     score_M: Sequence[float] | NDArray[np.float32],
     nearest: Sequence[str],
     threshold: float | None,

@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from flows.data.dataset import Dataset
-from flows.retraining.changes import Line, News, photos_of
+from flows.retraining.changes import Changes, ModelLine, photos_of
 from flows.retraining.decision import counted
 from flows.retraining.record import KIND
 from storage.artifacts import RECORD, read_record
@@ -20,16 +20,16 @@ from storage.root import Root
 
 
 @dataclass(frozen=True)
-class Past:
+class DecisionHistory:
     """The nights before tonight, and what was rolled back."""
 
     root: Root
     night: str
     """Tonight's id."""
     spec: dict[str, Any]
-    """What tonight's decisions follow from; see :func:`flows.retraining.record.night_spec`."""
+    """What tonight's decisions follow from; see :func:`flows.retraining.record.retraining_spec`."""
 
-    def decided(self, line: Line, news: News) -> tuple[News, list[str]]:
+    def decided(self, line: ModelLine, news: Changes) -> tuple[Changes, list[str]]:
         """Count photos that led to a student which is not to be in force as known; say which.
 
         Raises:
@@ -45,7 +45,7 @@ class Past:
                 news = more
         return news, said
 
-    def has_promoted(self, line: Line) -> bool:
+    def has_promoted(self, line: ModelLine) -> bool:
         """Whether a night like this one promoted the line, and failed for a student still missing.
 
         Tried again, such a night is for that other student alone: forced, it would train this one
@@ -67,7 +67,7 @@ class Past:
             for other, decided in record["lines"].items()
         )
 
-    def _turned_down(self, line: Line) -> Iterator[tuple[Dataset, str]]:
+    def _turned_down(self, line: ModelLine) -> Iterator[tuple[Dataset, str]]:
         for student in rejected(line.entries):
             made = next(e.model for e in reversed(line.entries) if e.model.student == student)
             whose = f"{student}, which was rolled back, learned from"

@@ -26,7 +26,7 @@ _ON_A_SHEET = 8
 
 
 @dataclass(frozen=True)
-class Shown:
+class Example:
     """A new photo beside the known one that is nearest to it."""
 
     uri: str
@@ -40,7 +40,7 @@ class Shown:
 
 
 @dataclass(frozen=True)
-class Strangers:
+class DriftView:
     """The new photos, seen from what some students learned from."""
 
     students: tuple[str, ...]
@@ -48,10 +48,10 @@ class Strangers:
     """As the record says it; only ``unknown`` where there is no verdict."""
     usual: NDArray[np.float32]
     new: NDArray[np.float32]
-    shown: Sequence[Shown]
+    shown: Sequence[Example]
 
 
-def histogram(found: Strangers) -> str:
+def histogram(found: DriftView) -> str:
     """Return the scores of known and new photos as PNG, base64."""
     figure = Figure(figsize=(8, 2.8), layout="constrained")
     axes = figure.subplots()
@@ -69,7 +69,7 @@ def histogram(found: Strangers) -> str:
     return base64.b64encode(_packed(figure, "png")).decode()
 
 
-def contact_sheet(shown: Sequence[Shown]) -> bytes | None:
+def contact_sheet(shown: Sequence[Example]) -> bytes | None:
     """Return the strangest photos, each above its nearest known one, as JPEG; None without any."""
     pairs = sorted((one for one in shown if one.picture), key=lambda one: one.score)[:_ON_A_SHEET]
     if not pairs:

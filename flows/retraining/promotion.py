@@ -1,7 +1,7 @@
 """A finished student as what can come into force, and the step of bringing it there."""
 
 from flows.reporting.base import reporter
-from flows.retraining.changes import Line
+from flows.retraining.changes import ModelLine
 from flows.stages.export import MODEL
 from flows.stages.pipeline import Pipeline
 from storage.artifacts import read_record
@@ -9,7 +9,7 @@ from storage.registry import Model, Version, current_version, promote, sync_poin
 from storage.root import Root
 
 
-def model_of(line: Line, pipeline: Pipeline, night: str) -> Model:
+def model_of(line: ModelLine, pipeline: Pipeline, night: str) -> Model:
     """Describe a published student so that a device can fetch it and a later night can compare."""
     data = pipeline.indexed.data
     exported = pipeline.exported
@@ -37,7 +37,7 @@ def model_of(line: Line, pipeline: Pipeline, night: str) -> Model:
     )
 
 
-def bring_into_force(root: Root, line: str, model: Model, why: str, over: int | None) -> Version:
+def promote_candidate(root: Root, line: str, model: Model, why: str, over: int | None) -> Version:
     """Promote what a night has decided; a second try finds what the first one left.
 
     Raises:

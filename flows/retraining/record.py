@@ -10,11 +10,11 @@ import polars as pl
 from flows.config.run import RunConfig
 from flows.data.dataset import Dataset
 from flows.provenance import provenance
-from flows.retraining.changes import Line, News
-from flows.retraining.decision import Decision, headline, told
+from flows.retraining.changes import Changes, ModelLine
+from flows.retraining.decision import Decision, describe_decision, headline
 from flows.retraining.drift import Scored
-from flows.retraining.pictures import Shown, Strangers, contact_sheet, thumbnail
-from flows.retraining.report import night_page
+from flows.retraining.pictures import DriftView, Example, contact_sheet, thumbnail
+from flows.retraining.report import retraining_page
 from flows.stages.results import Indexed
 
 KIND = "nights"
@@ -23,8 +23,8 @@ REPORT, PHOTOS, STRANGEST = "report.html", "new_photos.parquet", "strangest.jpg"
 _NAMED = 10
 
 
-def night_spec(
-    config: RunConfig, indexed: Indexed, lines: Iterable[Line], force: bool
+def retraining_spec(
+    config: RunConfig, indexed: Indexed, lines: Iterable[ModelLine], force: bool
 ) -> dict[str, Any]:
     """Return everything that a night's decisions follow from."""
     data = indexed.data
@@ -47,11 +47,11 @@ def night_spec(
     }
 
 
-def night_record(
+def retraining_record(
     spec: Mapping[str, Any],
     indexed: Indexed,
-    lines: Iterable[Line],
-    news: Mapping[str, News],
+    lines: Iterable[ModelLine],
+    news: Mapping[str, Changes],
     scored: Mapping[str, Scored],
     decisions: Mapping[str, Decision],
 ) -> dict[str, Any]:
@@ -61,7 +61,7 @@ def night_record(
     return {
         "spec": spec,
         "outcome": headline(decision.outcome for decision in decisions.values()),
-        "says": "; ".join(told(line, decisions[line.id]) for line in lines),
+        "says": "; ".join(describe_decision(line, decisions[line.id]) for line in lines),
         "data": {
             "name": indexed.data.name,
             "manifest": indexed.data.manifest.id,
@@ -77,12 +77,12 @@ def night_record(
     }
 
 
-def night_files(
+def retraining_files(
     night: str,
     record: Mapping[str, Any],
     data: Dataset,
-    lines: Iterable[Line],
-    news: Mapping[str, News],
+    lines: Iterable[ModelLine],
+    news: Mapping[str, Changes],
     scored: Mapping[str, Scored],
     shown: int,
 ) -> dict[str, bytes]:
@@ -100,7 +100,7 @@ def night_files(
         students = tuple(line.name for line in lines if news[line.id].against == reference)
         new = scores.photos["score"].to_numpy()
         pictures = [_shown(row, data) for row in scores.photos.head(shown).to_dicts()]
-        found.append(Strangers(students, scores.as_record(), scores.usual, new, pictures))
+        found.append(DriftView(students, scores.as_record(), scores.usual, new, pictures))
     if tables:
         table = io.BytesIO()
         pl.concat(tables).write_parquet(table)
@@ -108,12 +108,12 @@ def night_files(
     sheet = contact_sheet([one for strangers in found for one in strangers.shown])
     if sheet is not None:
         files[STRANGEST] = sheet
-    files[REPORT] = night_page(night, record, found).encode()
+    files[REPORT] = retraining_page(night, record, found).encode()
     return files
 
 
-def _shown(row: dict[str, Any], data: Dataset) -> Shown:
-    return Shown(
+def _shown(row: dict[str, Any], data: Dataset) -> Example:
+    return Example(
         uri=row["uri"],
         split=row["split"],
         score=row["score"],
@@ -125,13 +125,13 @@ def _shown(row: dict[str, Any], data: Dataset) -> Shown:
 
 
 def _line_record(
-    line: Line, news: News, scored: Scored | None, decision: Decision
+    line: ModelLine, news: Changes, scored: Scored | None, decision: Decision
 ) -> dict[str, Any]:
     latest = line.latest
     return {
         "name": line.name,
         **decision.as_record(),
-        "says": told(line, decision),
+        "says": describe_decision(line, decision),
         "latest": None
         if latest is None
         else {

@@ -7,11 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flows.retraining.gates import VERDICTS
-from flows.retraining.pictures import Strangers, histogram
+from flows.retraining.pictures import DriftView, histogram
 from flows.templates import render
 
 
-def night_page(night: str, record: Mapping[str, Any], found: Iterable[Strangers]) -> str:
+def retraining_page(night: str, record: Mapping[str, Any], found: Iterable[DriftView]) -> str:
     """Return a self-contained HTML page."""
     data = record["data"]
     return render(
@@ -72,7 +72,7 @@ def _kept_parts(line: Mapping[str, Any]) -> list[str]:
     return said
 
 
-def _in_words(found: Strangers) -> str:
+def _in_words(found: DriftView) -> str:
     usual = f"of {len(found.usual):,} known photos {_spread(found.usual)}"
     return f"Scores {usual}; of {len(found.new):,} new photos {_spread(found.new)}."
 

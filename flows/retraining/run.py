@@ -2,7 +2,7 @@
 
 A night is an *ensure* like every stage: its id follows from tonight's photos, the settings, and
 what is in force. It decides, records what it decided, and then brings it about; killed at any
-moment, the same command goes on from there. Needs no Prefect: ``Night(config).hold()``.
+moment, the same command goes on from there. Needs no Prefect: ``RetrainingRun(config).run()``.
 """
 
 import tempfile
@@ -16,14 +16,14 @@ from flows.config.run import RunConfig
 from flows.data.caches import Extracted
 from flows.reporting.base import log, reporter
 from flows.retraining.candidate import incomparable, latest_pipeline, prepare
-from flows.retraining.changes import Line, News, news_of, open_lines
-from flows.retraining.decision import Decision, Outcome, Trigger, told, trigger
-from flows.retraining.drift import Scored, score_news
+from flows.retraining.changes import Changes, ModelLine, changes_of, open_lines
+from flows.retraining.decision import Decision, Outcome, Trigger, describe_decision, trigger
+from flows.retraining.drift import Scored, score_changes
 from flows.retraining.gates import is_open, judge, refuse_unlabelled
-from flows.retraining.history import Past
-from flows.retraining.promotion import bring_into_force, model_of
-from flows.retraining.record import KIND, night_files, night_record, night_spec
-from flows.stages.ensure import alone
+from flows.retraining.history import DecisionHistory
+from flows.retraining.promotion import model_of, promote_candidate
+from flows.retraining.record import KIND, retraining_files, retraining_record, retraining_spec
+from flows.stages.ensure import exclusive
 from flows.stages.pipeline import Pipeline
 from flows.stages.preflight import preflight
 from storage.artifacts import read_record, write_artifact
@@ -73,7 +73,7 @@ _RESULTS = {
 
 
 @dataclass(frozen=True)
-class Ended:
+class RetrainingResult:
     """How a night ended."""
 
     outcome: Outcome
@@ -92,7 +92,7 @@ class Caches(Pipeline):
         return self.extracted
 
 
-class Night:
+class RetrainingRun:
     """One night of a run.
 
     Args:
@@ -110,43 +110,45 @@ class Night:
         self.root = self._pipeline.root
         self.lines: list[str] = []
         """Of its students, once it has begun."""
-        self._news: dict[str, News] = {}
+        self._news: dict[str, Changes] = {}
         self._scored: dict[str, Scored] = {}
 
-    def hold(self) -> Ended:
+    def run(self) -> RetrainingResult:
         """Hold the night; of several at once, one works and the others wait.
 
         Raises:
             InputError: if the config asks for what its photos or models cannot give.
             StorageError: if what is in force cannot be read.
         """
-        with alone(self.root, f"{KIND}/{slugify(self._config.data.name)}") as confirm:
+        with exclusive(self.root, f"{KIND}/{slugify(self._config.data.name)}") as confirm:
             self._engine.stage("index", self._pipeline, self._config.data.name)
             lines = self._open()
             if not self._force and all(self._knows_all(line) for line in lines):
-                return Ended("nothing new", self._nothing_new(lines))
-            spec = night_spec(self._config, self._pipeline.indexed, lines, self._force)
+                return RetrainingResult("nothing new", self._nothing_new(lines))
+            spec = retraining_spec(self._config, self._pipeline.indexed, lines, self._force)
             night = make_id(self._config.data.name, spec)
             record = read_record(self.root, KIND, night)
             if record is not None and record["outcome"] != "failed":
                 return self._decided_before(night, record)
 
-            decisions = self._decide(lines, Past(self.root, night, spec))
-            record = night_record(
+            decisions = self._decide(lines, DecisionHistory(self.root, night, spec))
+            record = retraining_record(
                 spec, self._pipeline.indexed, lines, self._news, self._scored, decisions
             )
             confirm()
             self._engine.step("report", lambda: self._store(night, record, lines))
             failures = [d.error for d in decisions.values() if d.error is not None]
             failures += self._bring_about(record)
-            return Ended(record["outcome"], record["says"], night, record, tuple(failures))
+            return RetrainingResult(
+                record["outcome"], record["says"], night, record, tuple(failures)
+            )
 
-    def _open(self) -> list[Line]:
+    def _open(self) -> list[ModelLine]:
         lines, data = open_lines(self._config, self.root), self._pipeline.indexed.data
         self.lines = [line.id for line in lines]
         for line in lines:
             refuse_unlabelled(line.config.nightly.gates, data)
-            news = self._news[line.id] = news_of(self.root, line.latest, data)
+            news = self._news[line.id] = changes_of(self.root, line.latest, data)
             if news.reference is not None and news.reference.name != data.name:
                 raise InputError(
                     f"data.name: the latest of {line.id} below {self.root.url} learned from "
@@ -155,10 +157,10 @@ class Night:
                 )
         return lines
 
-    def _knows_all(self, line: Line) -> bool:
+    def _knows_all(self, line: ModelLine) -> bool:
         return line.latest is not None and not self._news[line.id].new.keys()
 
-    def _nothing_new(self, lines: list[Line]) -> str:
+    def _nothing_new(self, lines: list[ModelLine]) -> str:
         photos = len(self._pipeline.indexed.data.keys())
         gone = max(self._news[line.id].gone for line in lines)
         said = f"nothing new: the latest knows all {photos:,} photos of {self._config.data.name}"
@@ -168,14 +170,16 @@ class Night:
             said += f"; other settings than then ({', '.join(changed)}) wait for --force"
         return said
 
-    def _decided_before(self, night: str, record: dict[str, Any]) -> Ended:
+    def _decided_before(self, night: str, record: dict[str, Any]) -> RetrainingResult:
         """End as the night did that met the same; what it left to be done is done now."""
         failures = tuple(self._bring_about(record))
         if record["outcome"] == "promoted":
-            return Ended("promoted", record["says"], night, record, failures)
-        return Ended("nothing new", f"nothing new since night {night}: {record['says']}", night)
+            return RetrainingResult("promoted", record["says"], night, record, failures)
+        return RetrainingResult(
+            "nothing new", f"nothing new since night {night}: {record['says']}", night
+        )
 
-    def _decide(self, lines: list[Line], past: Past) -> dict[str, Decision]:
+    def _decide(self, lines: list[ModelLine], past: DecisionHistory) -> dict[str, Decision]:
         refused = self._refused(lines)
         self._engine.stage("extract", self._pipeline, self._config.data.name)
         decisions = {}
@@ -186,11 +190,11 @@ class Night:
                 else:
                     decision = self._decide_on(line, past, Path(folder))
                 if len(lines) > 1:
-                    reporter().note(told(line, decision))
+                    reporter().note(describe_decision(line, decision))
                 decisions[line.id] = decision
         return decisions
 
-    def _refused(self, lines: list[Line]) -> dict[str, Exception]:
+    def _refused(self, lines: list[ModelLine]) -> dict[str, Exception]:
         """Find out which students can never be made, before anything is computed.
 
         Raises:
@@ -206,7 +210,7 @@ class Night:
             raise refused[lines[0].id]
         return refused
 
-    def _decide_on(self, line: Line, past: Past, folder: Path) -> Decision:
+    def _decide_on(self, line: ModelLine, past: DecisionHistory, folder: Path) -> Decision:
         try:
             if past.has_promoted(line) or (self._knows_all(line) and not self._force):
                 return Decision(outcome="nothing new", why="")
@@ -225,18 +229,18 @@ class Night:
             what = str(error) or type(error).__name__
             return Decision(outcome="failed", why=what, error=error)
 
-    def _score(self, news: News) -> Scored | None:
+    def _score(self, news: Changes) -> Scored | None:
         """Score what is new to a student; once for all to which the same photos are known."""
         if news.known is None:
             return None
         if news.against not in self._scored:
             extracted = self._pipeline.extracted
             self._scored[news.against] = self._engine.step(
-                "drift", lambda: score_news(self._config, self.root, extracted, news)
+                "drift", lambda: score_changes(self._config, self.root, extracted, news)
             )
         return self._scored[news.against]
 
-    def _train(self, line: Line, found: Trigger, night: str, folder: Path) -> Decision:
+    def _train(self, line: ModelLine, found: Trigger, night: str, folder: Path) -> Decision:
         news, latest = self._news[line.id], line.latest
         tonight = prepare(self._pipeline, line, news, folder)
         pipeline = tonight.pipeline
@@ -269,9 +273,9 @@ class Night:
         model = model_of(line, pipeline, night)
         return Decision(outcome="promoted", why="; ".join(found.reasons), model=model, **made)
 
-    def _store(self, night: str, record: Mapping[str, Any], lines: list[Line]) -> None:
+    def _store(self, night: str, record: Mapping[str, Any], lines: list[ModelLine]) -> None:
         data, shown = self._pipeline.indexed.data, self._config.nightly.shown
-        files = night_files(night, record, data, lines, self._news, self._scored, shown)
+        files = retraining_files(night, record, data, lines, self._news, self._scored, shown)
         write_artifact(self.root, KIND, night, files, dict(record))
 
     def _bring_about(self, record: Mapping[str, Any]) -> list[Exception]:
@@ -281,7 +285,7 @@ class Night:
             if decided["model"] is None:
                 continue
             model, over = Model(**decided["model"]), (decided["latest"] or {}).get("number")
-            bring = partial(bring_into_force, self.root, line, model, decided["why"], over)
+            bring = partial(promote_candidate, self.root, line, model, decided["why"], over)
             try:
                 self._engine.step("promote", bring)
             except StorageError as error:

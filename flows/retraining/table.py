@@ -27,9 +27,9 @@ def gates_table(record: Mapping[str, Any]) -> Table | None:
             table.add_row(f"[bold]{escape(line['name'])}")
         for gate in line["gates"]:
             verdict = gate["passed"]
-            told = VERDICTS[verdict] + (f": {gate['why']}" if verdict is None else "")
+            verdict_text = VERDICTS[verdict] + (f": {gate['why']}" if verdict is None else "")
             numbers = (_number(gate[side]) for side in ("value", "latest"))
-            shown = f"[{_STYLES[verdict]}]{escape(told)}[/]"
+            shown = f"[{_STYLES[verdict]}]{escape(verdict_text)}[/]"
             table.add_row(escape(gate["metric"]), gate["rule"], *numbers, shown)
     return table if table.rows else None
 

@@ -54,7 +54,7 @@ def stored_cosine(spec: CacheSpec, arrays: Mapping[str, NDArray[Any]]) -> dict[s
     return smallest
 
 
-def check_stored(
+def check_precision(
     spec: CacheSpec, arrays: Mapping[str, NDArray[Any]], wanted: float, what: str
 ) -> None:
     """Say how faithful the stored form is, and what another one would keep, before all else.

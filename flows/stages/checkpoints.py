@@ -7,12 +7,12 @@ from flows.reporting.base import reporter
 from storage.root import Root
 from tintem_core.distributed import from_main, is_main
 from tintem_core.errors import TintemError
-from tintem_core.training.state import Run
+from tintem_core.training.state import TrainingState
 
 _KEPT = 2
 
 
-def continue_from_newest(root: Root, student_id: str, run: Run, total: int) -> None:
+def continue_from_newest(root: Root, student_id: str, run: TrainingState, total: int) -> None:
     """Restore a training from its newest usable checkpoint, where there is one."""
     found = from_main(_restore_newest(root, student_id, run) if is_main() else None)
     if found is None:
@@ -27,7 +27,7 @@ def continue_from_newest(root: Root, student_id: str, run: Run, total: int) -> N
         )
 
 
-def _restore_newest(root: Root, student_id: str, run: Run) -> bytes | None:
+def _restore_newest(root: Root, student_id: str, run: TrainingState) -> bytes | None:
     for path in sorted(root.list(_folder(student_id)), reverse=True):
         data = root.read(path)
         try:

@@ -12,7 +12,7 @@ from tintem_core.distributed import is_main
 
 
 @contextlib.contextmanager
-def alone(root: Root, name: str) -> Iterator[Callable[[], None]]:
+def exclusive(root: Root, name: str) -> Iterator[Callable[[], None]]:
     """Work on something that no other process works on; say for whom it is waited before.
 
     Under ``torchrun`` the main process holds for all of them: let the others wait for it inside.
@@ -32,7 +32,7 @@ def alone(root: Root, name: str) -> Iterator[Callable[[], None]]:
         yield lease.confirm
 
 
-def made_once(
+def ensure_artifact(
     root: Root, kind: str, id: str, make: Callable[[], tuple[dict[str, bytes], dict[str, Any]]]
 ) -> tuple[dict[str, Any], bool]:
     """Make sure that an artifact is there.
@@ -45,7 +45,7 @@ def made_once(
     """
     record = read_record(root, kind, id)
     if record is None:
-        with alone(root, f"{kind}/{id}") as confirm:
+        with exclusive(root, f"{kind}/{id}") as confirm:
             record = read_record(root, kind, id)
             if record is None:
                 files, record = make()

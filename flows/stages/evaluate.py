@@ -19,7 +19,7 @@ from flows.data.features import evaluation_latents, latents_by_teacher
 from flows.data.rendering import ViewSource, eval_source
 from flows.provenance import provenance
 from flows.reporting.base import Advance, reporter
-from flows.stages.ensure import made_once
+from flows.stages.ensure import ensure_artifact
 from flows.stages.measure import METHOD, Spaces, measure, ood_scores, spaces_of
 from flows.stages.models import load_objective, load_student
 from flows.stages.results import Evaluated, Indexed, Mapped, Trained
@@ -52,7 +52,7 @@ def evaluate(
         "method": METHOD,
     }
     evaluation_id = make_id(f"{config.student.model}-{config.data.name}", spec)
-    record, reused = made_once(
+    record, reused = ensure_artifact(
         root,
         "evaluations",
         evaluation_id,

@@ -11,7 +11,7 @@ from flows.provenance import provenance
 from flows.reporting.base import reporter
 from flows.reporting.page import card, report_page
 from flows.reporting.summary import summary_rows
-from flows.stages.ensure import made_once
+from flows.stages.ensure import ensure_artifact
 from flows.stages.models import load_history, load_student, load_teacher
 from flows.stages.results import Evaluated, Exported, Indexed, Mapped, Trained
 from flows.stages.selection import learnt_from
@@ -48,7 +48,7 @@ def export(
     }
     export_id = make_id(f"{config.student.model}-{config.data.name}", spec)
     location = f"{root.url}/exports/{export_id}"
-    record, reused = made_once(
+    record, reused = ensure_artifact(
         root,
         "exports",
         export_id,

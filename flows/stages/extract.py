@@ -11,9 +11,9 @@ from flows.data.space import require_space
 from flows.execution.base import Executor
 from flows.provenance import provenance
 from flows.reporting.base import reporter
-from flows.stages.ensure import alone
+from flows.stages.ensure import exclusive
 from flows.stages.models import load_teacher
-from flows.stages.requests import Wanted, wanted_caches
+from flows.stages.requests import CacheRequest, requested_caches
 from flows.stages.results import Indexed
 from flows.stages.shards import compute_elsewhere, embed_here
 from storage.cache import FeatureCache
@@ -49,7 +49,7 @@ def _extract(
     executor: Executor | None,
 ) -> tuple[str, dict[str, str], int]:
     """Return one teacher's caches: training views, evaluation by dataset, shards computed."""
-    views, *evaluation = wanted_caches(config, load_teacher(teacher, config.runtime.device))
+    views, *evaluation = requested_caches(config, load_teacher(teacher, config.runtime.device))
     computed = sum(
         ensure(config, root, want, indexed, executor=executor) for want in (views, *evaluation)
     )
@@ -59,7 +59,7 @@ def _extract(
 def ensure(
     config: RunConfig,
     root: Root,
-    want: Wanted,
+    want: CacheRequest,
     indexed: Indexed,
     only: Collection[int] | None = None,
     beside: Mapping[str, Any] | None = None,
@@ -101,7 +101,7 @@ def ensure(
             f"for '{config.cache.codec}' delete {root.url}/{cache.base} and extract again"
         )
     is_whole = not cache.missing(keys)
-    with nullcontext() if is_whole else alone(root, f"caches/{spec.id}"):
+    with nullcontext() if is_whole else exclusive(root, f"caches/{spec.id}"):
         # Not before: it gives out rows, which another run may be about to fill.
         planned = [] if is_whole else cache.plan(keys)
         tasks = [task for task in planned if only is None or task.shard in only]

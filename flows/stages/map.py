@@ -15,7 +15,7 @@ from flows.data.embedding import Transform
 from flows.data.features import Latents, evaluation_latents, taught_latents, taught_tokens
 from flows.provenance import provenance
 from flows.reporting.base import reporter
-from flows.stages.ensure import made_once
+from flows.stages.ensure import ensure_artifact
 from flows.stages.results import Indexed, Mapped
 from storage.artifacts import read_file, read_record
 from storage.identity import make_id
@@ -37,7 +37,7 @@ def fit(config: RunConfig, root: Root, indexed: Indexed, extracted: Extracted) -
     """Make sure that the mapping exists; held-out photos tell how well it keeps angles."""
     spec = mapping_spec(config, extracted.identity(), indexed.data, mapping_width(config))
     mapping_id = mapping_name(config, spec)
-    record, reused = made_once(
+    record, reused = ensure_artifact(
         root, "mappings", mapping_id, lambda: _fit(config, root, spec, indexed, extracted)
     )
     return Mapped(id=mapping_id, record=record, reused=reused)

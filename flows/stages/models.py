@@ -22,7 +22,7 @@ from tintem_core.models.device import choose_device, place
 from tintem_core.models.student import Student, build_student, warm_start
 from tintem_core.models.teacher import Teacher, TeacherConfig, build_teacher
 from tintem_core.objectives import Objective, Parts, build_objective
-from tintem_core.training.state import Run, start_run
+from tintem_core.training.state import TrainingState, start_training
 
 TENSORS, OBJECTIVE, HISTORY = "student.safetensors", "objective.safetensors", "history.parquet"
 
@@ -72,7 +72,7 @@ def start_student(
     steps_per_epoch: int,
     classes: int,
     centre: Tensor | None = None,
-) -> Run:
+) -> TrainingState:
     """Prepare a training at its first step, or at the end of the one that it extends.
 
     Args:
@@ -100,7 +100,7 @@ def start_student(
         )
         reporter().note(f"{config.student.model} starts from {taken} tensors of {path.name}")
     try:
-        run = start_run(
+        run = start_training(
             place(student, device),
             objective,
             config.training,

@@ -12,7 +12,7 @@ from flows.stages.evaluate import evaluate
 from flows.stages.extract import extract
 from flows.stages.index import index
 from flows.stages.map import fit
-from flows.stages.results import Evaluated, Exported, Indexed, Mapped, Trained, handed_over
+from flows.stages.results import Evaluated, Exported, Indexed, Mapped, Trained, to_ids
 from flows.stages.tokens import keep_mapped_tokens
 from flows.stages.train import find_trained, train
 from storage.root import Root
@@ -58,7 +58,7 @@ class Pipeline:
     def trained(self) -> Trained:
         before = (self.config, self.root, self.indexed, self.stored, self.mapped)
         if self.config.runtime.processes > 1 and find_trained(*before) is None:
-            train_in_processes(self.config, handed_over(self.indexed, self.stored, self.mapped))
+            train_in_processes(self.config, to_ids(self.indexed, self.stored, self.mapped))
             trained = find_trained(*before)
             assert trained is not None
             return replace(trained, reused=False)

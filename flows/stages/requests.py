@@ -13,7 +13,7 @@ from tintem_core.views import EVAL, ViewRecipe
 
 
 @dataclass(frozen=True)
-class Wanted:
+class CacheRequest:
     """A cache that a run needs: of which images, and what it holds."""
 
     teacher: TeacherConfig
@@ -25,16 +25,18 @@ class Wanted:
     """The stored mapping that tokens go through; None: they are kept as the teacher gives them."""
 
 
-def wanted_caches(config: RunConfig, teacher: Teacher) -> list[Wanted]:
+def requested_caches(config: RunConfig, teacher: Teacher) -> list[CacheRequest]:
     """Return one teacher's training views first, then the evaluation view of every dataset.
 
     The datasets: the run's own, the OOD sets, the sets of support images.
     """
 
-    def want(source: SourceConfig, split: str | None, recipe: ViewRecipe, views: int) -> Wanted:
+    def want(
+        source: SourceConfig, split: str | None, recipe: ViewRecipe, views: int
+    ) -> CacheRequest:
         is_strange = source in config.evaluation.ood
         spec = cache_spec(config, teacher, source.name, recipe, views, tokens=not is_strange)
-        return Wanted(teacher.config, source, split, recipe, spec)
+        return CacheRequest(teacher.config, source, split, recipe, spec)
 
     datasets = (config.data, *config.evaluation.ood, *config.support_sources)
     return [
@@ -51,7 +53,7 @@ def taught_views(config: RunConfig) -> list[tuple[SourceConfig, ViewRecipe]]:
     return [*views, *((source, EVAL) for source in config.support_sources)]
 
 
-def wanted_mapped_tokens(config: RunConfig, teacher: Teacher, mapping_id: str) -> list[Wanted]:
+def requested_tokens(config: RunConfig, teacher: Teacher, mapping_id: str) -> list[CacheRequest]:
     """Return caches of tokens, mapped to the student's width, one per :func:`taught_views`.
 
     Raises:
@@ -63,7 +65,7 @@ def wanted_mapped_tokens(config: RunConfig, teacher: Teacher, mapping_id: str) -
     tokens = _token_kind(config, (count, mapping_width(config)))
     taught = taught_views(config)
     found = []
-    for latents in wanted_caches(config, teacher):
+    for latents in requested_caches(config, teacher):
         if (latents.source, latents.recipe) not in taught:
             continue
         spec = CacheSpec(

@@ -54,7 +54,7 @@ class Indexed:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stored:
+class StageResult:
     """A finished result of a stage: its id, what its record says, whether it was there already."""
 
     id: str
@@ -62,26 +62,26 @@ class Stored:
     reused: bool
 
 
-class Mapped(Stored):
+class Mapped(StageResult):
     """The mapping."""
 
 
-class Trained(Stored):
+class Trained(StageResult):
     """The student."""
 
 
-class Evaluated(Stored):
+class Evaluated(StageResult):
     """The evaluation."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Exported(Stored):
+class Exported(StageResult):
     """The published ONNX model, and where it lies."""
 
     location: str
 
 
-def handed_over(indexed: Indexed, stored: Extracted, mapped: Mapped) -> dict[str, Any]:
+def to_ids(indexed: Indexed, stored: Extracted, mapped: Mapped) -> dict[str, Any]:
     """Tell what to train and evaluate on, as JSON can hold it."""
     return {
         "images": indexed.data.manifest.id,
@@ -92,7 +92,7 @@ def handed_over(indexed: Indexed, stored: Extracted, mapped: Mapped) -> dict[str
     }
 
 
-def taken_over(root: Root, told: dict[str, Any]) -> tuple[Indexed, Extracted, Mapped]:
+def from_ids(root: Root, ids: dict[str, Any]) -> tuple[Indexed, Extracted, Mapped]:
     """Find it again.
 
     Raises:
@@ -102,22 +102,22 @@ def taken_over(root: Root, told: dict[str, Any]) -> tuple[Indexed, Extracted, Ma
     def loaded(sets: dict[str, str]) -> dict[str, Dataset]:
         return {name: Dataset(Manifest.load(root, id), root.reading) for name, id in sets.items()}
 
-    others = tuple(TeacherCaches(**other) for other in told["caches"]["others"])
-    record = read_record(root, "mappings", told["mapping"])
+    others = tuple(TeacherCaches(**other) for other in ids["caches"]["others"])
+    record = read_record(root, "mappings", ids["mapping"])
     if record is None:
-        raise MissingObjectError(f"{root.url} holds no mapping {told['mapping']} any more.")
+        raise MissingObjectError(f"{root.url} holds no mapping {ids['mapping']} any more.")
     return (
         Indexed(
-            Dataset(Manifest.load(root, told["images"]), root.reading),
-            loaded(told["ood"]),
-            loaded(told["support"]),
+            Dataset(Manifest.load(root, ids["images"]), root.reading),
+            loaded(ids["ood"]),
+            loaded(ids["support"]),
         ),
         Extracted(
             **{
-                **told["caches"],
+                **ids["caches"],
                 "others": others,
-                "mapped_tokens": tuple(told["caches"]["mapped_tokens"]),
+                "mapped_tokens": tuple(ids["caches"]["mapped_tokens"]),
             }
         ),
-        Mapped(id=told["mapping"], record=record, reused=True),
+        Mapped(id=ids["mapping"], record=record, reused=True),
     )

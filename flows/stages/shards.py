@@ -10,19 +10,19 @@ from flows.data.dataset import Dataset
 from flows.data.embedding import embed_shards
 from flows.data.rendering import ViewSource, renderer
 from flows.execution.base import Executor
-from flows.failures import told
+from flows.failures import describe
 from flows.reporting.base import reporter
-from flows.stages.cache_checks import check_stored
-from flows.stages.ensure import alone
+from flows.stages.cache_checks import check_precision
+from flows.stages.ensure import exclusive
 from flows.stages.map import through_mapping
 from flows.stages.models import load_teacher
-from flows.stages.requests import Wanted
+from flows.stages.requests import CacheRequest
 from storage.cache import FeatureCache, ShardTask
 from storage.root import Root, open_root
 from tintem_core.errors import InputError, TintemError
 
 
-def source_of(config: RunConfig, dataset: Dataset, want: Wanted) -> ViewSource:
+def source_of(config: RunConfig, dataset: Dataset, want: CacheRequest) -> ViewSource:
     """Return a renderer of the views that a cache holds."""
     return renderer(config, dataset, want.split, want.recipe)
 
@@ -30,7 +30,7 @@ def source_of(config: RunConfig, dataset: Dataset, want: Wanted) -> ViewSource:
 def embed_here(
     config: RunConfig,
     root: Root,
-    want: Wanted,
+    want: CacheRequest,
     dataset: Dataset,
     cache: FeatureCache,
     tasks: list[ShardTask],
@@ -51,7 +51,7 @@ def embed_here(
             source,
             config.runtime.decode_threads,
             advance,
-            lambda arrays: check_stored(want.spec, arrays, config.cache.stored_cosine, title),
+            lambda arrays: check_precision(want.spec, arrays, config.cache.stored_cosine, title),
             through,
         )
 
@@ -60,7 +60,7 @@ def embed_here(
 class ShardGroup:
     """Some shards of a cache that was planned, to be computed in one go."""
 
-    want: Wanted
+    want: CacheRequest
     dataset: Dataset
     """Holds their images; it need not hold others."""
     tasks: list[ShardTask]
@@ -75,14 +75,14 @@ def compute_shards(config: RunConfig, group: ShardGroup, title: str) -> None:
         # A shard may be given to two machines, when one seems dead and is not. In one order, so
         # that nobody waits for a shard while holding one that the other waits for.
         for shard in sorted(task.shard for task in tasks):
-            held.enter_context(alone(root, f"caches/{want.spec.id}/shard-{shard}"))
+            held.enter_context(exclusive(root, f"caches/{want.spec.id}/shard-{shard}"))
         if missing := cache.plan([key for task in tasks for key in task.keys]):
             embed_here(config, root, want, group.dataset, cache, missing, title)
 
 
 def compute_elsewhere(
     config: RunConfig,
-    want: Wanted,
+    want: CacheRequest,
     dataset: Dataset,
     cache: FeatureCache,
     tasks: list[ShardTask],
@@ -120,7 +120,8 @@ def compute_elsewhere(
     if errors:
         raise TintemError(
             f"{title}: {len(errors)} of {len(groups)} groups of shards could not be computed: "
-            f"{told(errors[0])} The others are stored: the same command computes what is missing."
+            f"{describe(errors[0])} The others are stored: the same command computes what is "
+            "missing."
         ) from errors[0]
     if cache.missing([key for task in tasks for key in task.keys]):
         raise InputError(

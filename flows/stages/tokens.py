@@ -14,7 +14,7 @@ from flows.reporting.base import reporter
 from flows.stages.extract import ensure
 from flows.stages.map import apply, load_mapping, mapping_name, mapping_spec, mapping_width
 from flows.stages.models import load_teacher
-from flows.stages.requests import Wanted, wanted_caches, wanted_mapped_tokens
+from flows.stages.requests import CacheRequest, requested_caches, requested_tokens
 from flows.stages.results import Indexed, Mapped
 from storage.cache import FeatureCache
 from storage.errors import MissingObjectError
@@ -39,7 +39,7 @@ def keep_mapped_tokens(
     Returns:
         ``extracted``, with their cache.
     """
-    wanted = wanted_mapped_tokens(
+    wanted = requested_tokens(
         config, load_teacher(config.teacher, config.runtime.device), mapped.id
     )
     kept: dict[str, float] = {}
@@ -87,7 +87,7 @@ def tokens_kept(config: RunConfig, root: Root, data: Dataset, mapped: Mapped) ->
     return {**kept, "photos": float(photos)}
 
 
-def known_mapped_tokens(config: RunConfig, root: Root, teacher: Teacher) -> list[Wanted]:
+def known_mapped_tokens(config: RunConfig, root: Root, teacher: Teacher) -> list[CacheRequest]:
     """Return the caches of mapped tokens that the run has for the images indexed last.
 
     None where it keeps none, or where its images are not indexed yet.
@@ -97,6 +97,6 @@ def known_mapped_tokens(config: RunConfig, root: Root, teacher: Teacher) -> list
     manifest = Manifest.latest(root, config.data.name)
     if manifest is None:
         return []
-    latents = latents_identity(wanted_caches(config, teacher)[0].spec.id, ())
+    latents = latents_identity(requested_caches(config, teacher)[0].spec.id, ())
     spec = mapping_spec(config, latents, Dataset(manifest), mapping_width(config))
-    return wanted_mapped_tokens(config, teacher, mapping_name(config, spec))
+    return requested_tokens(config, teacher, mapping_name(config, spec))

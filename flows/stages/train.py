@@ -19,7 +19,7 @@ from flows.provenance import provenance
 from flows.reporting.base import reporter
 from flows.stages.cache_checks import truth_test
 from flows.stages.checkpoints import continue_from_newest, drop_checkpoints, save_checkpoint
-from flows.stages.ensure import alone
+from flows.stages.ensure import exclusive
 from flows.stages.map import mapping_width, mean_target, through_mapping
 from flows.stages.models import HISTORY, OBJECTIVE, TENSORS, initial_weights, start_student
 from flows.stages.results import Indexed, Mapped, Trained
@@ -117,7 +117,7 @@ def train(
     record = from_main(read_record(root, "students", student_id))
     if record is None:
         parent = _parent(config, root, student_id, indexed, extracted, mapped)
-        with alone(root, f"students/{student_id}") as confirm:
+        with exclusive(root, f"students/{student_id}") as confirm:
             record = from_main(read_record(root, "students", student_id))
             if record is None:
                 record = _train(
@@ -179,7 +179,7 @@ def _train(
     """Train from the newest checkpoint on; return the record.
 
     Args:
-        confirm: see :func:`alone`.
+        confirm: see :func:`exclusive`.
     """
 
     def save_step(step: int, checkpoint: bytes) -> None:

@@ -14,7 +14,7 @@ from flows.config.load import parse_config
 from flows.config.run import RunConfig
 from flows.execution.local import LocalExecutor
 from flows.orchestration import ray as cluster
-from flows.orchestration.ray import connected
+from flows.orchestration.ray import cluster_connection
 from flows.reporting.base import reporting_to
 from flows.stages.pipeline import Pipeline
 from flows.stages.preflight import preflight
@@ -46,7 +46,7 @@ def test_a_machine_without_ray_is_told_so_before_any_work(
     preflight(parse_config(settings, "test"))
     with pytest.raises(InputError, match=r"needs Ray, which is not installed: pip install .*\[ray"):
         preflight(on_cluster(settings))
-    with pytest.raises(InputError, match="needs Ray"), connected(ClusterConfig()):
+    with pytest.raises(InputError, match="needs Ray"), cluster_connection(ClusterConfig()):
         pass
 
 
@@ -56,7 +56,7 @@ def test_a_cluster_that_does_not_answer_is_named(address: str) -> None:
         pytest.raises(
             InputError, match=f"no Ray cluster answers at {address} .*refused.*ray start"
         ),
-        connected(ClusterConfig(address=address)),
+        cluster_connection(ClusterConfig(address=address)),
     ):
         pass
 
@@ -108,12 +108,15 @@ def test_a_task_uses_what_it_was_given_and_no_more(
     monkeypatch.setattr(cluster, "_nodes", lambda: [{"Resources": {"CPU": 8.0, "GPU": 1.0}}])
     settings["runtime"] = {"device": "auto"}
     notes = Notes()
-    with reporting_to(notes), cluster.given(on_cluster(settings, {"cpus_per_task": 4})) as runtime:
+    with (
+        reporting_to(notes),
+        cluster.task_resources(on_cluster(settings, {"cpus_per_task": 4})) as runtime,
+    ):
         options = RemoteOptionsContext.get().current_remote_options
     assert options == {"num_cpus": 4, "num_gpus": 1.0, "max_retries": 5}
     assert (runtime.decode_threads, runtime.loader_workers, runtime.cluster) == (4, 3, None)
     assert notes.notes == []
-    with reporting_to(notes), cluster.given(on_cluster(settings, {"cpus_per_task": 64})):
+    with reporting_to(notes), cluster.task_resources(on_cluster(settings, {"cpus_per_task": 64})):
         pass
     assert notes.notes == [
         "no machine of the cluster has 64 cores and 1 GPUs to give to a task: waiting for one to "

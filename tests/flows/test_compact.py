@@ -16,7 +16,7 @@ from flows.maintenance.status import cache_stats, collect, hints
 from flows.stages.extract import ensure
 from flows.stages.models import load_teacher
 from flows.stages.pipeline import Pipeline
-from flows.stages.requests import wanted_caches
+from flows.stages.requests import requested_caches
 from storage.cache import FeatureCache
 from storage.images import Manifest
 from storage.root import open_root
@@ -32,7 +32,7 @@ def cut_up(settings: dict[str, Any], tmp_path: Path, photo_folder: Any) -> Pipel
     teacher = load_teacher(config.teacher, "cpu")
     for first in (1000, 1002, 1004):
         pipeline = Pipeline(config)
-        ensure(config, pipeline.root, wanted_caches(config, teacher)[1], pipeline.indexed)
+        ensure(config, pipeline.root, requested_caches(config, teacher)[1], pipeline.indexed)
         photo_folder(2, classes=("disc", "plain"), first=first)
     last = Pipeline(config)
     assert last.extracted

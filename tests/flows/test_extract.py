@@ -17,11 +17,11 @@ from flows.config.run import RunConfig
 from flows.data.features import fragmented
 from flows.data.rendering import view_source
 from flows.reporting.base import reporting_to
-from flows.stages.cache_checks import check_stored, stored_cosine
+from flows.stages.cache_checks import check_precision, stored_cosine
 from flows.stages.extract import ensure
 from flows.stages.models import load_teacher
 from flows.stages.pipeline import Pipeline
-from flows.stages.requests import wanted_caches
+from flows.stages.requests import requested_caches
 from storage.artifacts import read_file
 from storage.cache import CacheSpec, FeatureCache, Fragmentation, KindSpec
 from storage.lease import hold
@@ -89,7 +89,7 @@ def test_a_form_that_cannot_hold_the_embeddings_is_no_alternative() -> None:
     spec = CacheSpec(slug="x", content={}, views=1, kinds={"global": kind})
     notes = Notes()
     with reporting_to(notes):
-        check_stored(spec, {"global": np.full((1, 3, 4), 1e6, np.float32)}, 0.999, "huge")
+        check_precision(spec, {"global": np.full((1, 3, 4), 1e6, np.float32)}, 0.999, "huge")
     (note,) = notes.notes
     assert note.endswith("cosine to float32 ≥ 1.000000 (global); float16 cannot hold them")
 
@@ -195,7 +195,7 @@ def test_the_measured_cosine_is_that_of_the_stored_bytes() -> None:
 
 def test_a_run_that_waits_for_another_gives_out_no_rows(config: RunConfig) -> None:
     pipeline, notes, computed = Pipeline(config), Notes(), []
-    want = wanted_caches(config, load_teacher(config.teacher, "cpu"))[0]
+    want = requested_caches(config, load_teacher(config.teacher, "cpu"))[0]
     rows = f"caches/{want.spec.id}/rows"
 
     def work() -> None:

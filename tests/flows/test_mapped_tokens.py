@@ -135,14 +135,14 @@ def test_where_they_cannot_serve_they_are_refused(
 
 def test_tokens_of_another_width_than_the_embedding_are_refused(mapped: dict[str, Any]) -> None:
     mapped["teacher"] |= {"model": "mobilenetv3_small_050", "weights": "pretrained"}
-    from flows.stages.requests import wanted_mapped_tokens
+    from flows.stages.requests import requested_tokens
     from tintem_core.models.backbone import build_backbone
     from tintem_core.models.teacher import Teacher
 
     config = configured(mapped)
     teacher = Teacher(config.teacher, build_backbone(config.teacher, pretrained=False))
     with pytest.raises(InputError, match="one mapping cannot serve both"):
-        wanted_mapped_tokens(config, teacher, "x")
+        requested_tokens(config, teacher, "x")
 
 
 def test_verify_repair_and_status_know_them(mapped: dict[str, Any], tmp_path: Path) -> None:

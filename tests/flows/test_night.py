@@ -16,8 +16,8 @@ import pytest
 from flows.config.checks import metrics_of
 from flows.config.load import parse_config
 from flows.reporting.base import reporting_to
-from flows.retraining.changes import news_of
-from flows.retraining.run import Ended, Night
+from flows.retraining.changes import changes_of
+from flows.retraining.run import RetrainingResult, RetrainingRun
 from flows.stages import extract, preflight
 from flows.stages.pipeline import Pipeline
 from storage.artifacts import read_file
@@ -39,7 +39,7 @@ class Nights:
 
     folder: Path
     settings: dict[str, Any]
-    held: dict[str, tuple[Ended, Notes]] = field(default_factory=dict)
+    held: dict[str, tuple[RetrainingResult, Notes]] = field(default_factory=dict)
 
     @property
     def root(self) -> Root:
@@ -51,12 +51,12 @@ class Nights:
             path.parent.mkdir(parents=True, exist_ok=True)
             photo(i).save(path)
 
-    def hold(self, name: str, *, force: bool = False, **nightly: Any) -> Ended:
+    def hold(self, name: str, *, force: bool = False, **nightly: Any) -> RetrainingResult:
         settings = copy.deepcopy(self.settings)
         settings["nightly"] = {"growth": 0.2, "drift": 0.5, "gates": []} | nightly
         notes = Notes()
         with reporting_to(notes):
-            ended = Night(parse_config(settings, "test"), force=force).hold()
+            ended = RetrainingRun(parse_config(settings, "test"), force=force).run()
         self.held[name] = ended, notes
         return ended
 
@@ -292,4 +292,4 @@ def test_a_missing_list_of_known_photos_is_named_with_a_cure(
     assert latest is not None
     data = Pipeline(parse_config(nights.settings, "test")).indexed.data
     with pytest.raises(MissingObjectError, match=r"holds no .*learned from: bring it back"):
-        news_of(open_root(tmp_path), latest, data)
+        changes_of(open_root(tmp_path), latest, data)

@@ -8,8 +8,8 @@ import pytest
 from flows.config.retraining import GateConfig, NightlyConfig
 from flows.retraining.decision import drifted, headline
 from flows.retraining.gates import is_open, judge
-from flows.retraining.pictures import Shown, Strangers, contact_sheet
-from flows.retraining.report import night_page
+from flows.retraining.pictures import DriftView, Example, contact_sheet
+from flows.retraining.report import retraining_page
 from tests.conftest import encoded, photo
 from tintem_core.evaluation.drift import Drift, measure_drift
 
@@ -104,18 +104,18 @@ def line(**values: Any) -> dict[str, Any]:
 
 
 def test_names_of_photos_and_students_are_text_on_the_page_never_markup() -> None:
-    shown = Shown(
+    shown = Example(
         uri="/x/<script>alert('1')</script>.png", split="train", score=0.5, is_strange=True,
         picture=encoded(photo(0), "JPEG"), nearest_uri="/y/'onload=x.png", nearest_picture=None,
     )  # fmt: skip
     scores = np.array([0.5], np.float32)
-    found = Strangers(("<tiny>",), {"unknown": "too <few>"}, scores, scores, [shown])
+    found = DriftView(("<tiny>",), {"unknown": "too <few>"}, scores, scores, [shown])
     record = {
         "outcome": "waiting", "says": "<tiny> waits", "lines": {"tiny": line()},
         "data": {"name": "<cells>", "train": 9, "test": 3, "unreadable": 0},
         "provenance": {"created": "2026-11-22"},
     }  # fmt: skip
-    page = night_page("cells-0", record, [found])
+    page = retraining_page("cells-0", record, [found])
     assert "<script" not in page
     assert "<tiny>" not in page
     assert "<cells>" not in page
@@ -127,6 +127,6 @@ def test_names_of_photos_and_students_are_text_on_the_page_never_markup() -> Non
 
 
 def test_a_sheet_of_no_photos_is_none() -> None:
-    gone = Shown("u", "train", 0.5, False, None, "n", None)
+    gone = Example("u", "train", 0.5, False, None, "n", None)
     assert contact_sheet([]) is None
     assert contact_sheet([gone]) is None

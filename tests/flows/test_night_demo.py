@@ -11,7 +11,7 @@ import yaml
 
 from flows.config.demo import prepare
 from flows.config.load import load_config
-from flows.retraining.run import Ended, Night
+from flows.retraining.run import RetrainingResult, RetrainingRun
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -46,7 +46,7 @@ class Cells:
             table.writeheader()
             table.writerows(rows)
 
-    def hold(self, **nightly: Any) -> Ended:
+    def hold(self, **nightly: Any) -> RetrainingResult:
         settings = {
             "root": "results",
             "data": {"name": "cells", "uri": "photos.csv", "label_column": "label"},
@@ -62,18 +62,18 @@ class Cells:
         }  # fmt: skip
         path = self._folder / "cells.yaml"
         path.write_text(yaml.safe_dump(settings))
-        return Night(load_config(path)).hold()
+        return RetrainingRun(load_config(path)).run()
 
 
 @pytest.fixture(scope="module")
 def cells(tmp_path_factory: pytest.TempPathFactory) -> Cells:
     cells = Cells(tmp_path_factory.mktemp("cells"))
-    ended = cells.hold()
+    ended = cells.run()
     assert ended.outcome == "promoted", ended.says
     return cells
 
 
-def drift_of(ended: Ended) -> dict[str, Any]:
+def drift_of(ended: RetrainingResult) -> dict[str, Any]:
     assert ended.record is not None
     (line,) = ended.record["lines"].values()
     return line["drift"]  # type: ignore[no-any-return]

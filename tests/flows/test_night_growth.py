@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from flows.retraining.run import Ended
+from flows.retraining.run import RetrainingResult
 from storage.registry import current_version, history, roll_back
 from storage.root import open_root
 from tests.flows.test_night import LINE, device_reads
@@ -25,7 +25,7 @@ def students(settings: dict[str, Any]) -> list[str]:
 
 
 @pytest.fixture
-def rolled_back(settings: dict[str, Any]) -> Ended:
+def rolled_back(settings: dict[str, Any]) -> RetrainingResult:
     """48 photos promoted, 12 more promoted, and the second student rolled back; returns its end."""
     assert hold(settings).outcome == "promoted"
     add(settings, 12, 300)
@@ -36,7 +36,7 @@ def rolled_back(settings: dict[str, Any]) -> Ended:
 
 
 def test_a_rollback_is_not_undone_by_one_more_photo(
-    settings: dict[str, Any], rolled_back: Ended
+    settings: dict[str, Any], rolled_back: RetrainingResult
 ) -> None:
     add(settings, 1, 400)
     ended = hold(settings)
@@ -51,7 +51,7 @@ def test_a_rollback_is_not_undone_by_one_more_photo(
 
 
 def test_a_rollback_is_not_undone_by_a_photo_less(
-    settings: dict[str, Any], rolled_back: Ended
+    settings: dict[str, Any], rolled_back: RetrainingResult
 ) -> None:
     made = students(settings)
     (Path(settings["data"]["uri"]) / "disc" / "photo-0300.png").unlink()

@@ -10,7 +10,7 @@ import pytest
 from flows.config.load import parse_config
 from flows.config.run import RunConfig
 from flows.config.variants import retrained_students
-from flows.retraining.run import Night
+from flows.retraining.run import RetrainingRun
 from flows.stages.pipeline import Pipeline
 from storage.registry import history, promote
 from storage.root import open_root
@@ -37,6 +37,6 @@ def test_a_night_goes_on_from_no_latest_of_other_data(
     promote(root, student.line, described, "better", None)
 
     with pytest.raises(InputError, match=r"learned from 'solar cells', not from 'solar-cells'"):
-        Night(run("solar-cells")).hold()
+        RetrainingRun(run("solar-cells")).run()
     assert len(history(root, student.line)) == 1
-    assert Night(run("solar cells")).hold().outcome == "nothing new"
+    assert RetrainingRun(run("solar cells")).run().outcome == "nothing new"

@@ -12,7 +12,7 @@ from flows.config.load import parse_config
 from flows.config.run import RunConfig
 from flows.failures import may_pass
 from flows.nightly import nightly
-from flows.retraining.run import Ended, Night
+from flows.retraining.run import RetrainingResult, RetrainingRun
 from storage.errors import LatestChangedError, StorageInputError, UnreachableError
 from tests.flows.test_nightly_config import BASE
 from tintem_core.errors import InputError, TintemError
@@ -36,8 +36,8 @@ def raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., lis
             raise
 
     def hold(*failures: Exception) -> list[Exception]:
-        ended = Ended("failed", "small failed", "night-1", None, failures)
-        monkeypatch.setattr(Night, "hold", lambda _: ended)
+        ended = RetrainingResult("failed", "small failed", "night-1", None, failures)
+        monkeypatch.setattr(RetrainingRun, "hold", lambda _: ended)
         monkeypatch.setattr("flows.nightly.patiently", watched)
         with disable_run_logger(), contextlib.suppress(TintemError, ValueError):
             nightly.fn(config)
@@ -81,7 +81,9 @@ def test_a_later_attempt_returns_no_state_for_which_prefect_would_raise_the_earl
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, attempt: int, is_named: bool
 ) -> None:
     monkeypatch.setenv("PREFECT__RUNTIME__FLOW_RUN__RUN_COUNT", str(attempt))
-    monkeypatch.setattr(Night, "hold", lambda _: Ended("nothing new", "nothing new"))
+    monkeypatch.setattr(
+        RetrainingRun, "hold", lambda _: RetrainingResult("nothing new", "nothing new")
+    )
     config = parse_config({**BASE, "root": str(tmp_path / "root")}, "run.yaml")
     with disable_run_logger():
         ended = nightly.fn(config)

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from flows.config.load import parse_config
-from flows.retraining.run import Ended, Night
+from flows.retraining.run import RetrainingResult, RetrainingRun
 from storage.identity import file_digest
 from storage.registry import current_version, history, roll_back
 from storage.root import open_root
@@ -32,12 +32,12 @@ def add(settings: dict[str, Any], count: int, first: int) -> None:
         photo(i).save(Path(settings["data"]["uri"]) / "disc" / f"photo-{i:04d}.png")
 
 
-def hold(settings: dict[str, Any], *, force: bool = False, **nightly: Any) -> Ended:
+def hold(settings: dict[str, Any], *, force: bool = False, **nightly: Any) -> RetrainingResult:
     run = {**settings, "nightly": {"gates": [], **nightly}}
-    return Night(parse_config(run, "test"), force=force).hold()
+    return RetrainingRun(parse_config(run, "test"), force=force).run()
 
 
-def line_of(ended: Ended, line: str = LINE) -> dict[str, Any]:
+def line_of(ended: RetrainingResult, line: str = LINE) -> dict[str, Any]:
     assert ended.record is not None
     return ended.record["lines"][line]  # type: ignore[no-any-return]
 
@@ -48,7 +48,7 @@ from flows.config.load import load_config
 from flows.retraining import run
 if sys.argv[2:] == ["die before promoting"]:
     run.bring_into_force = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-print(run.Night(load_config(sys.argv[1])).hold().outcome)
+print(run.Night(load_config(sys.argv[1])).run().outcome)
 """
 
 

@@ -4,19 +4,19 @@ from typing import Any
 
 import pytest
 
-from flows.retraining.run import Ended
+from flows.retraining.run import RetrainingResult
 from tests.flows.test_nightly import add, hold, line_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
-def fitted_with(ended: Ended) -> str:
+def fitted_with(ended: RetrainingResult) -> str:
     model = line_of(ended)["model"]
     assert model is not None, ended.says
     return str(model["mapping"])
 
 
-def two_nights(settings: dict[str, Any]) -> Ended:
+def two_nights(settings: dict[str, Any]) -> RetrainingResult:
     """Hold a night, and one with more photos that keeps its mapping; returns the second."""
     first = hold(settings)
     add(settings, 40, 300)

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from flows.config.load import parse_config
-from flows.execution.child import LastWords, ending, failure, raised_again, relay
-from flows.execution.slots import Places, places
+from flows.execution.child import StderrTail, describe_code, from_error, relay, to_error
+from flows.execution.slots import Slots, slots_of
 from flows.execution.students import finish_in_process
 from flows.failures import may_pass
 from flows.reporting.base import Prefixed, reporting_to
@@ -72,7 +72,7 @@ def test_work_that_a_dead_process_left_is_not_reported_as_finished() -> None:
     [(-9, "was killed by SIGKILL.*memory runs out"), (-11, "was killed by SIGSEGV"), (3, "code 3")],
 )
 def test_how_a_process_ended_is_told(code: int, said: str) -> None:
-    assert re.search(said, ending(code))
+    assert re.search(said, describe_code(code))
 
 
 def test_students_at_once_share_the_cores_and_take_gpus_in_turn(
@@ -80,7 +80,7 @@ def test_students_at_once_share_the_cores_and_take_gpus_in_turn(
 ) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr("os.cpu_count", lambda: 8)
-    three = Places(3, ["0", "5"])
+    three = Slots(3, ["0", "5"])
     with three.one() as first, three.one() as second, three.one() as third:
         taken = [first, second, third]
     assert [place["CUDA_VISIBLE_DEVICES"] for place in taken] == ["0", "5", "0"]
@@ -88,7 +88,7 @@ def test_students_at_once_share_the_cores_and_take_gpus_in_turn(
     # A place that was given back is taken again.
     with three.one() as again:
         assert again == first
-    with Places(2, []).one() as place:
+    with Slots(2, []).one() as place:
         assert "CUDA_VISIBLE_DEVICES" not in place
 
 
@@ -116,7 +116,7 @@ def test_by_default_there_is_a_process_per_gpu(
     monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
     settings["runtime"]["device"] = device
     settings["sweep"] = {"seeds": [0], "at_once": at_once}
-    found = places(parse_config(settings, "test"))
+    found = slots_of(parse_config(settings, "test"))
     assert (None if found is None else found.count) == wanted
 
 
@@ -126,7 +126,7 @@ def test_students_that_take_several_gpus_each_take_turns(
     monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
     settings["runtime"] = {"device": "auto", "processes": 4}
     settings["sweep"] = {"seeds": [0, 1]}
-    assert places(parse_config(settings, "test")) is None
+    assert slots_of(parse_config(settings, "test")) is None
     settings["sweep"]["at_once"] = 2
     with pytest.raises(InputError, match=r"runtime.processes \(4\) .* sweep.at_once \(2\)"):
         parse_config(settings, "test")
@@ -146,16 +146,16 @@ def test_students_that_take_several_gpus_each_take_turns(
 def test_what_a_process_meets_is_raised_again_as_what_it_is(
     error: Exception, kind: type[Exception], said: str
 ) -> None:
-    again = raised_again(json.loads(json.dumps(failure(error))))
+    again = to_error(json.loads(json.dumps(from_error(error))))
     assert type(again) is kind
     assert re.fullmatch(said, str(again))
     assert may_pass(again) is may_pass(error)
 
 
 def test_the_last_words_are_words() -> None:
-    said = LastWords(io.BytesIO(b"ValueError: a bug\n  ------\n=====\n\n"))
+    said = StderrTail(io.BytesIO(b"ValueError: a bug\n  ------\n=====\n\n"))
     said.wait()
-    assert said.told(1) == "ended with code 1; it said last: ValueError: a bug"
+    assert said.describe_end(1) == "ended with code 1; it said last: ValueError: a bug"
 
 
 def test_what_a_process_prints_is_in_the_log_of_the_run(
@@ -183,7 +183,7 @@ def test_only_the_gpus_that_the_user_left_visible_are_dealt_out(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "6,7")
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     settings["runtime"]["device"] = "auto"
-    found = places(parse_config({**settings, "sweep": {"seeds": [0]}}, "test"))
+    found = slots_of(parse_config({**settings, "sweep": {"seeds": [0]}}, "test"))
     assert found is not None
     with found.one() as first, found.one() as second:
         assert [p["CUDA_VISIBLE_DEVICES"] for p in (first, second)] == ["6", "7"]

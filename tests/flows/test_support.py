@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from flows.config.load import parse_config
-from flows.experiments.students import identified, planned
+from flows.experiments.students import assign_ids, plan_students
 from flows.maintenance.verify import verify
 from flows.stages.pipeline import Pipeline
-from flows.stages.results import handed_over, taken_over
+from flows.stages.results import from_ids, to_ids
 from storage.cache import FeatureCache
 from tests.flows.conftest import write_config
 from tintem_core.errors import InputError
@@ -91,8 +91,8 @@ def test_the_local_term_has_tokens_of_every_view_that_is_learned_from(
 
 def test_other_processes_find_the_support_images_again(settings: dict[str, Any]) -> None:
     mine = run(settings, **WITH)
-    told = json.loads(json.dumps(handed_over(mine.indexed, mine.stored, mine.mapped)))
-    indexed, extracted, _ = taken_over(mine.root, told)
+    told = json.loads(json.dumps(to_ids(mine.indexed, mine.stored, mine.mapped)))
+    indexed, extracted, _ = from_ids(mine.root, told)
     assert extracted == mine.stored
     found, wanted = (x.support["dead-leaves"].digest() for x in (indexed, mine.indexed))
     assert found == wanted
@@ -103,11 +103,11 @@ def test_a_sweep_knows_the_ids_of_students_with_and_without_support(
 ) -> None:
     grid = {"training.support": [0, 0.25]}
     base = run(settings, **WITH, sweep={"grid": grid})
-    students = identified(planned(base.config), base.indexed, base.extracted)
+    students = assign_ids(plan_students(base.config), base.indexed, base.extracted)
     assert len({student.id for student in students}) == 2
     without = run(settings, training__support=0, sweep={"grid": grid})
     with pytest.raises(InputError, match="learns from support images, which the run does not"):
-        planned(without.config)
+        plan_students(without.config)
 
 
 def test_the_centred_term_starts_from_the_mean_of_the_training_photos_targets(

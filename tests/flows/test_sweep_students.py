@@ -9,9 +9,15 @@ import pytest
 
 from flows.config.load import parse_config
 from flows.data.dataset import Dataset
-from flows.experiments.students import chosen, finish, identified, planned, refuse_unlabelled
+from flows.experiments.students import (
+    assign_ids,
+    finish,
+    plan_students,
+    refuse_unlabelled,
+    select_students,
+)
 from flows.stages.pipeline import Pipeline
-from flows.stages.results import handed_over
+from flows.stages.results import to_ids
 from storage.artifacts import read_file
 from tintem_core.errors import InputError
 
@@ -30,7 +36,7 @@ def test_students_are_known_by_the_ids_that_their_trainings_will_have(
     }
     config = parse_config(settings, "test")
     base = Pipeline(config)
-    students = identified(planned(config), base.indexed, base.extracted)
+    students = assign_ids(plan_students(config), base.indexed, base.extracted)
     assert [student.name for student in students] == [
         "as it is, seed=0", "as it is, seed=1", "narrow, seed=0", "narrow, seed=1",
         "other objective, seed=0", "other objective, seed=1",
@@ -54,13 +60,13 @@ def test_a_student_that_shares_its_stages_is_the_one_that_a_run_alone_trains(
     alone = Pipeline(parse_config({**settings, **elsewhere, "sweep": None}, "test"))
     weights = read_file(alone.root, "students", alone.trained.id, "student.safetensors")
     base = Pipeline(config)
-    handed = json.loads(json.dumps(handed_over(base.indexed, base.stored, base.mapped)))
+    handed = json.loads(json.dumps(to_ids(base.indexed, base.stored, base.mapped)))
     # Its own stages are there already: nothing is listed, embedded or fitted again.
     for stage in ("index", "extract", "fit"):
         monkeypatch.setattr(f"flows.stages.pipeline.{stage}", None)
     # Converting a model takes seconds, and is tested elsewhere.
     monkeypatch.setattr(Pipeline, "exported", base.mapped)
-    student = identified(planned(config), base.indexed, base.extracted)[1]
+    student = assign_ids(plan_students(config), base.indexed, base.extracted)[1]
     found = finish(student.config, handed)
     assert found["student"] == student.id == alone.trained.id
     assert read_file(base.root, "students", student.id, "student.safetensors") == weights
@@ -69,12 +75,12 @@ def test_a_student_that_shares_its_stages_is_the_one_that_a_run_alone_trains(
 
 def test_students_are_chosen_by_name(settings: dict[str, Any]) -> None:
     settings["sweep"] = {"list": [{"name": "a 1"}, {"name": "a 2"}, {"name": "b [x]"}]}
-    students = planned(parse_config(settings, "test"))
-    assert chosen(students, []) == {"a 1", "a 2", "b [x]"}
-    assert chosen(students, ["a*"]) == {"a 1", "a 2"}
-    assert chosen(students, ["b [x]"]) == {"b [x]"}
+    students = plan_students(parse_config(settings, "test"))
+    assert select_students(students, []) == {"a 1", "a 2", "b [x]"}
+    assert select_students(students, ["a*"]) == {"a 1", "a 2"}
+    assert select_students(students, ["b [x]"]) == {"b [x]"}
     with pytest.raises(InputError, match=r"no student 'c': it has a 1; a 2; b \[x\]"):
-        chosen(students, ["c"])
+        select_students(students, ["c"])
 
 
 @pytest.mark.parametrize(
@@ -89,12 +95,12 @@ def test_a_student_that_cannot_start_is_refused_before_any_starts(
     settings: dict[str, Any], sweep: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(InputError, match=said):
-        planned(parse_config({**settings, "sweep": sweep}, "test"))
+        plan_students(parse_config({**settings, "sweep": sweep}, "test"))
 
 
 def test_a_config_without_a_sweep_is_told_how_one_looks(settings: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="the config has no sweep: give one"):
-        planned(parse_config(settings, "test"))
+        plan_students(parse_config(settings, "test"))
 
 
 def test_a_metric_that_nothing_gives_is_refused_before_any_training(
@@ -102,14 +108,14 @@ def test_a_metric_that_nothing_gives_is_refused_before_any_training(
 ) -> None:
     settings["sweep"] = {"seeds": [0], "metric": "student/test/pairwise_person"}
     with pytest.raises(InputError, match=r"closest first: student/test/pairwise_pearson, "):
-        planned(parse_config(settings, "test"))
+        plan_students(parse_config(settings, "test"))
     for metric in ("head/test/cka_linear", "teacher/test/knn"):
         settings["sweep"]["metric"] = metric
         with pytest.raises(InputError, match="not measured for any student"):
-            planned(parse_config(settings, "test"))
+            plan_students(parse_config(settings, "test"))
     settings["sweep"]["metric"] = "head/test/cka_linear"
     settings["sweep"]["list"] = [{"training.objective": "proteus"}]
-    assert len(planned(parse_config(settings, "test"))) == 1
+    assert len(plan_students(parse_config(settings, "test"))) == 1
 
 
 def test_what_only_labels_tell_ranks_no_photos_without_labels(settings: dict[str, Any]) -> None:

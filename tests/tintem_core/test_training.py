@@ -17,7 +17,13 @@ from tintem_core.models.student import StudentConfig, build_student
 from tintem_core.objectives import Parts, build_objective
 from tintem_core.training.config import TrainingConfig
 from tintem_core.training.loop import train
-from tintem_core.training.state import Batch, Learner, Run, check_optimizer, start_run
+from tintem_core.training.state import (
+    Batch,
+    Learner,
+    TrainingState,
+    check_optimizer,
+    start_training,
+)
 
 STUDENT = StudentConfig(
     model="test_vit", image_size=32, options={"drop_path_rate": 0.2, "proj_drop_rate": 0.1}
@@ -45,13 +51,13 @@ def start(
     joint: MappingConfig | None = None,
     student: StudentConfig = STUDENT,
     first_epoch: int = 0,
-) -> Run:
+) -> TrainingState:
     head = "linear" if joint is None else joint.head
     objective = build_objective(
         config.objective, Parts(Mapping(DIM, WIDTH, head), config, joint, classes=3), config.seed
     )
     built = build_student(student, WIDTH, config.seed, tokens=config.needs_tokens)
-    return start_run(built, objective, config, STEPS_PER_EPOCH, first_epoch=first_epoch)
+    return start_training(built, objective, config, STEPS_PER_EPOCH, first_epoch=first_epoch)
 
 
 class KilledError(Exception):
@@ -59,7 +65,7 @@ class KilledError(Exception):
 
 
 def run_on(
-    run: Run,
+    run: TrainingState,
     config: TrainingConfig,
     kill_at: int | None = None,
     *,
@@ -92,7 +98,7 @@ def run_on(
     return last[0] if last else None
 
 
-def weights(run: Run) -> bytes:
+def weights(run: TrainingState) -> bytes:
     tensors = run.result.state_dict()
     return save({name: tensor.contiguous() for name, tensor in tensors.items()})
 
@@ -229,7 +235,7 @@ def test_a_checkpoint_of_another_training_is_refused() -> None:
         start(config).restore(b"torn")
 
 
-def with_memory_for(run: Run, images: int) -> Run:
+def with_memory_for(run: TrainingState, images: int) -> TrainingState:
     """Let the student fail as on a GPU whose memory holds no more images than these."""
 
     def look(_module: torch.nn.Module, pixels: tuple[torch.Tensor]) -> None:

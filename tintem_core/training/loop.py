@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tintem_core.distributed import is_main, total, world_size
 from tintem_core.errors import TintemError
 from tintem_core.training.config import TrainingConfig
-from tintem_core.training.state import Batch, Best, Learner, Run
+from tintem_core.training.state import Batch, Best, Learner, TrainingState
 
 log = logging.getLogger("tintem")
 # A GPU must not wait for Python after every step: its loss is looked at this often.
@@ -22,7 +22,7 @@ _GPU_STEPS_BETWEEN_LOOKS = 10
 
 
 def train(
-    run: Run,
+    run: TrainingState,
     batches: Iterator[Batch],
     config: TrainingConfig,
     steps_per_epoch: int,
@@ -98,7 +98,7 @@ def train(
     run.result.eval()
 
 
-def _look(run: Run, epoch: int, validate: Callable[[Learner], float]) -> float:
+def _look(run: TrainingState, epoch: int, validate: Callable[[Learner], float]) -> float:
     """Score the weights as they are, and keep them where none were better."""
     score = validate(run.result.eval())
     run.learner.train()
@@ -133,7 +133,7 @@ def _to_device(batch: Batch, device: torch.device) -> Batch:
     return Batch(**moved)
 
 
-def _backward_in_memory(run: Run, module: nn.Module, batch: Batch) -> Tensor:
+def _backward_in_memory(run: TrainingState, module: nn.Module, batch: Batch) -> Tensor:
     """Do the same as :func:`_backward`, in more pieces once the device's memory runs out."""
     images = len(batch.pixels)
     while True:
@@ -160,7 +160,7 @@ def _backward_in_memory(run: Run, module: nn.Module, batch: Batch) -> Tensor:
         log.warning("out of GPU memory: each batch is now computed in %d pieces", run.pieces)
 
 
-def _backward(run: Run, module: nn.Module, batch: Batch) -> Tensor:
+def _backward(run: TrainingState, module: nn.Module, batch: Batch) -> Tensor:
     """Add up the gradients of a batch's pieces; return the mean loss, float64, detached."""
     run.optimizer.zero_grad(set_to_none=True)
     images = len(batch.pixels)
@@ -194,7 +194,7 @@ def _without_sync(module: nn.Module) -> contextlib.AbstractContextManager[None]:
     return contextlib.nullcontext()
 
 
-def _optimise(run: Run, clip_norm: float | None) -> None:
+def _optimise(run: TrainingState, clip_norm: float | None) -> None:
     if clip_norm is not None:
         run.scaler.unscale_(run.optimizer)
         nn.utils.clip_grad_norm_(run.learner.parameters(), clip_norm)
@@ -202,7 +202,7 @@ def _optimise(run: Run, clip_norm: float | None) -> None:
     run.scaler.update()
 
 
-def _record(run: Run, steps_per_epoch: int) -> None:
+def _record(run: TrainingState, steps_per_epoch: int) -> None:
     run.history.append(
         {
             "epoch": run.step // steps_per_epoch,

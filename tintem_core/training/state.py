@@ -83,7 +83,7 @@ class Best:
 
 
 @dataclass
-class Run:
+class TrainingState:
     """A training in progress.
 
     ``first_step`` is above 0 where a finished student is extended: its epochs are counted on.
@@ -194,14 +194,14 @@ def check_optimizer(name: str) -> None:
         )
 
 
-def start_run(
+def start_training(
     student: Student,
     objective: Objective,
     config: TrainingConfig,
     steps_per_epoch: int,
     *,
     first_epoch: int = 0,
-) -> Run:
+) -> TrainingState:
     """Prepare a training, on the device where the student is.
 
     Args:
@@ -231,7 +231,7 @@ def start_run(
         **options,
     )
     first_step = first_epoch * steps_per_epoch
-    return Run(
+    return TrainingState(
         learner,
         ema,
         optimizer,
