@@ -16,6 +16,6 @@ _TEMPLATES = Environment(
 _TEMPLATES.filters["base64"] = lambda data: b64encode(data).decode()
 
 
-def render(name: str, **values: Any) -> str:
+def render(template: str, /, **values: Any) -> str:
     """Fill in a template of this folder; values are escaped where it is HTML."""
-    return _TEMPLATES.get_template(name).render(values)
+    return _TEMPLATES.get_template(template).render(values)

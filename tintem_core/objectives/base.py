@@ -50,7 +50,11 @@ class Objective(nn.Module, ABC):
     ``mapping`` is h where the student's own embedding is asked to be h(t), else None.
     """
 
-    mapping: Mapping | None = None
+    mapping: Mapping | None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mapping = None
 
     @abstractmethod
     def forward(self, embedding_BK: Tensor, tokens_BTK: Tensor | None, targets: Targets) -> Tensor:
