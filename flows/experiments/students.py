@@ -11,13 +11,17 @@ from flows.config.sweep import DEFAULT_METRIC
 from flows.config.variants import variant
 from flows.data.caches import Extracted
 from flows.data.dataset import Dataset
-from flows.stages.map import mapping_name, mapping_spec, mapping_width
+from flows.stages.ids import (
+    mapping_name,
+    mapping_spec,
+    mapping_width,
+    requested_tokens,
+    student_spec,
+)
 from flows.stages.models import load_teacher
 from flows.stages.pipeline import Pipeline
 from flows.stages.preflight import preflight
-from flows.stages.requests import requested_tokens
 from flows.stages.results import Indexed, from_ids
-from flows.stages.train import student_spec
 from storage.identity import make_id
 from tintem_core.errors import InputError
 from tintem_core.evaluation.metrics import NEED_LABELS

@@ -16,10 +16,10 @@ from flows.maintenance.status import cache_stats, open_existing
 from flows.stages.cache_checks import Truth, measure_truth
 from flows.stages.ensure import exclusive
 from flows.stages.extract import ensure
+from flows.stages.ids import CacheRequest, requested_caches
 from flows.stages.index import index
 from flows.stages.map import through_mapping
 from flows.stages.models import load_teacher
-from flows.stages.requests import CacheRequest, requested_caches
 from flows.stages.shards import source_of
 from flows.stages.tokens import known_mapped_tokens
 from storage.artifacts import read_record

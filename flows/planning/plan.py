@@ -14,12 +14,18 @@ from flows.data.space import free_bytes, require_space
 from flows.planning.disk import measure_disk
 from flows.planning.rates import decoded_images, embedded_views, trained_images
 from flows.planning.scale import Dtype, slowest
-from flows.stages.map import mapping_name, mapping_spec, mapping_width
+from flows.stages.ids import (
+    CacheRequest,
+    mapping_name,
+    mapping_spec,
+    mapping_width,
+    requested_caches,
+    requested_tokens,
+    student_spec,
+)
 from flows.stages.models import load_teacher
 from flows.stages.preflight import preflight
-from flows.stages.requests import CacheRequest, requested_caches, requested_tokens
 from flows.stages.results import Indexed
-from flows.stages.train import student_spec
 from storage.artifacts import list_artifacts
 from storage.cache import FeatureCache, KindSpec
 from storage.cache.footprint import footprint

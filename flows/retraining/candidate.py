@@ -9,7 +9,8 @@ from flows.config.run import CacheConfig, RunConfig
 from flows.config.variants import keeps_mapping
 from flows.data.features import evaluation_latents
 from flows.retraining.changes import TEACHERS, Changes, ModelLine
-from flows.stages.map import apply, load_mapping, mapping_spec, mapping_width
+from flows.stages.ids import mapping_spec, mapping_width
+from flows.stages.map import apply, load_mapping
 from flows.stages.models import TENSORS
 from flows.stages.pipeline import Pipeline
 from flows.stages.results import Mapped, Trained

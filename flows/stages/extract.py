@@ -12,8 +12,8 @@ from flows.execution.base import Executor
 from flows.provenance import provenance
 from flows.reporting.base import reporter
 from flows.stages.ensure import exclusive
+from flows.stages.ids import CacheRequest, requested_caches
 from flows.stages.models import load_teacher
-from flows.stages.requests import CacheRequest, requested_caches
 from flows.stages.results import Indexed
 from flows.stages.shards import compute_elsewhere, embed_here
 from storage.cache import FeatureCache

@@ -10,15 +10,14 @@ from safetensors.torch import load, save
 
 from flows.config.run import RunConfig
 from flows.data.caches import Extracted
-from flows.data.dataset import Dataset
 from flows.data.embedding import Transform
 from flows.data.features import Latents, evaluation_latents, taught_latents, taught_tokens
 from flows.provenance import provenance
 from flows.reporting.base import reporter
 from flows.stages.ensure import ensure_artifact
+from flows.stages.ids import mapping_name, mapping_spec, mapping_width
 from flows.stages.results import Indexed, Mapped
 from storage.artifacts import read_file, read_record
-from storage.identity import make_id
 from storage.root import Root
 from tintem_core.errors import InputError
 from tintem_core.evaluation.cosine import unit_rows
@@ -27,9 +26,10 @@ from tintem_core.mapping.closed_form import orthogonality_error
 from tintem_core.mapping.fit import FittedMapping, fit_mapping, start_mapping
 from tintem_core.mapping.module import Mapping
 from tintem_core.models.device import choose_device
-from tintem_core.models.student import natural_width
 
 _TENSORS = "mapping.safetensors"
+
+
 _ROWS_AT_ONCE = 4096
 
 
@@ -103,36 +103,6 @@ def _fit(
     }
     files = {_TENSORS: save({k: v.contiguous() for k, v in fitted.mapping.state_dict().items()})}
     return files, record
-
-
-def mapping_spec(
-    config: RunConfig, latents: dict[str, object], data: Dataset, width: int
-) -> dict[str, object]:
-    """Return everything that determines a mapping.
-
-    Args:
-        latents: see :meth:`Extracted.identity`.
-        data: the images it is fitted on.
-        width: K.
-    """
-    return {
-        **latents,
-        "images": data.digest("train"),
-        "mapping": config.mapping.identity(
-            config.views.count * len(data.keys("train")), tokens=config.cache.full_tokens
-        ),
-        "width": width,
-    }
-
-
-def mapping_width(config: RunConfig) -> int:
-    """Return K: what the config says, or the student's own width."""
-    return config.mapping.width or natural_width(config.student)
-
-
-def mapping_name(config: RunConfig, spec: dict[str, object]) -> str:
-    """Return the id of a mapping with a :func:`mapping_spec`."""
-    return make_id(f"{config.mapping.objective}-{spec['width']}-{config.data.name}", spec)
 
 
 def load_mapping(config: RunConfig, root: Root, mapped: Mapped) -> Mapping:

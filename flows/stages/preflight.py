@@ -5,7 +5,8 @@ from PIL import Image
 
 from flows.config.cluster import require_ray
 from flows.config.run import RunConfig
-from flows.stages.models import initial_weights, load_teacher
+from flows.data.weights import initial_weights
+from flows.stages.models import load_teacher
 from tintem_core.errors import InputError
 from tintem_core.models.student import natural_width
 from tintem_core.training.state import check_optimizer

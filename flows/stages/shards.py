@@ -14,9 +14,9 @@ from flows.failures import describe
 from flows.reporting.base import reporter
 from flows.stages.cache_checks import check_precision
 from flows.stages.ensure import exclusive
+from flows.stages.ids import CacheRequest
 from flows.stages.map import through_mapping
 from flows.stages.models import load_teacher
-from flows.stages.requests import CacheRequest
 from storage.cache import FeatureCache, ShardTask
 from storage.root import Root, open_root
 from tintem_core.errors import InputError, TintemError

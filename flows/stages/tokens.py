@@ -12,9 +12,16 @@ from flows.data.rendering import eval_source
 from flows.execution.base import Executor
 from flows.reporting.base import reporter
 from flows.stages.extract import ensure
-from flows.stages.map import apply, load_mapping, mapping_name, mapping_spec, mapping_width
+from flows.stages.ids import (
+    CacheRequest,
+    mapping_name,
+    mapping_spec,
+    mapping_width,
+    requested_caches,
+    requested_tokens,
+)
+from flows.stages.map import apply, load_mapping
 from flows.stages.models import load_teacher
-from flows.stages.requests import CacheRequest, requested_caches, requested_tokens
 from flows.stages.results import Indexed, Mapped
 from storage.cache import FeatureCache
 from storage.errors import MissingObjectError

@@ -20,86 +20,19 @@ from flows.reporting.base import reporter
 from flows.stages.cache_checks import truth_test
 from flows.stages.checkpoints import continue_from_newest, drop_checkpoints, save_checkpoint
 from flows.stages.ensure import exclusive
-from flows.stages.map import mapping_width, mean_target, through_mapping
-from flows.stages.models import HISTORY, OBJECTIVE, TENSORS, initial_weights, start_student
+from flows.stages.ids import student_spec
+from flows.stages.map import mean_target, through_mapping
+from flows.stages.models import HISTORY, OBJECTIVE, TENSORS, start_student
 from flows.stages.results import Indexed, Mapped, Trained
 from flows.stages.selection import Validation, learnt_from
 from flows.stages.training_data import class_numbers, step_dataset
 from storage.artifacts import read_record, write_artifact
 from storage.cache import FeatureCache
-from storage.identity import file_digest, make_id
+from storage.identity import make_id
 from storage.root import Root
 from tintem_core.distributed import from_main, is_main, world_size
 from tintem_core.models.device import choose_device
-from tintem_core.models.student import pretrained_digest
 from tintem_core.training.loop import train as run_training
-
-# Counts up when the same recipe gives other weights.
-_METHOD = 1
-
-
-def student_spec(
-    config: RunConfig, caches: Extracted, images: Indexed, mapping_id: str
-) -> dict[str, object]:
-    """Return everything that determines a student's weights.
-
-    Args:
-        config: the run.
-        caches: what the teachers say of the images.
-        images: what it learns from.
-        mapping_id: the mapping.
-
-    Raises:
-        InputError: if the initial weights cannot be had.
-    """
-    student = config.student.identity()
-    # The bytes count, not the name or the place.
-    if config.student.weights is not None:
-        student["weights"] = file_digest(initial_weights(config))
-    elif config.student.pretrained:
-        student["weights"] = pretrained_digest(config.student)
-    is_mapped = config.training.kind.uses_mapping
-    needs_labels = config.training.kind.needs_labels or config.training.select == "best"
-    return {
-        **caches.identity(),
-        **_further_targets(config, caches, images),
-        "images": images.data.digest("train", labels=needs_labels),
-        # The baselines have nothing of it but the width.
-        "mapping": mapping_id if is_mapped else {"width": mapping_width(config)},
-        "student": student,
-        "training": _training_identity(config),
-        "method": _METHOD,
-    }
-
-
-def _training_identity(config: RunConfig) -> dict[str, Any]:
-    found = config.training.identity(config.views.count)
-    if config.mapping.fit == "joint":
-        # Its mean target changes in every step: there is no centred term.
-        found.pop("centred_weight", None)
-    if config.views.recipe.name == "eval":
-        found.pop("evaluation_view", None)
-    return found
-
-
-def _further_targets(config: RunConfig, caches: Extracted, images: Indexed) -> dict[str, object]:
-    """Return what a student learns from beside the training views' embeddings.
-
-    What it does not learn from leaves no trace: students of before keep their ids.
-    """
-    found: dict[str, object] = {}
-    if caches.mapped_tokens:
-        found["mapped_tokens"], *others = caches.mapped_tokens
-        if others:
-            found["further_mapped_tokens"] = others
-    if config.evaluation_view:
-        found["evaluation_cache"] = caches.evaluation[config.data.name]
-    if sources := config.support_sources:
-        found["support"] = {
-            source.name: [caches.evaluation[source.name], images.support[source.name].digest()]
-            for source in sources
-        }
-    return found
 
 
 def train(

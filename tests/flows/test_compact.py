@@ -14,9 +14,9 @@ from flows.config.run import RunConfig
 from flows.maintenance.compact import compact
 from flows.maintenance.status import cache_stats, collect, hints
 from flows.stages.extract import ensure
+from flows.stages.ids import requested_caches
 from flows.stages.models import load_teacher
 from flows.stages.pipeline import Pipeline
-from flows.stages.requests import requested_caches
 from storage.cache import FeatureCache
 from storage.images import Manifest
 from storage.root import open_root

@@ -135,7 +135,7 @@ def test_where_they_cannot_serve_they_are_refused(
 
 def test_tokens_of_another_width_than_the_embedding_are_refused(mapped: dict[str, Any]) -> None:
     mapped["teacher"] |= {"model": "mobilenetv3_small_050", "weights": "pretrained"}
-    from flows.stages.requests import requested_tokens
+    from flows.stages.ids import requested_tokens
     from tintem_core.models.backbone import build_backbone
     from tintem_core.models.teacher import Teacher
 

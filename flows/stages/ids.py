@@ -1,13 +1,23 @@
-"""Which caches a run needs, and what each of them holds: their ids follow from nothing else."""
+"""Every spec and id of a run: what is made follows from its spec, and is found by nothing else.
+
+A method's version is part of a spec, absent where it is 1: raise it with every change of what is
+computed, so that a run computes again instead of finding what an older release made.
+"""
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 from flows.config.run import RunConfig
+from flows.data.caches import Extracted
+from flows.data.dataset import Dataset
 from flows.data.features import require_one_width
-from flows.stages.map import mapping_width
+from flows.data.weights import initial_weights
+from flows.stages.results import Indexed
 from storage.cache import CacheSpec, KindSpec
+from storage.identity import file_digest, make_id
 from storage.images import SourceConfig
+from tintem_core.models.student import natural_width, pretrained_digest
 from tintem_core.models.teacher import Teacher, TeacherConfig
 from tintem_core.views import EVAL, ViewRecipe
 
@@ -120,3 +130,101 @@ def _token_kind(config: RunConfig, shape: tuple[int, ...]) -> KindSpec:
         dtype=config.cache.dtype,
         grid=(side, side) if side * side == shape[0] else None,
     )
+
+
+def mapping_spec(
+    config: RunConfig, latents: dict[str, object], data: Dataset, width: int
+) -> dict[str, object]:
+    """Return everything that determines a mapping.
+
+    Args:
+        latents: see :meth:`Extracted.identity`.
+        data: the images it is fitted on.
+        width: K.
+    """
+    return {
+        **latents,
+        "images": data.digest("train"),
+        "mapping": config.mapping.identity(
+            config.views.count * len(data.keys("train")), tokens=config.cache.full_tokens
+        ),
+        "width": width,
+    }
+
+
+def mapping_width(config: RunConfig) -> int:
+    """Return K: what the config says, or the student's own width."""
+    return config.mapping.width or natural_width(config.student)
+
+
+def mapping_name(config: RunConfig, spec: dict[str, object]) -> str:
+    """Return the id of a mapping with a :func:`mapping_spec`."""
+    return make_id(f"{config.mapping.objective}-{spec['width']}-{config.data.name}", spec)
+
+
+# Counts up when the same recipe gives other weights.
+_METHOD = 1
+
+
+def student_spec(
+    config: RunConfig, caches: Extracted, images: Indexed, mapping_id: str
+) -> dict[str, object]:
+    """Return everything that determines a student's weights.
+
+    Args:
+        config: the run.
+        caches: what the teachers say of the images.
+        images: what it learns from.
+        mapping_id: the mapping.
+
+    Raises:
+        InputError: if the initial weights cannot be had.
+    """
+    student = config.student.identity()
+    # The bytes count, not the name or the place.
+    if config.student.weights is not None:
+        student["weights"] = file_digest(initial_weights(config))
+    elif config.student.pretrained:
+        student["weights"] = pretrained_digest(config.student)
+    is_mapped = config.training.kind.uses_mapping
+    needs_labels = config.training.kind.needs_labels or config.training.select == "best"
+    return {
+        **caches.identity(),
+        **_further_targets(config, caches, images),
+        "images": images.data.digest("train", labels=needs_labels),
+        # The baselines have nothing of it but the width.
+        "mapping": mapping_id if is_mapped else {"width": mapping_width(config)},
+        "student": student,
+        "training": _training_identity(config),
+        "method": _METHOD,
+    }
+
+
+def _training_identity(config: RunConfig) -> dict[str, Any]:
+    found = config.training.identity(config.views.count)
+    if config.mapping.fit == "joint":
+        # Its mean target changes in every step: there is no centred term.
+        found.pop("centred_weight", None)
+    if config.views.recipe.name == "eval":
+        found.pop("evaluation_view", None)
+    return found
+
+
+def _further_targets(config: RunConfig, caches: Extracted, images: Indexed) -> dict[str, object]:
+    """Return what a student learns from beside the training views' embeddings.
+
+    What it does not learn from leaves no trace: students of before keep their ids.
+    """
+    found: dict[str, object] = {}
+    if caches.mapped_tokens:
+        found["mapped_tokens"], *others = caches.mapped_tokens
+        if others:
+            found["further_mapped_tokens"] = others
+    if config.evaluation_view:
+        found["evaluation_cache"] = caches.evaluation[config.data.name]
+    if sources := config.support_sources:
+        found["support"] = {
+            source.name: [caches.evaluation[source.name], images.support[source.name].digest()]
+            for source in sources
+        }
+    return found
