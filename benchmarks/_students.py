@@ -19,8 +19,8 @@ from flows.stages.models import new_objective
 from flows.stages.training_data import class_numbers
 from storage.images import SourceConfig
 from tintem_core.models.device import place
+from tintem_core.models.embedder import to_float
 from tintem_core.models.student import build_student
-from tintem_core.models.teacher import to_float
 from tintem_core.objectives import Targets, TermWeights
 from tintem_core.objectives.mapped import MatchMapped
 from tintem_core.training.loop import train

@@ -39,7 +39,7 @@ from flows.stages.pipeline import Pipeline
 from flows.stages.train import loader_workers
 from tintem_core.losses.cosine import cosine_student_loss
 from tintem_core.models.device import choose_device
-from tintem_core.models.teacher import autocast, to_float
+from tintem_core.models.embedder import autocast, to_float
 from tintem_core.training.loop import train
 from tintem_core.training.state import TrainingState
 

@@ -1,8 +1,8 @@
 """One YAML file = one RunConfig: everything that a run depends on."""
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import AfterValidator, BaseModel, Field, field_validator, model_validator
 
 from flows.config.cluster import ClusterConfig
 from flows.config.retraining import NightlyConfig
@@ -10,6 +10,8 @@ from flows.config.support import SupportConfig
 from flows.config.sweep import SweepConfig
 from storage.cache.spec import MOST_ROWS_PER_SHARD
 from storage.images import SourceConfig
+from tintem_core.evaluation.ood import SCORES
+from tintem_core.export.formats import FORMATS
 from tintem_core.mapping.config import MappingConfig
 from tintem_core.models.student import StudentConfig
 from tintem_core.models.teacher import TeacherConfig
@@ -82,13 +84,34 @@ class CacheConfig(BaseModel, frozen=True, extra="forbid"):
         return self.tokens and not self.keep_mapped
 
 
+def _known_score(name: str) -> str:
+    if name not in SCORES:
+        raise ValueError(f"there is no such score; known are {', '.join(SCORES)}")
+    return name
+
+
+def _known_format(name: str) -> str:
+    if name not in FORMATS:
+        raise ValueError(f"there is no such format; known are {', '.join(FORMATS)}")
+    return name
+
+
 class EvaluationConfig(BaseModel, frozen=True, extra="forbid"):
     """What is measured on photos that were never trained on."""
 
     ood: tuple[SourceConfig, ...] = Field((), description="named out-of-distribution sets")
     knn: int = Field(10, ge=1, description="neighbours that vote (cosine, temperature 0.07)")
     ood_neighbour: int = Field(1, ge=1, description="which nearest neighbour gives the OOD score")
+    ood_score: Annotated[str, AfterValidator(_known_score)] = Field(
+        "nearest-cosine", description="what tells an outlier: nearest-cosine"
+    )
     resamples: int = Field(1000, ge=100, description="bootstrap resamples behind each interval")
+
+    def identity(self) -> dict[str, Any]:
+        """Return everything that determines what is measured."""
+        # Evaluations of before there were several scores keep their ids.
+        unnamed = {"ood_score"} if self.ood_score == "nearest-cosine" else set()
+        return self.model_dump(exclude={"ood", *unnamed})
 
 
 class ExportConfig(BaseModel, frozen=True, extra="forbid"):
@@ -98,6 +121,21 @@ class ExportConfig(BaseModel, frozen=True, extra="forbid"):
         0.9999, gt=0, le=1, description="smallest cosine of ONNX Runtime to torch over real photos"
     )
     images: int = Field(64, ge=1, description="photos that the check runs on")
+    formats: tuple[Annotated[str, AfterValidator(_known_format)], ...] = Field(
+        ("onnx",), description="the first is what devices get; each is checked on real photos"
+    )
+
+    @field_validator("formats")
+    @classmethod
+    def _onnx_is_first(cls, formats: tuple[str, ...]) -> tuple[str, ...]:
+        if formats[:1] != ("onnx",) or len(set(formats)) < len(formats):
+            raise ValueError("begin with onnx, which devices are given, and name each format once")
+        return formats
+
+    def identity(self) -> dict[str, Any]:
+        """Return everything that determines an export."""
+        # Exports of before there were several keep their ids.
+        return self.model_dump(exclude={"formats"} if self.formats == ("onnx",) else set())
 
 
 class RuntimeConfig(BaseModel, frozen=True, extra="forbid"):

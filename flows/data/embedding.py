@@ -1,22 +1,22 @@
-"""Stream images through the teacher into shards; decode, copy, forward and write overlap.
+"""Stream images through a model into shards; decode, copy, forward and write overlap.
 
 Legend: ``N`` images, ``S`` side in pixels, ``V`` views.
 """
 
 import itertools
-import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from flows.data.rendering import ViewSource
+from flows.data.rendering import ViewSource, render_ahead
 from storage.cache import FeatureCache, ShardTask
 from storage.keys import Column
-from tintem_core.models.teacher import Teacher
+from tintem_core.models.embedder import Embedder
 from tintem_core.views import Pixels
 
 Arrays = dict[str, NDArray[np.float32]]
@@ -28,7 +28,7 @@ _UNWRITTEN = 2
 def embed_shards(
     cache: FeatureCache,
     tasks: Sequence[ShardTask],
-    teacher: Teacher,
+    model: Embedder,
     source: ViewSource,
     decode_threads: int | None,
     advance: Callable[[int], None],
@@ -40,25 +40,26 @@ def embed_shards(
     Args:
         cache: where the shards go.
         tasks: the shards to compute.
-        teacher: embeds the views.
+        model: embeds the views.
         source: renders the views of the images that the tasks name.
         decode_threads: threads that decode and cut; None for one per core.
         advance: called with the number of views embedded.
         check_first: called with the first batch, (V, N, ...) by kind, before anything is stored.
-        through: what tokens go through on the device; see :meth:`Teacher.embed`.
+        through: what tokens go through on the device; see :meth:`Embedder.embed`.
     """
     views = cache.spec.views
-    batch = max(1, teacher.config.batch_size // views)
+    batch = max(1, model.batch_size // views)
     # One more batch than there are threads that embed, so that none of them waits for pixels.
-    ahead = teacher.threads + 1
+    ahead = model.threads + 1
     rows = Column(source.keys).places([key for task in tasks for key in task.keys])
+    size = model.image_size
     with (
-        ThreadPoolExecutor(decode_threads or os.cpu_count() or 1) as decoders,
-        ThreadPoolExecutor(teacher.threads) as embedders,
+        closing(
+            render_ahead(source, rows, range(views), size, decode_threads, ahead * batch)
+        ) as decoded,
+        ThreadPoolExecutor(model.threads) as embedders,
         ThreadPoolExecutor(1) as writer,
     ):
-        size = teacher.config.image_size
-        decoded = _decode_ahead(rows, views, size, source, decoders, ahead * batch)
         embedding: deque[Future[int]] = deque()
         writing: deque[Future[None]] = deque()
         try:
@@ -67,10 +68,10 @@ def embed_shards(
                 pieces = []
                 for start in range(0, len(task.keys), batch):
                     images = min(batch, len(task.keys) - start)
-                    pixels = teacher.pixel_buffer(images * views)
+                    pixels = model.pixel_buffer(images * views)
                     np.concatenate(list(itertools.islice(decoded, images)), out=pixels)
                     piece = embedders.submit(
-                        _embed_into, arrays, start, teacher, pixels, views, through
+                        _embed_into, arrays, start, model, pixels, views, through
                     )
                     pieces.append(piece)
                     embedding.append(piece)
@@ -87,7 +88,7 @@ def embed_shards(
             for written in writing:
                 written.result()
         finally:
-            for pool in (decoders, embedders, writer):
+            for pool in (embedders, writer):
                 pool.shutdown(wait=False, cancel_futures=True)
 
 
@@ -102,13 +103,13 @@ def _empty(cache: FeatureCache, images: int) -> Arrays:
 def _embed_into(
     arrays: Arrays,
     start: int,
-    teacher: Teacher,
+    model: Embedder,
     pixels: Pixels,
     views: int,
     through: Transform | None,
 ) -> int:
     """Embed image-major views (N·V, S, S, 3) into (V, N, ...) arrays; returns how many."""
-    found = teacher.embed(pixels, tokens="tokens" in arrays, through=through)
+    found = model.embed(pixels, tokens="tokens" in arrays, through=through)
     stop = start + len(pixels) // views
     for kind, rows in (("global", found.embedding), ("tokens", found.tokens)):
         if rows is not None and kind in arrays:
@@ -122,21 +123,3 @@ def _write(
     for piece in pieces:
         piece.result()
     cache.write_shard(task, dict(arrays))
-
-
-def _decode_ahead(
-    rows: Iterable[int],
-    views: int,
-    size: int,
-    source: ViewSource,
-    decoders: ThreadPoolExecutor,
-    ahead: int,
-) -> Iterator[Pixels]:
-    """Yield the views (V, S, S, 3) of each image, prepared up to ``ahead`` images early."""
-    waiting: deque[Future[Pixels]] = deque()
-    for row in rows:
-        waiting.append(decoders.submit(source.views, row, range(views), size))
-        if len(waiting) > ahead:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()

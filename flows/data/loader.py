@@ -5,7 +5,6 @@ Legend: ``B`` batch, ``D`` teacher width, ``N`` images, ``S`` side in pixels,
 """
 
 import math
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from flows.data.features import Latents
-from flows.data.rendering import ViewSource
+from flows.data.rendering import ViewSource, decoders
 from tintem_core.errors import InputError
 from tintem_core.training.order import EpochOrder
 from tintem_core.training.state import Batch
@@ -36,10 +35,18 @@ class PixelStore:
         size: S, the student's input size.
         views: V, how many views of each image are in use.
         memory_bytes: rendered views are kept when all of them fit; each is then rendered once.
+        threads: that decode and cut, in each process; None for one per core.
     """
 
-    def __init__(self, source: ViewSource, size: int, views: int, memory_bytes: int) -> None:
-        self._source, self._size = source, size
+    def __init__(
+        self,
+        source: ViewSource,
+        size: int,
+        views: int,
+        memory_bytes: int,
+        threads: int | None = None,
+    ) -> None:
+        self._source, self._size, self._decode_threads = source, size, threads
         self.images, self.views = len(source.keys), views
         shape = (self.images, views, size, size, 3)
         self._kept: torch.Tensor | None = None
@@ -69,7 +76,7 @@ class PixelStore:
 
     @cached_property
     def _threads(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // max(1, _loader_workers())))
+        return decoders(self._decode_threads, max(1, _loader_workers()))
 
     def __getstate__(self) -> dict[str, object]:
         return {k: v for k, v in self.__dict__.items() if k != "_threads"}

@@ -3,7 +3,10 @@
 Legend: ``S`` side in pixels.
 """
 
-from collections.abc import Sequence
+import os
+from collections import deque
+from collections.abc import Generator, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,3 +71,43 @@ def renderer(
         recipe,
         base_size=config.teacher.image_size,
     )
+
+
+def decoders(threads: int | None, processes: int = 1) -> ThreadPoolExecutor:
+    """Return threads that decode and cut.
+
+    Args:
+        threads: of this process; None: its share of the cores.
+        processes: that share the cores.
+    """
+    return ThreadPoolExecutor(threads or max(1, (os.cpu_count() or 1) // processes))
+
+
+def render(
+    source: ViewSource, rows: Iterable[int], size: int, threads: int | None = None
+) -> Pixels:
+    """Render the first view of some images at once: (N, S, S, 3), N at least 1."""
+    with decoders(threads) as pool:
+        return np.concatenate(list(pool.map(lambda row: source.views(row, range(1), size), rows)))
+
+
+def render_ahead(
+    source: ViewSource,
+    rows: Iterable[int],
+    views: range,
+    size: int,
+    threads: int | None,
+    ahead: int,
+) -> Generator[Pixels, None, None]:
+    """Yield some views (V, S, S, 3) of each image, prepared up to ``ahead`` images early."""
+    pool = decoders(threads)
+    waiting: deque[Future[Pixels]] = deque()
+    try:
+        for row in rows:
+            waiting.append(pool.submit(source.views, row, views, size))
+            if len(waiting) > ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)

@@ -14,13 +14,14 @@ import polars as pl
 from flows.config.sweep import DEFAULT_METRIC
 from flows.experiments.names import Name, names
 from flows.experiments.record import Entry, read_sweeps
-from flows.experiments.standings import SCHEMA, Group, Leaderboard, Reference, is_cost
+from flows.experiments.standings import SCHEMA, Group, Leaderboard, Reference
 from storage.artifacts import list_artifacts
 from storage.cache import FeatureCache
 from storage.errors import StorageError
 from storage.identity import digest
 from storage.root import Root
 from tintem_core.errors import InputError
+from tintem_core.evaluation.metrics import metric_of
 
 Record = dict[str, Any]
 
@@ -162,7 +163,12 @@ def _group(
     schema = {**SCHEMA, **{f"auroc/{dataset}": pl.Float64 for dataset in _ood(first)}}
     table = (
         pl.DataFrame(lines, schema=schema)
-        .sort("value", "name", descending=[not is_cost(metric), False], nulls_last=True)
+        .sort(
+            "value",
+            "name",
+            descending=[not metric_of(metric).lower_is_better, False],
+            nulls_last=True,
+        )
         .with_row_index("rank", offset=1)
     )
     sizes = [

@@ -190,28 +190,11 @@ def _ticks(low: float, high: float) -> list[float]:
     return [tick for tick in found if low <= tick <= high]
 
 
-def _metric_label(metric: str) -> str:
-    _, dataset, name = metric.split("/") if metric.count("/") == 2 else ("", "", metric)
-    label = _METRICS.get(name, name)
+def _metric_label(path: str) -> str:
+    _, dataset, _ = path.split("/") if path.count("/") == 2 else ("", "", "")
+    metric = metric_of(path)
+    label = metric.label + (" (less is better)" if metric.lower_is_better else "")
     return label if dataset in ("", "test") else f"{label}, {dataset}"
-
-
-_METRICS = {
-    "pairwise_pearson": "faithfulness: Pearson of pairwise cosines",
-    "pairwise_spearman": "faithfulness: Spearman of pairwise cosines",
-    "cosine_to_mapped": "cosine to the mapped teacher",
-    "r2_to_mapped": "variance of the mapped teacher explained (R²)",
-    "same_photo_at_1": "same photo first in the teacher's index",
-    "same_photo_at_10": "same photo among 10 of the teacher's index",
-    "shared_overlap_10": "teacher's 10 neighbours in its index",
-    "shared_knn": "kNN accuracy in the teacher's index",
-    "neighbour_overlap_10": "same 10 nearest neighbours",
-    "cka_linear": "linear CKA",
-    "knn": "kNN accuracy",
-    "knn_agreement": "same kNN answer as the teacher",
-    "auroc": "OOD AUROC",
-    "fpr95": "OOD FPR95 (less is better)",
-}
 
 
 def _box(axes: Axes, point: _Point) -> Box:

@@ -5,6 +5,8 @@ from typing import Any
 
 import polars as pl
 
+from tintem_core.evaluation.metrics import metric_of
+
 SCHEMA = {
     "name": pl.String, "variant": pl.String, "status": pl.String,
     "parameters": pl.Int64, "onnx_bytes": pl.Int64, "latency_ms": pl.Float64,
@@ -48,7 +50,9 @@ class Group:
         over_seeds = self.table.group_by("variant", maintain_order=True).agg(
             seeds=pl.len(), mean=value.mean(), deviation=value.std()
         )
-        return over_seeds.sort("mean", descending=not is_cost(self.metric), nulls_last=True)
+        return over_seeds.sort(
+            "mean", descending=not metric_of(self.metric).lower_is_better, nulls_last=True
+        )
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -73,8 +77,3 @@ class Leaderboard:
 
     def as_json(self) -> dict[str, Any]:
         return {"groups": [g.as_json() for g in self.groups], "unfinished": list(self.unfinished)}
-
-
-def is_cost(metric: str) -> bool:
-    """Whether less of a metric is better."""
-    return metric.rpartition("/")[2].startswith("fpr95")

@@ -22,9 +22,8 @@ from flows.stages.models import load_teacher
 from flows.stages.pipeline import Pipeline
 from flows.stages.preflight import preflight
 from flows.stages.results import Indexed, from_ids
-from storage.identity import make_id
 from tintem_core.errors import InputError
-from tintem_core.evaluation.metrics import NEED_LABELS
+from tintem_core.evaluation.metrics import metric_of
 
 
 @dataclass(frozen=True)
@@ -115,7 +114,7 @@ def _refuse_unmeasured(metric: str, students: Sequence[PlannedStudent]) -> None:
 def refuse_unlabelled(config: RunConfig, data: Dataset) -> None:
     """Raises InputError if the sweep ranks by what only labels tell, and photos have none."""
     metric = DEFAULT_METRIC if config.sweep is None else config.sweep.metric
-    if metric.rpartition("/")[2] in NEED_LABELS and None in data.labels():
+    if metric_of(metric).needs_labels and None in data.labels():
         raise InputError(
             f"sweep.metric: '{metric}' is measured where every photo has a label, and photos of "
             f"{data.name} have none: label them, or rank by '{DEFAULT_METRIC}'."
@@ -157,7 +156,7 @@ def assign_ids(
             wanted = requested_tokens(config, teacher, mapping)
             tokens = tuple(want.spec.id for want in wanted)
         full = student_spec(config, replace(extracted, mapped_tokens=tokens), indexed, mapping)
-        id = make_id(f"{config.student.model}-{config.data.name}", full)
+        id = artifact_id(config, full)
         first = found.get(id, SweepStudent(student.name, student.variant, config, id, mapping))
         if first.name != student.name:
             first = replace(first, twins=(*first.twins, student.name))

@@ -7,7 +7,8 @@ from rich.filesize import decimal
 from rich.markup import escape
 from rich.table import Table
 
-from flows.experiments.standings import Group, Leaderboard, is_cost
+from flows.experiments.standings import Group, Leaderboard
+from tintem_core.evaluation.metrics import metric_of
 
 _NOTHING = "–"
 _NAME_WIDTH, _STYLES = 16, {"name": "cyan", "id": "dim"}
@@ -53,7 +54,8 @@ def heading(group: Group) -> str:
     """Say what a group's numbers are about."""
     return (
         f"{group.data}: {group.test_photos:,} unseen photos, teacher {group.teacher.name}, "
-        f"ranked by {group.metric}" + (" (less is better)" if is_cost(group.metric) else "")
+        f"ranked by {group.metric}"
+        + (" (less is better)" if metric_of(group.metric).lower_is_better else "")
     )
 
 

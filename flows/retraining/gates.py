@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from flows.config.retraining import GateConfig
 from flows.data.dataset import Dataset
 from tintem_core.errors import InputError
-from tintem_core.evaluation.metrics import NEED_LABELS
+from tintem_core.evaluation.metrics import metric_of
 
 Metrics = Mapping[str, float]
 VERDICTS = {True: "passed", False: "not passed", None: "does not apply"}
@@ -56,7 +56,7 @@ def is_open(verdicts: Iterable[Verdict]) -> bool:
 def refuse_unlabelled(gates: Iterable[GateConfig], data: Dataset) -> None:
     """Raises InputError if a gate asks for what only labels tell, and photos have none."""
     for place, gate in enumerate(gates):
-        if gate.metric.rpartition("/")[2] in NEED_LABELS and None in data.labels():
+        if metric_of(gate.metric).needs_labels and None in data.labels():
             raise InputError(
                 f"nightly.gates[{place}]: '{gate.metric}' is measured only where every photo has a "
                 f"label, and photos of {data.name} have none: label them, or leave the gate out."

@@ -6,23 +6,24 @@ import numpy as np
 import torch
 
 from flows.config.run import RunConfig
-from flows.data.rendering import eval_source
+from flows.data.rendering import eval_source, render
 from flows.provenance import provenance
 from flows.reporting.base import reporter
 from flows.reporting.page import card, report_page
 from flows.reporting.summary import summary_rows
 from flows.stages.ensure import ensure_artifact
+from flows.stages.ids import artifact_id, export_spec
 from flows.stages.models import load_history, load_student, load_teacher
 from flows.stages.results import Evaluated, Exported, Indexed, Mapped, Trained
 from flows.stages.selection import learnt_from
 from storage.artifacts import read_file
-from storage.identity import make_id
 from storage.root import Root
+from tintem_core.export.formats import Embed, export_format
 from tintem_core.export.latency import median_ms
-from tintem_core.export.onnx import run_onnx, session, to_onnx
-from tintem_core.export.parity import verify_onnx
+from tintem_core.export.parity import Verification, verify
+from tintem_core.models.embedder import to_float
 from tintem_core.models.student import Student
-from tintem_core.models.teacher import Teacher, to_float
+from tintem_core.models.teacher import Teacher
 from tintem_core.views import Pixels
 
 MODEL = "student.onnx"
@@ -41,12 +42,8 @@ def export(
     Raises:
         VerificationError: if ONNX Runtime disagrees with torch on any of the photos.
     """
-    spec: dict[str, object] = {
-        "student": trained.id,
-        "evaluation": evaluated.id,
-        "export": config.export.model_dump(),
-    }
-    export_id = make_id(f"{config.student.model}-{config.data.name}", spec)
+    spec = export_spec(config, trained.id, evaluated.id)
+    export_id = artifact_id(config, spec)
     location = f"{root.url}/exports/{export_id}"
     record, reused = ensure_artifact(
         root,
@@ -71,30 +68,36 @@ def _export(
     source = eval_source(config, indexed.data, None)
     photos = min(config.export.images, len(source.keys))
     size = config.student.image_size
-    with reporter().track("Export", 3, "steps") as advance:
-        model = to_onnx(student, size, _metadata(config, trained))
-        advance(1)
-        pixels = np.concatenate([source.views(row, range(1), size) for row in range(photos)])
-        checked = verify_onnx(model, student, pixels, minimum_cosine=config.export.minimum_cosine)
-        advance(1)
+    formats = {name: export_format(name) for name in config.export.formats}
+    with reporter().track("Export", len(formats) + 1, "steps") as advance:
+        pixels = render(source, range(photos), size, config.runtime.decode_threads)
+        models, checks = {}, {}
+        for name, form in formats.items():
+            models[name] = form.to_bytes(student, size, _metadata(config, trained))
+            checks[name] = verify(
+                form.open(models[name]),
+                student,
+                pixels,
+                minimum_cosine=config.export.minimum_cosine,
+            )
+            advance(1)
         teacher = load_teacher(config.teacher, "cpu")
-        latency = _latencies(config, teacher, student, model, pixels)
+        latency = _latencies(config, teacher, student, formats["onnx"].open(models["onnx"]), pixels)
         advance(1)
     record = {
         "spec": spec,
         "student": trained.id,
         "model": {
             "file": MODEL,
-            "bytes": len(model),
+            "bytes": len(models["onnx"]),
             "input": f"pixels: float32, RGB, 0..1, (batch, 3, {size}, {size})",
             "output": f"embedding: float32, (batch, {mapped.record['spec']['width']})",
         },
         "teacher_parameters": teacher.parameters,
-        "verification": {
-            "photos": checked.images,
-            "batch_sizes": checked.batch_sizes,
-            "smallest_cosine": checked.smallest_cosine,
-            "largest_difference": checked.largest_difference,
+        "verification": _as_record(checks["onnx"]),
+        "formats": {
+            name: {"file": form.file, "bytes": len(models[name]), **_as_record(checks[name])}
+            for name, form in formats.items()
         },
         "latency_ms": latency,
         "metrics": evaluated.record["metrics"],
@@ -105,11 +108,20 @@ def _export(
     scores = read_file(root, "evaluations", evaluated.id, "ood_scores.parquet")
     page = report_page(config, rows, record, load_history(root, trained), scores)
     files = {
-        MODEL: model,
+        **{form.file: models[name] for name, form in formats.items()},
         "card.md": card(config, rows, record).encode(),
         "report.html": page.encode(),
     }
     return files, record
+
+
+def _as_record(checked: Verification) -> dict[str, Any]:
+    return {
+        "photos": checked.images,
+        "batch_sizes": checked.batch_sizes,
+        "smallest_cosine": checked.smallest_cosine,
+        "largest_difference": checked.largest_difference,
+    }
 
 
 def _metadata(config: RunConfig, trained: Trained) -> dict[str, str]:
@@ -121,13 +133,12 @@ def _metadata(config: RunConfig, trained: Trained) -> dict[str, str]:
 
 
 def _latencies(
-    config: RunConfig, teacher: Teacher, student: Student, model: bytes, pixels: Pixels
+    config: RunConfig, teacher: Teacher, student: Student, onnx: Embed, pixels: Pixels
 ) -> dict[str, float]:
     """Time one photo on the CPU, where the student is meant to run, each model at its own size."""
     size = config.teacher.image_size
     large = np.zeros((1, size, size, 3), np.uint8)
     small = pixels[:1]
-    opened = session(model)
 
     def run_student() -> None:
         with torch.inference_mode():
@@ -136,5 +147,5 @@ def _latencies(
     return {
         "teacher": median_ms(lambda: teacher.embed(large)),
         "student": median_ms(run_student),
-        "student_onnx": median_ms(lambda: run_onnx(opened, small)),
+        "student_onnx": median_ms(lambda: onnx(small)),
     }

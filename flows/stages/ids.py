@@ -5,6 +5,7 @@ computed, so that a run computes again instead of finding what an older release 
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,6 +21,17 @@ from storage.images import SourceConfig
 from tintem_core.models.student import natural_width, pretrained_digest
 from tintem_core.models.teacher import Teacher, TeacherConfig
 from tintem_core.views import EVAL, ViewRecipe
+
+METHODS = {"mappings": 1, "students": 1, "embeddings": 1, "evaluations": 2, "exports": 1}
+
+
+def _method(kind: str) -> dict[str, object]:
+    return {} if METHODS[kind] == 1 else {"method": METHODS[kind]}
+
+
+def artifact_id(config: RunConfig, spec: Mapping[str, object]) -> str:
+    """Return the id of a student, of its evaluation or of its export, with a spec from here."""
+    return make_id(f"{config.student.model}-{config.data.name}", dict(spec))
 
 
 @dataclass(frozen=True)
@@ -149,6 +161,7 @@ def mapping_spec(
             config.views.count * len(data.keys("train")), tokens=config.cache.full_tokens
         ),
         "width": width,
+        **_method("mappings"),
     }
 
 
@@ -163,7 +176,6 @@ def mapping_name(config: RunConfig, spec: dict[str, object]) -> str:
 
 
 # Counts up when the same recipe gives other weights.
-_METHOD = 1
 
 
 def student_spec(
@@ -196,7 +208,7 @@ def student_spec(
         "mapping": mapping_id if is_mapped else {"width": mapping_width(config)},
         "student": student,
         "training": _training_identity(config),
-        "method": _METHOD,
+        "method": METHODS["students"],
     }
 
 
@@ -228,3 +240,43 @@ def _further_targets(config: RunConfig, caches: Extracted, images: Indexed) -> d
             for source in sources
         }
     return found
+
+
+def student_cache_spec(config: RunConfig, student_id: str, dataset: str) -> CacheSpec:
+    """Say what the cache of a student's own embeddings of a dataset holds, evaluation view."""
+    view = {**EVAL.identity(), "base_size": config.teacher.image_size}
+    kind = KindSpec(shape=(mapping_width(config),), dims=("feature",), dtype="float32")
+    return CacheSpec(
+        slug=f"student-{config.student.model}-{dataset}-eval",
+        content={
+            "student": student_id,
+            "views": view,
+            "dataset": dataset,
+            **_method("embeddings"),
+        },
+        views=1,
+        kinds={"global": kind},
+    )
+
+
+def evaluation_spec(
+    config: RunConfig, student_id: str, extracted: Extracted, indexed: Indexed
+) -> dict[str, object]:
+    """Return everything that determines an evaluation."""
+    return {
+        "student": student_id,
+        "caches": [extracted.evaluation, *([o.evaluation, o.weight] for o in extracted.others)],
+        "images": {m.name: m.digest(labels=True) for m in indexed.datasets()},
+        "settings": config.evaluation.identity(),
+        **_method("evaluations"),
+    }
+
+
+def export_spec(config: RunConfig, student_id: str, evaluation_id: str) -> dict[str, object]:
+    """Return everything that determines an export."""
+    return {
+        "student": student_id,
+        "evaluation": evaluation_id,
+        "export": config.export.identity(),
+        **_method("exports"),
+    }

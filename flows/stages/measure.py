@@ -24,16 +24,12 @@ from tintem_core.evaluation.faithfulness import (
 )
 from tintem_core.evaluation.metrics import ALL
 from tintem_core.evaluation.neighbours import knn_predict
-from tintem_core.evaluation.ood import auroc, fpr95, fpr95_openood, nearest_cosine_score
+from tintem_core.evaluation.ood import SCORES, auroc, fpr95, fpr95_openood
 from tintem_core.evaluation.shared_space import shared_knn, shared_space
 from tintem_core.evaluation.to_mapped import constant_rows, mean_direction
 from tintem_core.objectives import Objective
 
 Array = NDArray[np.float32]
-
-METHOD = 2
-"""Part of an evaluation's identity: raise it with every change of what is measured, so that a run
-measures again instead of finding what an older release measured. 1 had none written."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +128,7 @@ def measure(
             train.subjects(), test.subjects(), spaces.subjects(), strict=True
         ):
             pair = [
-                nearest_cosine_score(bank, queries, settings.ood_neighbour)
+                SCORES[settings.ood_score](bank, queries, settings.ood_neighbour)
                 for queries in (inside, outside)
             ]
             for score in (auroc, fpr95, fpr95_openood):
@@ -152,7 +148,8 @@ def ood_scores(
     parts = []
     for dataset, spaces in {"test": test, **ood}.items():
         for (subject, bank), (_, queries) in zip(train.subjects(), spaces.subjects(), strict=True):
-            score = nearest_cosine_score(bank, queries, config.evaluation.ood_neighbour)
+            settings = config.evaluation
+            score = SCORES[settings.ood_score](bank, queries, settings.ood_neighbour)
             parts.append(pl.DataFrame({"score": score}).with_columns(
                 subject=pl.lit(subject), dataset=pl.lit(dataset)
             ))  # fmt: skip

@@ -20,8 +20,8 @@ from tintem_core.distributed import gathered, rank, world_size
 from tintem_core.errors import InputError
 from tintem_core.evaluation.neighbours import knn_accuracy
 from tintem_core.evaluation.to_mapped import r2
+from tintem_core.models.embedder import to_float
 from tintem_core.models.student import Student
-from tintem_core.models.teacher import to_float
 from tintem_core.training.state import Learner
 
 # Neither the digits that test photos are drawn by, nor those that data.max_images keeps photos by.
@@ -86,6 +86,7 @@ class Validation:
             config.student.image_size,
             1,
             _memory_left(config, int((~self._is_held_out).sum())),
+            config.runtime.decode_threads,
         )
         self._knn = config.training.select_knn
         self._labels: NDArray[np.int64] | None = None

@@ -8,7 +8,7 @@ import numpy as np
 from flows.config.run import RunConfig
 from flows.data.caches import Extracted, latents_identity
 from flows.data.dataset import Dataset
-from flows.data.rendering import eval_source
+from flows.data.rendering import eval_source, render
 from flows.execution.base import Executor
 from flows.reporting.base import reporter
 from flows.stages.extract import ensure
@@ -84,7 +84,7 @@ def tokens_kept(config: RunConfig, root: Root, data: Dataset, mapped: Mapped) ->
     # Sorted by content key, so that the first are as good as any.
     photos = min(_PHOTOS_MEASURED, len(source.keys))
     size = config.teacher.image_size
-    pixels = np.concatenate([source.views(row, range(1), size) for row in range(photos)])
+    pixels = render(source, range(photos), size, config.runtime.decode_threads)
     tokens_NTD = teacher.embed(pixels, tokens=True).tokens
     assert tokens_NTD is not None
     tokens_ND = tokens_NTD.reshape(-1, tokens_NTD.shape[-1])

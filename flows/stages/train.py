@@ -28,7 +28,6 @@ from flows.stages.selection import Validation, learnt_from
 from flows.stages.training_data import class_numbers, step_dataset
 from storage.artifacts import read_record, write_artifact
 from storage.cache import FeatureCache
-from storage.identity import make_id
 from storage.root import Root
 from tintem_core.distributed import from_main, is_main, world_size
 from tintem_core.models.device import choose_device
@@ -75,7 +74,7 @@ def _identity(
 ) -> tuple[str, dict[str, object]]:
     """Return the student's id and spec."""
     spec = student_spec(config, extracted, indexed, mapped.id)
-    return make_id(f"{config.student.model}-{config.data.name}", spec), spec
+    return artifact_id(config, spec), spec
 
 
 def _parent(

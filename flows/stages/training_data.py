@@ -50,7 +50,11 @@ def _taught(
         split = "train" if dataset is indexed.data else None
         views = 1 if number else config.training.views or config.views.count
         pixels = PixelStore(
-            renderer(config, dataset, split, recipe), config.student.image_size, views, memory
+            renderer(config, dataset, split, recipe),
+            config.student.image_size,
+            views,
+            memory,
+            config.runtime.decode_threads,
         )
         memory -= pixels.bytes_kept
         latents = taught_latents(root, extracted, dataset, split, number)

@@ -1,56 +1,107 @@
-"""What is measured of a student, by name."""
+"""The catalogue: every metric that an evaluation knows, by name."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
 
 ALL = "all"
 """The test photos and those of every OOD set together."""
 
+Measured = Literal["target", "angles", "shared space", "votes", "ood", "ood ranks"]
 
-_CONSTANT = ("cosine_to_mapped", "r2_to_mapped")
-_TO_MAPPED = (
-    "cosine_to_mapped",
-    "cosine_to_mapped_p5",
-    "r2_to_mapped",
-    "centred_cosine_to_mapped",
+
+@dataclass(frozen=True)
+class Metric:
+    """What the rest of TinTeM has to know of a metric.
+
+    name: as records and gates have it.
+    label: what people read.
+    of: what it is measured of: the answer beside its target, angles against the teacher's, the
+        teacher's own index, votes of neighbours, scores of out-of-distribution photos, or their
+        ranks beside the teacher's.
+    lower_is_better: whether less of it is better.
+    needs_labels: whether it is measured only where every photo has a label.
+    has_constant: whether a constant answer is measured beside it.
+    """
+
+    name: str
+    label: str
+    of: Measured
+    lower_is_better: bool = False
+    needs_labels: bool = False
+    has_constant: bool = False
+
+
+_METRICS = (
+    Metric("cosine_to_mapped", "cosine to the mapped teacher", "target", has_constant=True),
+    Metric("cosine_to_mapped_p5", "cosine to the mapped teacher, 5th percentile", "target"),
+    Metric(
+        "r2_to_mapped",
+        "variance of the mapped teacher explained (R²)",
+        "target",
+        has_constant=True,
+    ),
+    Metric("centred_cosine_to_mapped", "cosine to the mapped teacher, centred", "target"),
+    Metric("pairwise_pearson", "faithfulness: Pearson of pairwise cosines", "angles"),
+    Metric("pairwise_spearman", "faithfulness: Spearman of pairwise cosines", "angles"),
+    Metric("cka_linear", "linear CKA", "angles"),
+    Metric("neighbour_overlap_10", "same 10 nearest neighbours", "angles"),
+    Metric("same_photo_at_1", "same photo first in the teacher's index", "shared space"),
+    Metric("same_photo_at_10", "same photo among 10 of the teacher's index", "shared space"),
+    Metric("shared_overlap_10", "teacher's 10 neighbours in its index", "shared space"),
+    Metric("shared_knn", "kNN accuracy in the teacher's index", "shared space", needs_labels=True),
+    Metric("knn", "kNN accuracy", "votes", needs_labels=True),
+    Metric("knn_agreement", "same kNN answer as the teacher", "votes", needs_labels=True),
+    Metric("auroc", "OOD AUROC", "ood"),
+    Metric("fpr95", "OOD FPR95", "ood", lower_is_better=True),
+    Metric("fpr95_openood", "OOD FPR95 by OpenOOD's definition", "ood", lower_is_better=True),
+    Metric("ood_rank_correlation", "OOD score rank correlation", "ood ranks"),
 )
-_SHARED = ("same_photo_at_1", "same_photo_at_10", "shared_overlap_10", "shared_knn")
-_ANGLES = ("pairwise_pearson", "pairwise_spearman", "cka_linear", "neighbour_overlap_10")
-_STRANGENESS = ("auroc", "fpr95", "fpr95_openood")
-_KNN = ("knn", "knn_agreement")
-NEED_LABELS = (*_KNN, "shared_knn")
+CATALOGUE = {metric.name: metric for metric in _METRICS}
+
+
+def metric_of(path: str) -> Metric:
+    """Return the metric that subject/set/name is about; one of no catalogue counts upwards."""
+    name = path.rpartition("/")[2]
+    return CATALOGUE.get(name, Metric(name, name, "target"))
 
 
 def known_metrics(
-    objective: str, ood: Iterable[str] = (), teachers: Iterable[str] = ()
+    answers: Literal["student", "head"] | None,
+    ood: Iterable[str] = (),
+    teachers: Iterable[str] = (),
 ) -> list[str]:
     """Return what an evaluation measures, as subject/set/name.
 
-    Those in NEED_LABELS are measured where every photo has a label, and what is found among 10
-    where there are more test photos than that.
+    What needs labels is measured where every photo has one, and what is found among 10 where there
+    are more test photos than that.
 
     Args:
-        objective: the student's.
+        answers: who answers in a space of the teacher's, the student itself or a training head.
         ood: names of the out-of-distribution sets.
         teachers: names of the teachers, where there are several.
     """
-    # Who answers in a space of the teacher's: the student itself, or a baseline's training head.
-    asked = {"tintem": "student", "proteus": "head", "linear-cosine": "head"}.get(objective)
     ood = tuple(ood)
     found = []
-    for subject in dict.fromkeys(["student", asked or "student"]):
+    for subject in dict.fromkeys(["student", answers or "student"]):
         for name in ("test", *ood):
-            to_mapped = _TO_MAPPED if subject == asked else ()
-            found += [f"{subject}/{name}/{m}" for m in (*to_mapped, *_ANGLES)]
-        found += [f"{subject}/test/{m}" for m in _KNN]
+            target = _names("target") if subject == answers else []
+            found += [f"{subject}/{name}/{m}" for m in (*target, *_names("angles"))]
+        found += [f"{subject}/test/{m}" for m in _names("votes")]
         found += [f"{subject}/{ALL}/pairwise_pearson"] if ood else []
         for name in ood:
-            found += [f"{subject}/{name}/{m}" for m in (*_STRANGENESS, "ood_rank_correlation")]
-    if asked is not None:
-        found += [f"{asked}/test/{m}" for m in _SHARED]
-        found += [f"constant/{name}/{m}" for name in ("test", *ood) for m in _CONSTANT]
+            found += [f"{subject}/{name}/{m}" for m in _names("ood", "ood ranks")]
+    if answers is not None:
+        found += [f"{answers}/test/{m}" for m in _names("shared space")]
+        constant = [metric.name for metric in _METRICS if metric.has_constant]
+        found += [f"constant/{name}/{m}" for name in ("test", *ood) for m in constant]
     found += ["teacher/test/knn"]
-    found += [f"teacher/{name}/{m}" for name in ood for m in _STRANGENESS]
+    found += [f"teacher/{name}/{m}" for name in ood for m in _names("ood")]
     for teacher in teachers:
         found += [f"student against {teacher}/{name}/{m}" for name in ("test", *ood)
-                  for m in _ANGLES]  # fmt: skip
+                  for m in _names("angles")]  # fmt: skip
     return found
+
+
+def _names(*of: Measured) -> list[str]:
+    return [metric.name for metric in _METRICS if metric.of in of]

@@ -5,6 +5,7 @@ Legend: N bank images, M queries, K width. Arrays are NumPy.
 """
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,8 @@ from tintem_core.errors import DegenerateError
 from tintem_core.evaluation.neighbours import nearest
 
 Scores = NDArray[np.floating]
+Score = Callable[[NDArray[np.floating], NDArray[np.floating], int], NDArray[np.float32]]
+"""(bank (N, K), queries (M, K), k) to (M,), the higher the more in-distribution."""
 
 
 def nearest_cosine_score(
@@ -29,6 +32,10 @@ def nearest_cosine_score(
         InputError, ShapeError, DegenerateError: as `neighbours.nearest`.
     """
     return nearest(bank_NK, query_MK, k)[0][:, k - 1]
+
+
+SCORES: dict[str, Score] = {"nearest-cosine": nearest_cosine_score}
+"""What tells an outlier, by the name that evaluation.ood_score has."""
 
 
 def auroc(id_scores: Scores, ood_scores: Scores) -> float:

@@ -1,4 +1,4 @@
-"""A trained student as one ONNX file, checked against the model it came from.
+"""A trained student as one ONNX file.
 
 Legend: ``B`` batch, ``K`` student width, ``S`` side in pixels.
 """
@@ -7,12 +7,14 @@ import contextlib
 import io
 import logging
 import warnings
+from functools import partial
 
 import numpy as np
 import onnxruntime
 import torch
 from numpy.typing import NDArray
 
+from tintem_core.export.formats import Embed
 from tintem_core.models.student import Student
 from tintem_core.views import Pixels
 
@@ -69,3 +71,18 @@ def run_onnx(opened: onnxruntime.InferenceSession, pixels: Pixels) -> NDArray[np
     batch = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), dtype=np.float32) / np.float32(255)
     output: NDArray[np.float32] = opened.run([OUTPUT], {INPUT: batch})[0]
     return output
+
+
+class Onnx:
+    """See :class:`tintem_core.export.formats.ExportFormat`."""
+
+    file = "student.onnx"
+
+    def to_bytes(self, student: Student, image_size: int, description: dict[str, str]) -> bytes:
+        return to_onnx(student, image_size, description)
+
+    def open(self, model: bytes) -> Embed:
+        return partial(run_onnx, session(model))
+
+
+ONNX = Onnx()

@@ -9,15 +9,15 @@ import numpy as np
 import torch
 
 from tintem_core.errors import VerificationError
-from tintem_core.export.onnx import run_onnx, session
+from tintem_core.export.formats import Embed
+from tintem_core.models.embedder import to_float
 from tintem_core.models.student import Student
-from tintem_core.models.teacher import to_float
 from tintem_core.views import Pixels
 
 
 @dataclass(frozen=True)
 class Verification:
-    """How close ONNX Runtime comes to torch: smallest cosine, largest absolute difference."""
+    """How close a runtime comes to torch: smallest cosine, largest absolute difference."""
 
     images: int
     batch_sizes: tuple[int, ...]
@@ -25,8 +25,8 @@ class Verification:
     largest_difference: float
 
 
-def verify_onnx(
-    model: bytes,
+def verify(
+    embed: Embed,
     student: Student,
     pixels: Pixels,
     *,
@@ -36,7 +36,7 @@ def verify_onnx(
     """Compare an exported model with the student on real images, at several batch sizes.
 
     Args:
-        model: the exported model.
+        embed: the exported model, opened.
         student: the model it came from.
         pixels: uint8, shape (N, S, S, 3).
         batch_sizes: each image goes through every one of them.
@@ -48,12 +48,9 @@ def verify_onnx(
     student = student.cpu().eval()
     with torch.inference_mode():
         wanted = student(to_float(torch.from_numpy(pixels), torch.device("cpu"))).numpy()
-    opened = session(model)
     smallest, largest = 1.0, 0.0
     for size in batch_sizes:
-        found = np.concatenate(
-            [run_onnx(opened, pixels[i : i + size]) for i in range(0, len(pixels), size)]
-        )
+        found = np.concatenate([embed(pixels[i : i + size]) for i in range(0, len(pixels), size)])
         norms = np.linalg.norm(found, axis=1) * np.linalg.norm(wanted, axis=1)
         cosine = (found.astype(np.float64) * wanted).sum(axis=1) / norms
         worst = float(cosine.min())

@@ -4,7 +4,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from tintem_core.models.teacher import Precision
+from tintem_core.models.embedder import Precision
 from tintem_core.objectives import ObjectiveConfig
 
 Schedule = Literal["cosine", "tanh", "poly", "wsd", "rsqrt", "step", "multistep", "constant"]

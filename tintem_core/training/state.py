@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from tintem_core.distributed import random_states, rank, set_random_state, world_size
 from tintem_core.errors import InputError, TintemError
+from tintem_core.models.embedder import Precision, autocast, to_float
 from tintem_core.models.student import Student
-from tintem_core.models.teacher import Precision, autocast, to_float
 from tintem_core.objectives import Objective, Targets
 from tintem_core.training._batch_norm import SharedBatchNorm
 from tintem_core.training.config import TrainingConfig
