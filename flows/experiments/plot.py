@@ -18,6 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
 from flows.experiments.standings import Group, Reference
+from tintem_core.evaluation.metrics import metric_of
 
 matplotlib.use("Agg")
 

@@ -12,6 +12,7 @@ from flows.config.variants import variant
 from flows.data.caches import Extracted
 from flows.data.dataset import Dataset
 from flows.stages.ids import (
+    artifact_id,
     mapping_name,
     mapping_spec,
     mapping_width,

@@ -20,7 +20,7 @@ from flows.reporting.base import reporter
 from flows.stages.cache_checks import truth_test
 from flows.stages.checkpoints import continue_from_newest, drop_checkpoints, save_checkpoint
 from flows.stages.ensure import exclusive
-from flows.stages.ids import student_spec
+from flows.stages.ids import artifact_id, student_spec
 from flows.stages.map import mean_target, through_mapping
 from flows.stages.models import HISTORY, OBJECTIVE, TENSORS, start_student
 from flows.stages.results import Indexed, Mapped, Trained

@@ -110,8 +110,8 @@ def test_initial_weights_of_a_student_are_relative_to_the_file(
 
 
 def test_the_heads_of_baselines_and_single_teachers_are_measured_too() -> None:
-    assert "head/test/cosine_to_mapped" in known_metrics("proteus")
-    assert "student/test/cosine_to_mapped" not in known_metrics("proteus")
-    assert not any(name.startswith("head") for name in known_metrics("supervised"))
+    assert "head/test/cosine_to_mapped" in known_metrics("head")
+    assert "student/test/cosine_to_mapped" not in known_metrics("head")
+    assert not any(name.startswith("head") for name in known_metrics(None))
     two = run({"growth": 1}, other_teachers=[{"model": "t"}])
     assert "student against t (2)/textiles/cka_linear" in metrics_of(two)
