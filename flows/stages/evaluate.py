@@ -61,11 +61,12 @@ def _evaluate(
 ) -> tuple[dict[str, bytes], dict[str, Any]]:
     """Measure; return the evaluation's files and its record."""
     objective = load_objective(config, root, mapped, trained)
+    width = mapped.record["spec"]["width"]
 
     def spaces(dataset: Dataset, split: str | None) -> Spaces:
         latents = evaluation_latents(root, extracted, dataset, split)
         student = partial(load_student, config, root, mapped, trained)
-        found = student_embeddings(config, root, trained.id, student, dataset, split)
+        found = student_embeddings(config, root, trained.id, width, student, dataset, split)
         return spaces_of(objective, latents, found)
 
     train = spaces(indexed.data, "train")

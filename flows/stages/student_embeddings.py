@@ -28,6 +28,7 @@ def student_embeddings(
     config: RunConfig,
     root: Root,
     student_id: str,
+    width: int,
     student: Callable[[], Student],
     dataset: Dataset,
     split: str | None,
@@ -40,11 +41,12 @@ def student_embeddings(
         config: the run.
         root: holds the cache.
         student_id: whose embeddings.
+        width: K.
         student: loads it; called only where something is to be computed.
         dataset: whose images.
         split: which of them.
     """
-    spec = student_cache_spec(config, student_id, dataset.name)
+    spec = student_cache_spec(config, student_id, width, dataset.name)
     # In the order of the source: its files are then read from beginning to end.
     keys = dataset.manifest.keys(split)
     cache = FeatureCache.create_or_open(

@@ -35,7 +35,7 @@ def test_a_run_prints_its_numbers_and_is_recorded_by_prefect(
 
     status = json.loads(tintem("status", str(config_file), "--json", home=tmp_path).stdout)
     assert {kind: len(found) for kind, found in status.items()} == {
-        "caches": 2, "mappings": 1, "students": 1, "evaluations": 1, "exports": 1, "latest": 0,
+        "caches": 3, "mappings": 1, "students": 1, "evaluations": 1, "exports": 1, "latest": 0,
     }  # fmt: skip
     assert all(thing["progress"] == 1 for found in status.values() for thing in found)
     table = tintem("status", str(config_file), home=tmp_path).stdout

@@ -248,6 +248,6 @@ def test_a_failing_write_stops_the_extraction(
         raise OSError("No space left on device")
 
     monkeypatch.setattr(FeatureCache, "write_shard", full)
-    monkeypatch.setattr("flows.stages.extract.check_stored", lambda *_: None)
+    monkeypatch.setattr("flows.stages.shards.check_precision", lambda *_: None)
     with pytest.raises(OSError, match="No space left"):
         assert Pipeline(config).extracted

@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -215,7 +216,7 @@ def test_a_leaderboard_is_plain_json_and_the_command_prints_it(root: Root) -> No
 
 
 @pytest.mark.parametrize(("students", "seeds"), [(3, 1), (4, 3), (40, 1)])
-def test_the_labels_of_a_plot_cover_neither_each_other_nor_the_points(
+def test_a_plot_numbers_its_points_and_its_legend_alike(
     root: Root, students: int, seeds: int
 ) -> None:
     for number in range(students):
@@ -225,11 +226,22 @@ def test_the_labels_of_a_plot_cover_neither_each_other_nor_the_points(
             value = 0.6 + 0.01 * (number * 7 % 11) + 0.003 * seed
             add(root, f"{number}-{seed}", value, parameters=size, rate=number, seed=seed)
     (group,) = leaderboard(root).groups
-    _, boxes = draw(group)
-    assert len(boxes) == students + 1
-    for number, (left, bottom, right, top) in enumerate(boxes):
-        for other in boxes[:number]:
-            assert left >= other[2] or right <= other[0] or bottom >= other[3] or top <= other[1]
+    figure = draw(group)
+    (legend,) = figure.legends
+    *named, teacher = [text.get_text() for text in legend.get_texts()]
+    variants = group.variants()["variant"]
+    assert named == [f"{number}  {variant}" for number, variant in enumerate(variants, 1)]
+    assert teacher.endswith("(teacher)")
+    # In the same order as on the board: the best is 1.
+    shown = Counter(text.get_text() for text in figure.axes[0].texts)
+    assert shown == {str(number): seeds for number in range(1, students + 1)}
+    figure.draw_without_rendering()
+    # The legend stands beside the axes, never on them, and inside of the figure.
+    box, axes = legend.get_window_extent(), figure.axes[0].get_window_extent()
+    assert box.x0 >= axes.x1
+    assert box.x1 <= figure.bbox.x1 + 1
+    assert box.y0 >= -1
+    assert box.y1 <= figure.bbox.y1 + 1
 
 
 def test_a_plot_needs_neither_intervals_nor_a_teacher_of_known_size(root: Root) -> None:

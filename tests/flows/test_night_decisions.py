@@ -123,7 +123,7 @@ def test_names_of_photos_and_students_are_text_on_the_page_never_markup() -> Non
     assert "'onload" not in page
     assert "not there any more" in page
     assert page.count("<img") == 2
-    assert all("alt='" in tag.split(">")[0] for tag in page.split("<img")[1:])
+    assert all('alt="' in tag.split(">")[0] for tag in page.split("<img")[1:])
 
 
 def test_a_sheet_of_no_photos_is_none() -> None:

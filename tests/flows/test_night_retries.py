@@ -37,8 +37,8 @@ def raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., lis
 
     def hold(*failures: Exception) -> list[Exception]:
         ended = RetrainingResult("failed", "small failed", "night-1", None, failures)
-        monkeypatch.setattr(RetrainingRun, "hold", lambda _: ended)
-        monkeypatch.setattr("flows.nightly.patiently", watched)
+        monkeypatch.setattr(RetrainingRun, "run", lambda _: ended)
+        monkeypatch.setattr("flows.nightly.with_retries", watched)
         with disable_run_logger(), contextlib.suppress(TintemError, ValueError):
             nightly.fn(config)
         return seen
@@ -82,7 +82,7 @@ def test_a_later_attempt_returns_no_state_for_which_prefect_would_raise_the_earl
 ) -> None:
     monkeypatch.setenv("PREFECT__RUNTIME__FLOW_RUN__RUN_COUNT", str(attempt))
     monkeypatch.setattr(
-        RetrainingRun, "hold", lambda _: RetrainingResult("nothing new", "nothing new")
+        RetrainingRun, "run", lambda _: RetrainingResult("nothing new", "nothing new")
     )
     config = parse_config({**BASE, "root": str(tmp_path / "root")}, "run.yaml")
     with disable_run_logger():

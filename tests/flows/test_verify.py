@@ -239,7 +239,7 @@ def test_embeddings_that_are_not_the_teachers_are_found_on_demand(config_file: P
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(FeatureCache, "write_shard", wrong)
-        patch.setattr("flows.stages.extract.check_stored", lambda *_: None)
+        patch.setattr("flows.stages.shards.check_precision", lambda *_: None)
         extract(pipeline.config, pipeline.root, pipeline.indexed)
     verdict = verify(str(config_file))[0]
     assert not verdict.problems
