@@ -49,9 +49,9 @@ def summary_rows(
     onnx_mb = export["model"]["bytes"] / 1e6
     width = mapping["spec"]["width"]
     rows = [
-        Row("PhotoCounts", "learnt from", "", f"{photos.train:,}"),
-        Row("PhotoCounts", "kept apart for testing", "", f"{photos.test:,}"),
-        Row("PhotoCounts", "unreadable, left out", "", f"{photos.unreadable:,}"),
+        Row("Photos", "learnt from", "", f"{photos.train:,}"),
+        Row("Photos", "kept apart for testing", "", f"{photos.test:,}"),
+        Row("Photos", "unreadable, left out", "", f"{photos.unreadable:,}"),
         Row("Model", "name", config.teacher.model, config.student.model),
         Row("Model", "input", *(f"{c.image_size} px" for c in (config.teacher, config.student))),
         Row("Model", "embedding width", str(mapping["teacher_width"]), str(width)),
