@@ -1,6 +1,5 @@
 """Fixtures that more than one room of the house needs."""
 
-import io
 import itertools
 import logging
 import os
@@ -8,14 +7,13 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 # Tests run two at a time on two cores: more threads than that only wait for each other. Before
 # torch and NumPy are imported, and inherited by the processes that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import numpy as np
 import pytest
-from PIL import Image
 
 # Its tests of a root are plain asserts.
 pytest.register_assert_rewrite("storage.testing")
@@ -30,27 +28,10 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 # Its guard must come before timm, whichever tests are run.
 import tintem_core  # noqa: F401
-
-
-def photo(seed: int, size: tuple[int, int] = (48, 40)) -> Image.Image:
-    """A picture with large and small structures: gradients, a disc, and noise."""
-    rng = np.random.default_rng(seed)
-    width, height = size
-    y, x = np.mgrid[0:height, 0:width]
-    centre = rng.uniform(0.2, 0.8, 2) * (height, width)
-    disc = (y - centre[0]) ** 2 + (x - centre[1]) ** 2 < (0.25 * height) ** 2
-    planes = [
-        128 + 80 * np.sin(x / rng.uniform(3, 12) + rng.uniform(0, 6))
-        + 60 * disc * rng.choice([-1, 1]) + rng.normal(0, 12, (height, width))
-        for _ in range(3)
-    ]  # fmt: skip
-    return Image.fromarray(np.clip(np.stack(planes, axis=-1), 0, 255).astype(np.uint8))
-
-
-def encoded(image: Image.Image, form: str = "PNG") -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, form)
-    return buffer.getvalue()
+from flows.config.load import load_config
+from flows.config.run import RunConfig
+from tests.photos import photo
+from tests.runs import small_run, write_config
 
 
 @pytest.fixture
@@ -101,3 +82,19 @@ def s3_url(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
     request = urllib.request.Request(f"{s3_endpoint}/{bucket}", method="PUT")
     urllib.request.urlopen(request).close()
     return f"s3://{bucket}/some/prefix"
+
+
+@pytest.fixture
+def settings(tmp_path: Path, photo_folder: Callable[..., Path]) -> dict[str, Any]:
+    photos = photo_folder(48, classes=("disc", "plain"))
+    return small_run(tmp_path, photos)
+
+
+@pytest.fixture
+def config_file(tmp_path: Path, settings: dict[str, Any]) -> Path:
+    return write_config(tmp_path, settings)
+
+
+@pytest.fixture
+def config(config_file: Path) -> RunConfig:
+    return load_config(config_file)

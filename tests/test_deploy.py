@@ -14,7 +14,7 @@ from flows.nightly import state_name
 from flows.orchestration.ephemeral import HEARTBEAT_SECONDS
 from flows.orchestration.services import POOL, QUEUE
 from flows.retraining.decision import Outcome
-from tests.conftest import photo
+from tests.photos import photo
 from tintem_core.export.onnx import run_onnx, session, to_onnx
 from tintem_core.models.student import StudentConfig, build_student
 from tintem_core.views import EVAL, render_view

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.conftest import encoded, photo
+from tests.photos import encoded, photo
 from tintem_core.errors import InputError
 from tintem_core.views import EVAL, ViewRecipe, decode_image, is_mirrored, rand_augment, render_view
 

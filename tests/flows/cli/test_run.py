@@ -1,0 +1,57 @@
+"""The command line through a real Prefect server: what it prints, records and leaves behind."""
+
+import json
+import sqlite3
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.flows.cli.test_bad_input import tintem
+
+
+@pytest.fixture
+def finished(config_file: Path, tmp_path: Path) -> str:
+    done = tintem("run", str(config_file), home=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return done.stdout
+
+
+def test_a_run_prints_its_numbers_and_is_recorded_by_prefect(
+    finished: str, config_file: Path, tmp_path: Path
+) -> None:
+    for wanted in ("teacher", "student", "pairwise cosines", "kNN", "student.onnx", "report.html"):
+        assert wanted in finished
+    assert f"tintem status {config_file}" in finished.replace("\n", "")
+
+    with sqlite3.connect(tmp_path / "tintem" / "prefect" / "prefect.db") as database:
+        runs = dict(database.execute("select name, state_type from flow_run"))
+    assert runs["distill test_resnet from test_efficientnet"] == "COMPLETED"
+    assert {name.split()[0] for name in runs} == {
+        "distill", "index", "extract", "map", "train", "evaluate", "export",
+    }  # fmt: skip
+    assert set(runs.values()) == {"COMPLETED"}
+
+    status = json.loads(tintem("status", str(config_file), "--json", home=tmp_path).stdout)
+    assert {kind: len(found) for kind, found in status.items()} == {
+        "caches": 3, "mappings": 1, "students": 1, "evaluations": 1, "exports": 1, "latest": 0,
+    }  # fmt: skip
+    assert all(thing["progress"] == 1 for found in status.values() for thing in found)
+    table = tintem("status", str(config_file), home=tmp_path).stdout
+    assert status["exports"][0]["id"] in table
+
+    left = [p for p in psutil.process_iter(["cmdline"]) if str(tmp_path) in str(p.info["cmdline"])]
+    assert not left
+
+
+def test_a_stage_alone_makes_sure_of_the_stages_before_it(
+    config_file: Path, tmp_path: Path
+) -> None:
+    done = tintem("map", str(config_file), home=tmp_path)
+    assert done.returncode == 0, done.stderr
+    status = json.loads(tintem("status", str(config_file), "--json", home=tmp_path).stdout)
+    assert len(status["caches"]) == 2
+    assert len(status["mappings"]) == 1
+    assert status["students"] == []
+    assert status["mappings"][0]["id"] in done.stdout

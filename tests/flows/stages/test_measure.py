@@ -1,0 +1,127 @@
+"""What an evaluation measures, what it tells, and what becomes of those of older releases."""
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from flows.config.checks import metrics_of
+from flows.config.run import RunConfig
+from flows.experiments.leaderboard import leaderboard
+from flows.experiments.plot import draw
+from flows.reporting.summary import Row, summary_rows
+from flows.stages.pipeline import Pipeline
+from storage.identity import make_id
+from tests.flows.stages.test_pipeline import configured
+from tintem_core.errors import InputError
+from tintem_core.evaluation.metrics import ALL
+
+
+@pytest.fixture
+def settings(settings: dict[str, Any], photo_folder: Callable[..., Path]) -> dict[str, Any]:
+    other = photo_folder(13, name="other", first=100)
+    settings["evaluation"]["ood"] = [{"name": "other", "uri": str(other)}]
+    return settings
+
+
+def told(pipeline: Pipeline, evaluation: dict[str, Any]) -> dict[tuple[str, str], Row]:
+    """Return the summary of a run as if it had been exported."""
+    export = {
+        "latency_ms": {"teacher": 1.0, "student": 1.0, "student_onnx": 1.0},
+        "model": {"bytes": 1},
+        "teacher_parameters": 1,
+    }
+    records = (pipeline.mapped.record, pipeline.trained.record, evaluation, export)
+    rows = summary_rows(pipeline.config, pipeline.indexed.photos(), *records)
+    return {(row.group, row.label): row for row in rows}
+
+
+@pytest.mark.parametrize("objective", ["tintem", "proteus", "supervised"])
+def test_the_catalogue_names_what_is_measured(settings: dict[str, Any], objective: str) -> None:
+    pipeline = Pipeline(configured(settings, training__objective=objective))
+    record = pipeline.evaluated.record
+    assert set(metrics_of(pipeline.config)) == set(record["metrics"])
+    numbers = [[row["value"], row["low"], row["high"]] for row in record["rows"]]
+    assert np.isfinite(numbers).all()
+    subject = {"tintem": "student", "proteus": "head"}.get(objective)
+    has_shared = f"{subject}/test/same_photo_at_1" in record["metrics"]
+    assert has_shared == (objective != "supervised")
+    assert f"student/{ALL}/pairwise_pearson" in record["metrics"]
+    groups = list(dict.fromkeys(group for group, _ in told(pipeline, record)))[3:]
+    wanted = ["Faithfulness", "Asked in the teacher's index", "Accuracy", "Out of distribution"]
+    if objective == "supervised":
+        wanted.remove("Asked in the teacher's index")
+    assert all(g.startswith(w) for g, w in zip(groups, wanted, strict=True))
+    assert any("training head" in group for group in groups) == (objective == "proteus")
+
+
+def test_numbers_stand_beside_what_nothing_would_reach(settings: dict[str, Any]) -> None:
+    pipeline = Pipeline(configured(settings))
+    record = pipeline.evaluated.record
+    photos, metrics = record["test_photos"], record["metrics"]
+    constant = metrics["constant/test/cosine_to_mapped"]
+    rows = {label: row for (_, label), row in told(pipeline, record).items()}
+    cosine = rows["cosine to the mapped teacher"]
+    assert cosine.teacher == f"(constant answer {constant:.3f})"
+    assert cosine.student.startswith(f"{metrics['student/test/cosine_to_mapped']:.3f} [")
+    assert rows["same photo found first"].teacher == f"(chance {1 / photos:.3f})"
+    assert rows["same 10 nearest neighbours"].teacher == f"(chance {10 / (photos - 1):.3f})"
+    assert not any("Spearman" in label for label in rows)
+
+
+def test_what_an_older_release_measured_is_measured_again(settings: dict[str, Any]) -> None:
+    config = configured(settings)
+    pipeline = Pipeline(config)
+    found = pipeline.evaluated
+    old = copy.deepcopy(found.record)
+    del old["spec"]["method"]
+    old["rows"] = [
+        {name: value for name, value in row.items() if name != "chance"}
+        for row in old["rows"]
+        if row["subject"] != "constant" and not row["name"].startswith(("r2", "same_", "shared"))
+    ]
+    old["metrics"] = {f"{r['subject']}/{r['dataset']}/{r['name']}": r["value"] for r in old["rows"]}
+    old["created"] = "2026-01-01T00:00:00+00:00"
+    old["id"] = make_id(f"{config.student.model}-{config.data.name}", old["spec"])
+    assert old["id"] != found.id
+    pipeline.root.write(f"evaluations/{old['id']}/record.json", json.dumps(old).encode())
+
+    again = Pipeline(config).evaluated
+    assert (again.id, again.reused) == (found.id, True)
+    rows = told(pipeline, old)
+    assert rows["Accuracy", "same kNN answer"].student != "–"
+    assert not any(group.startswith("Asked") for group, _ in rows)
+    (group,) = leaderboard(pipeline.root, "student/test/r2_to_mapped").groups
+    assert group.table["evaluation"].to_list() == [found.id]
+    pipeline.root.delete(f"evaluations/{found.id}")
+    with pytest.raises(InputError, match="no student was measured by"):
+        leaderboard(pipeline.root, "student/test/r2_to_mapped")
+    assert leaderboard(pipeline.root).groups[0].table["value"].null_count() == 0
+
+
+def test_the_teacher_in_its_own_index_is_the_teacher(settings: dict[str, Any]) -> None:
+    pipeline = Pipeline(configured(settings))
+    metrics = pipeline.evaluated.record["metrics"]
+    (group,) = leaderboard(pipeline.root, "student/test/shared_knn").groups
+    assert group.teacher.measured
+    assert group.teacher.value == metrics["teacher/test/knn"]
+    assert draw(leaderboard(pipeline.root, "student/test/same_photo_at_10").groups[0])
+
+
+def test_all_is_no_name_for_one_set(settings: dict[str, Any]) -> None:
+    settings["evaluation"]["ood"][0]["name"] = "all"
+    with pytest.raises(InputError, match="nor 'all', which is all sets together"):
+        configured(settings)
+
+
+def test_unlabelled_photos_have_no_neighbours_that_vote(
+    settings: dict[str, Any], photo_folder: Callable[..., Path]
+) -> None:
+    config: RunConfig = configured(settings, data__uri=str(photo_folder(40, name="flat")))
+    names = {name.rpartition("/")[2] for name in Pipeline(config).evaluated.record["metrics"]}
+    assert "shared_knn" not in names
+    assert "same_photo_at_10" in names

@@ -1,0 +1,75 @@
+"""A run small enough to be repeated often: real models, real photos on disk, real Zarr."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from safetensors.torch import save_file
+
+from tintem_core.models.backbone import BackboneConfig, build_backbone
+
+TEACHER = "test_efficientnet"
+
+
+def write_teacher(path: Path, seed: int = 0) -> Path:
+    """Write reproducible weights of a small teacher."""
+    import torch
+
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = build_backbone(BackboneConfig(model=TEACHER, image_size=64)).model
+    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, path)
+    return path
+
+
+def small_run(folder: Path, photos: Path) -> dict[str, Any]:
+    """Return the settings of a run that ends in seconds."""
+    return {
+        "root": str(folder / "root"),
+        "data": {"name": "shapes", "uri": str(photos), "test_share": 0.3},
+        "teacher": {
+            "model": TEACHER,
+            "weights": str(write_teacher(folder / "teacher.safetensors")),
+            "image_size": 64,
+        },
+        "views": {"count": 2},
+        "cache": {"rows_per_shard": 8},
+        "mapping": {"width": 32, "steps": 20, "batch_size": 32},
+        "student": {"model": "test_resnet", "image_size": 32},
+        "training": {"epochs": 3, "batch_size": 8, "support": 0},
+        "evaluation": {"resamples": 100},
+        "export": {"images": 8},
+        "runtime": {"device": "cpu"},
+    }
+
+
+def write_config(folder: Path, settings: dict[str, Any], name: str = "run.yaml") -> Path:
+    path = folder / name
+    path.write_text(yaml.safe_dump(settings))
+    return path
+
+
+class Notes:
+    """A reporter that remembers: what was tracked, and what was noted."""
+
+    def __init__(self) -> None:
+        self.work: dict[str, int] = {}
+        self.notes: list[str] = []
+
+    def track(self, title: str, total: int, unit: str) -> Any:
+        import contextlib
+
+        @contextlib.contextmanager
+        def tracking() -> Iterator[Callable[[int], None]]:
+            self.work.setdefault(title, 0)
+
+            def advance(more: int) -> None:
+                self.work[title] += more
+
+            yield advance
+
+        return tracking()
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)

@@ -1,0 +1,183 @@
+"""`tintem up`, a run of a deployment on real photos, `tintem down`: what a user types."""
+
+import json
+import os
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import psutil
+import pytest
+import yaml
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
+from typer.testing import CliRunner
+
+from flows.cli.server import app
+from flows.config.demo import prepare
+from flows.orchestration.services import PORT, Services, given_api, given_port, refuse_taken
+from tests.services import Machine, postgresql
+from tintem_core.errors import InputError
+
+
+def test_a_port_that_is_taken_is_refused_with_the_cure() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(InputError, match=rf"port {port} is taken by another program.*--port"):
+            refuse_taken(port)
+    refuse_taken(port)
+
+
+@pytest.mark.parametrize(
+    ("url", "remote"),
+    [
+        (None, None),
+        ("http://127.0.0.1:9/api", None),
+        ("http://localhost:9/api", None),
+        ("http://prefect.example:4200/api", "http://prefect.example:4200/api"),
+    ],
+)
+def test_a_server_elsewhere_is_used_and_one_here_is_started(
+    url: str | None, remote: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    if url is not None:
+        monkeypatch.setenv("PREFECT_API_URL", url)
+    assert given_api() == remote
+    assert given_port() == (9 if url and remote is None else PORT)
+
+
+@pytest.mark.parametrize("port", ["0", "99999"])
+def test_a_port_that_cannot_be_is_a_mistake(port: str) -> None:
+    said = CliRunner().invoke(app, ["up", "--port", port])
+    assert said.exit_code == 2
+    assert "Invalid value for '--port'" in said.output
+
+
+def test_only_what_was_started_from_here_is_found(tmp_path: Path) -> None:
+    here, elsewhere = Services(tmp_path / "a"), Services(tmp_path / "b")
+    for services in (here, elsewhere):
+        services.home.mkdir()
+    sleeper = [psutil.Popen(
+        ["sleep", "60"], env={**os.environ, "TINTEM_UP": str(services.home)}
+    ) for services in (here, elsewhere)]  # fmt: skip
+    try:
+        assert [process.pid for process in here.processes()] == [sleeper[0].pid]
+        assert here.stop_worker() == 1
+        assert here.processes() == []
+        assert sleeper[1].is_running()
+    finally:
+        sleeper[1].kill()
+        for process in sleeper:
+            process.wait()
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    """With PostgreSQL, as a server that stays; the other tests have SQLite, as a laptop."""
+    with postgresql() as database:
+        machine = Machine(tmp_path_factory.mktemp("home"), database)
+        yield machine
+        machine.tintem("down")
+        asked = [database.replace("+asyncpg", ""), "-Atc", "SELECT count(*) FROM flow_run"]
+        assert int(subprocess.check_output(["psql", *asked])) > 0
+
+
+@pytest.fixture
+def cells(tmp_path: Path) -> Path:
+    """The quickstart with a few of its photos."""
+    settings: dict[str, Any] = yaml.safe_load(prepare(tmp_path).read_text())
+    settings["data"]["max_images"] = 100
+    settings["views"]["count"] = 1
+    settings["mapping"]["steps"] = 20
+    settings["student"]["model"] = "mobilenetv3_small_050"
+    settings["training"]["epochs"] = 3
+    settings["evaluation"]["resamples"] = 100
+    for source in settings["evaluation"]["ood"]:
+        source["max_images"] = 20
+    path = tmp_path / "cells.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    return path
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_one_command_brings_everything_up_and_one_ends_it(machine: Machine, cells: Path) -> None:
+    told = machine.up()
+    assert f"up: http://127.0.0.1:{machine.port}" in told
+    assert f"export PREFECT_API_URL={machine.url}" in told
+    for name in ("distill/adhoc", "nightly/nightly", "sweep/sweep", "index/index", "train/train"):
+        with machine.client() as client:
+            deployment = client.read_deployment_by_name(name)
+        assert {"tintem", "heartbeat-30s"} <= set(deployment.tags)
+        assert "config" in deployment.parameter_openapi_schema["properties"]
+        assert deployment.enforce_parameter_schema
+        (pull,) = deployment.pull_steps or []
+        assert list(pull.values()) == [{"directory": "{{ $TINTEM_HOME }}"}]
+        assert deployment.work_queue_name == "gpu"
+        assert deployment.global_concurrency_limit is not None
+        assert deployment.global_concurrency_limit.limit == 1
+        assert deployment.concurrency_options is not None
+        strategy = "CANCEL_NEW" if name == "nightly/nightly" else "ENQUEUE"
+        assert deployment.concurrency_options.collision_strategy == strategy
+    first = {process.pid for process in machine.services.processes()}
+    assert "up already" in machine.tintem("up")
+    assert {process.pid for process in machine.services.processes()} == first
+
+    parameters = machine.tintem("params", str(cells))
+    said = machine.prefect("deployment", "run", "distill/adhoc", "--params", parameters, "--watch")
+    assert "Completed" in said
+    (run,) = (UUID(line.split()[-1]) for line in said.splitlines() if "UUID" in line)
+    assert list(machine.stages(run).values()) == ["Completed"] * 6
+    with machine.client() as client:
+        ours = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run]))
+        (report,) = client.read_artifacts(artifact_filter=ours)
+        assert "data:image/png;base64" in str(report.data)
+        kinds = {artifact.key: artifact.type for artifact in client.read_artifacts()}
+        assert (kinds["metrics"], kinds["summary"]) == ("table", "table")
+        assert (kinds["training-curve"], kinds["ood-scores"]) == ("markdown", "markdown")
+        assert kinds["train-mobilenetv3-small-050"] == "progress"
+
+    wrong = json.loads(parameters)
+    del wrong["config"]["teacher"]
+    told = machine.prefect(
+        "deployment", "run", "distill/adhoc", "--params", json.dumps(wrong), code=1
+    )
+    assert "teacher" in told
+
+    assert "nights begin at 30 4 * * * (Europe/Berlin)" in machine.tintem(
+        "schedule", str(cells), "--cron", "30 4 * * *", "--timezone", "Europe/Berlin"
+    )
+    night = nightly(machine)
+    assert night.schedules[0].active
+    assert night.parameters == json.loads(parameters)
+    assert "is no cron expression" in machine.tintem(
+        "schedule", str(cells), "--cron", "at night", code=2
+    )
+
+    assert "down: ended" in machine.tintem("down")
+    assert machine.services.processes() == []
+    assert "down already" in machine.tintem("down")
+
+    # After an upgrade, everything is deployed anew: the nights go on.
+    machine.up()
+    with machine.client() as client:
+        client.delete_variable_by_name("tintem_deployed")
+    assert "deployed every flow" in machine.up()
+    assert nightly(machine).schedules == night.schedules
+    assert nightly(machine).parameters == night.parameters
+    assert "no more nights" in machine.tintem("schedule", "--off")
+    assert not nightly(machine).schedules[0].active
+    # Half of it dies.
+    machine.kill(machine.services.server())
+    assert "down: ended" in machine.tintem("down")
+    assert machine.services.processes() == []
+
+
+def nightly(machine: Machine) -> Any:
+    with machine.client() as client:
+        return client.read_deployment_by_name("nightly/nightly")

@@ -1,0 +1,62 @@
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+from tests.photos import photo
+from tintem_core.errors import VerificationError
+from tintem_core.export.onnx import ONNX, session, to_onnx
+from tintem_core.export.parity import verify
+from tintem_core.models.student import Student, StudentConfig, build_student
+from tintem_core.views import EVAL, render_view
+
+PIXELS = np.stack([render_view(photo(i), "k", 0, EVAL, 64, 64) for i in range(9)])
+
+
+@pytest.fixture(scope="module")
+def student() -> Student:
+    student = build_student(StudentConfig(model="test_resnet", image_size=64), 32, seed=0)
+    return student.eval()
+
+
+@pytest.fixture(scope="module")
+def model(student: Student) -> bytes:
+    return to_onnx(student, 64, {"tintem.teacher": "someone"})
+
+
+def test_exported_model_agrees_with_torch_at_every_batch_size(
+    student: Student, model: bytes
+) -> None:
+    found = verify(ONNX.open(model), student, PIXELS, batch_sizes=(1, 2, 9))
+    assert found.images == 9
+    assert found.smallest_cosine > 0.99999
+    assert found.largest_difference < 1e-3
+
+
+def test_exported_model_says_what_it_takes_and_where_it_comes_from(model: bytes) -> None:
+    opened = session(model)
+    assert isinstance(opened.get_inputs()[0].shape[0], str)
+    assert opened.get_inputs()[0].shape[1:] == [3, 64, 64]
+    assert opened.get_outputs()[0].shape[1] == 32
+    assert opened.get_modelmeta().custom_metadata_map["tintem.teacher"] == "someone"
+
+
+def test_a_model_that_differs_from_its_student_is_refused(model: bytes) -> None:
+    other = build_student(StudentConfig(model="test_resnet", image_size=64), 32, seed=1).eval()
+    with pytest.raises(VerificationError, match="Nothing was published"):
+        verify(ONNX.open(model), other, PIXELS)
+
+
+def test_a_student_that_gives_nan_is_refused(model: bytes, student: Student) -> None:
+    broken = build_student(StudentConfig(model="test_resnet", image_size=64), 32, seed=0).eval()
+    with torch.no_grad():
+        next(broken.parameters()).fill_(float("nan"))
+    with pytest.raises(VerificationError):
+        verify(ONNX.open(model), broken, PIXELS)
+
+
+def test_the_runtime_needs_no_torch(model: bytes) -> None:
+    pixels = PIXELS[:1].transpose(0, 3, 1, 2).astype(np.float32) / 255
+    opened = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    (embedding,) = opened.run(["embedding"], {"pixels": pixels})
+    assert embedding.shape == (1, 32)
