@@ -27,7 +27,7 @@ def metrics_of(config: RunConfig) -> list[str]:
         for number, model in enumerate(models)
     ]
     ood = [source.name for source in config.evaluation.ood]
-    return known_metrics(config.training.kind.answers, ood, names)
+    return known_metrics(config.training.kind.answers, ood, names, config.evaluation.probes)
 
 
 def check(config: RunConfig) -> None:

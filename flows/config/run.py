@@ -105,13 +105,18 @@ class EvaluationConfig(BaseModel, frozen=True, extra="forbid"):
     ood_score: Annotated[str, AfterValidator(_known_score)] = Field(
         "nearest-cosine", description="what tells an outlier: nearest-cosine"
     )
+    probes: tuple[Literal["linear", "logistic"], ...] = Field(
+        (),
+        description="linear probes on teacher and student: linear (SGD, as DINOv2), logistic "
+        "(L-BFGS); their choices are made on a part of train",
+    )
     resamples: int = Field(1000, ge=100, description="bootstrap resamples behind each interval")
 
     def identity(self) -> dict[str, Any]:
         """Return everything that determines what is measured."""
-        # Evaluations of before there were several scores keep their ids.
-        unnamed = {"ood_score"} if self.ood_score == "nearest-cosine" else set()
-        return self.model_dump(exclude={"ood", *unnamed})
+        usual = {"ood_score": "nearest-cosine", "probes": ()}
+        unnamed = {name for name, value in usual.items() if getattr(self, name) == value}
+        return self.model_dump(mode="json", exclude={"ood", *unnamed})
 
 
 class ExportConfig(BaseModel, frozen=True, extra="forbid"):

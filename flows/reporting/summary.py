@@ -94,6 +94,8 @@ def summary_rows(
         label = label.format(neighbours)
         add(shared, label, "test", metric, "head" if is_head else "student")
     add("Accuracy", f"kNN, k = {neighbours}", "test", "knn")
+    add("Accuracy", "linear probe (SGD)", "test", "linear_probe")
+    add("Accuracy", "linear probe (L-BFGS)", "test", "logistic_probe")
     add("Accuracy", "same kNN answer", "test", "knn_agreement")
     for name in ood:
         group = f"Out of distribution: {name}"
@@ -124,13 +126,14 @@ def _worth(
     row: dict[str, Any], teacher: dict[str, Any] | None, constant: dict[str, Any] | None
 ) -> str:
     """Say what there is to compare a student's number with."""
-    if teacher is not None:
-        return _cell(teacher)
     if constant is not None:
         return f"(constant answer {constant['value']:.3f})"
     # An evaluation of an older release knew no chance.
     chance = row.get("chance")
-    return "–" if chance is None else f"(chance {chance:.3f})"
+    worth = "–" if chance is None else f"(chance {chance:.3f})"
+    if teacher is None:
+        return worth
+    return _cell(teacher) if chance is None else f"{_cell(teacher)} {worth}"
 
 
 def _cell(row: dict[str, Any]) -> str:

@@ -25,6 +25,13 @@ from tintem_core.evaluation.faithfulness import (
 from tintem_core.evaluation.metrics import ALL
 from tintem_core.evaluation.neighbours import knn_predict
 from tintem_core.evaluation.ood import SCORES, auroc, fpr95, fpr95_openood
+from tintem_core.evaluation.probes import (
+    LinearProbeConfig,
+    LogisticConfig,
+    Probe,
+    fit_linear_probe,
+    fit_logistic,
+)
 from tintem_core.evaluation.shared_space import shared_knn, shared_space
 from tintem_core.evaluation.to_mapped import constant_rows, mean_direction
 from tintem_core.objectives import Objective
@@ -110,12 +117,19 @@ def measure(
     if None not in data.labels():
         predictions = {}
         bank_labels, labels = _class_numbers(data)
+        # What the most frequent class of the training photos reaches as an answer to all.
+        chance = float(np.mean(labels == np.bincount(bank_labels).argmax()))
         for (subject, bank), (_, queries) in zip(train.subjects(), test.subjects(), strict=True):
             neighbours = min(settings.knn, len(bank))
             _, predictions[subject] = knn_predict(bank, bank_labels, queries, neighbours)
-            add(subject, "test", mean_row("knn", predictions[subject] == labels, **drawn))
-        for subject, found in list(predictions.items())[1:]:
-            add(subject, "test", prediction_agreement(predictions["teacher"], found, **drawn))
+            right = {"knn": predictions[subject] == labels}
+            for probe in settings.probes:
+                fitted = _fitted(probe, bank, bank_labels, config.training.seed)
+                right[f"{probe}_probe"] = fitted.predict(queries) == labels
+            for name, found in right.items():
+                add(subject, "test", mean_row(name, found, **drawn, chance=chance))
+        for subject, given in list(predictions.items())[1:]:
+            add(subject, "test", prediction_agreement(predictions["teacher"], given, **drawn))
         if known is not None and asked is not None:
             subject, _, queries = asked
             add(subject, "test", shared_knn(
@@ -154,6 +168,12 @@ def ood_scores(
                 subject=pl.lit(subject), dataset=pl.lit(dataset)
             ))  # fmt: skip
     return pl.concat(parts)
+
+
+def _fitted(probe: str, bank: Array, labels: NDArray[np.int64], seed: int) -> Probe:
+    if probe == "linear":
+        return fit_linear_probe(bank, labels, LinearProbeConfig(seed=seed))
+    return fit_logistic(bank, labels, LogisticConfig(seed=seed))
 
 
 def _class_numbers(data: Dataset) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

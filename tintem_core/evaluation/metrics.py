@@ -7,7 +7,7 @@ from typing import Literal
 ALL = "all"
 """The test photos and those of every OOD set together."""
 
-Measured = Literal["target", "angles", "shared space", "votes", "ood", "ood ranks"]
+Measured = Literal["target", "angles", "shared space", "votes", "probes", "ood", "ood ranks"]
 
 
 @dataclass(frozen=True)
@@ -17,8 +17,8 @@ class Metric:
     name: as records and gates have it.
     label: what people read.
     of: what it is measured of: the answer beside its target, angles against the teacher's, the
-        teacher's own index, votes of neighbours, scores of out-of-distribution photos, or their
-        ranks beside the teacher's.
+        teacher's own index, votes of neighbours, linear probes, scores of out-of-distribution
+        photos, or their ranks beside the teacher's.
     lower_is_better: whether less of it is better.
     needs_labels: whether it is measured only where every photo has a label.
     has_constant: whether a constant answer is measured beside it.
@@ -52,6 +52,8 @@ _METRICS = (
     Metric("shared_knn", "kNN accuracy in the teacher's index", "shared space", needs_labels=True),
     Metric("knn", "kNN accuracy", "votes", needs_labels=True),
     Metric("knn_agreement", "same kNN answer as the teacher", "votes", needs_labels=True),
+    Metric("linear_probe", "linear probe accuracy (SGD)", "probes", needs_labels=True),
+    Metric("logistic_probe", "linear probe accuracy (L-BFGS)", "probes", needs_labels=True),
     Metric("auroc", "OOD AUROC", "ood"),
     Metric("fpr95", "OOD FPR95", "ood", lower_is_better=True),
     Metric("fpr95_openood", "OOD FPR95 by OpenOOD's definition", "ood", lower_is_better=True),
@@ -70,6 +72,7 @@ def known_metrics(
     answers: Literal["student", "head"] | None,
     ood: Iterable[str] = (),
     teachers: Iterable[str] = (),
+    probes: Iterable[str] = (),
 ) -> list[str]:
     """Return what an evaluation measures, as subject/set/name.
 
@@ -80,14 +83,16 @@ def known_metrics(
         answers: who answers in a space of the teacher's, the student itself or a training head.
         ood: names of the out-of-distribution sets.
         teachers: names of the teachers, where there are several.
+        probes: which linear probes are fitted, linear or logistic.
     """
+    probes = [f"{name}_probe" for name in probes]
     ood = tuple(ood)
     found = []
     for subject in dict.fromkeys(["student", answers or "student"]):
         for name in ("test", *ood):
             target = _names("target") if subject == answers else []
             found += [f"{subject}/{name}/{m}" for m in (*target, *_names("angles"))]
-        found += [f"{subject}/test/{m}" for m in _names("votes")]
+        found += [f"{subject}/test/{m}" for m in (*_names("votes"), *probes)]
         found += [f"{subject}/{ALL}/pairwise_pearson"] if ood else []
         for name in ood:
             found += [f"{subject}/{name}/{m}" for m in _names("ood", "ood ranks")]
@@ -95,7 +100,7 @@ def known_metrics(
         found += [f"{answers}/test/{m}" for m in _names("shared space")]
         constant = [metric.name for metric in _METRICS if metric.has_constant]
         found += [f"constant/{name}/{m}" for name in ("test", *ood) for m in constant]
-    found += ["teacher/test/knn"]
+    found += [f"teacher/test/{m}" for m in ("knn", *probes)]
     found += [f"teacher/{name}/{m}" for name in ood for m in _names("ood")]
     for teacher in teachers:
         found += [f"student against {teacher}/{name}/{m}" for name in ("test", *ood)

@@ -13,10 +13,12 @@ from flows.config.checks import metrics_of
 from flows.config.run import RunConfig
 from flows.experiments.leaderboard import leaderboard
 from flows.experiments.plot import draw
+from flows.reporting.base import reporting_to
 from flows.reporting.summary import Row, summary_rows
 from flows.stages.pipeline import Pipeline
 from storage.identity import make_id
 from tests.flows.stages.test_pipeline import configured
+from tests.runs import Notes
 from tintem_core.errors import InputError
 from tintem_core.evaluation.metrics import ALL
 
@@ -42,6 +44,7 @@ def told(pipeline: Pipeline, evaluation: dict[str, Any]) -> dict[tuple[str, str]
 
 @pytest.mark.parametrize("objective", ["tintem", "proteus", "supervised"])
 def test_the_catalogue_names_what_is_measured(settings: dict[str, Any], objective: str) -> None:
+    settings["evaluation"]["probes"] = ["linear", "logistic"]
     pipeline = Pipeline(configured(settings, training__objective=objective))
     record = pipeline.evaluated.record
     assert set(metrics_of(pipeline.config)) == set(record["metrics"])
@@ -71,6 +74,45 @@ def test_numbers_stand_beside_what_nothing_would_reach(settings: dict[str, Any])
     assert rows["same photo found first"].teacher == f"(chance {1 / photos:.3f})"
     assert rows["same 10 nearest neighbours"].teacher == f"(chance {10 / (photos - 1):.3f})"
     assert not any("Spearman" in label for label in rows)
+
+
+def test_accuracies_stand_beside_the_most_frequent_class(settings: dict[str, Any]) -> None:
+    settings["evaluation"]["probes"] = ["logistic"]
+    pipeline = Pipeline(configured(settings))
+    data = pipeline.indexed.data
+    names = data.labels("train")
+    usual = max(sorted(set(names), key=str), key=names.count)
+    wanted = np.mean([label == usual for label in data.labels("test")])
+    found = {
+        (row["subject"], row["name"]): row["chance"]
+        for row in pipeline.evaluated.record["rows"]
+        if row["name"] in ("knn", "logistic_probe")
+    }
+    assert set(found) == {(who, what) for who in ("teacher", "student")
+                          for what in ("knn", "logistic_probe")}  # fmt: skip
+    assert set(found.values()) == {wanted}
+    rows = {label: row for (_, label), row in told(pipeline, pipeline.evaluated.record).items()}
+    assert rows["linear probe (L-BFGS)"].teacher.endswith(f" (chance {wanted:.3f})")
+
+
+def test_a_students_embeddings_are_stored_once_and_only_new_photos_are_embedded(
+    settings: dict[str, Any], photo_folder: Callable[..., Path]
+) -> None:
+    notes = Notes()
+    with reporting_to(notes):
+        first = Pipeline(configured(settings)).evaluated
+    work = {title: done for title, done in notes.work.items() if title.startswith("Embed")}
+    assert work == {"Embed shapes": 48, "Embed other": 13}
+    again = Notes()
+    with reporting_to(again):
+        second = Pipeline(configured(settings, evaluation__knn=3)).evaluated
+    assert second.id != first.id
+    assert not any(title.startswith("Embed") for title in again.work)
+    photo_folder(2, name="other", first=500)
+    more = Notes()
+    with reporting_to(more):
+        assert Pipeline(configured(settings, evaluation__knn=3)).evaluated
+    assert {t: n for t, n in more.work.items() if t.startswith("Embed")} == {"Embed other": 2}
 
 
 def test_what_an_older_release_measured_is_measured_again(settings: dict[str, Any]) -> None:
