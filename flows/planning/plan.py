@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from flows.config.run import RunConfig
 from flows.data.caches import Extracted, TeacherCaches
@@ -13,7 +13,6 @@ from flows.data.rendering import ViewSource
 from flows.data.space import free_bytes, require_space
 from flows.planning.disk import measure_disk
 from flows.planning.rates import decoded_images, embedded_views, trained_images
-from flows.planning.scale import Dtype, slowest
 from flows.stages.ids import (
     CacheRequest,
     mapping_name,
@@ -34,6 +33,12 @@ from storage.images import open_reader
 from storage.root import Root, open_root
 from tintem_core.models.device import choose_device
 from tintem_core.models.teacher import Teacher
+
+
+def slowest(seconds: Mapping[str, float]) -> tuple[str, float]:
+    """Return the step that decides how long steps take that overlap, and its seconds."""
+    name = max(seconds, key=lambda step: seconds[step])
+    return name, seconds[name]
 
 
 @dataclass(frozen=True)
@@ -194,7 +199,7 @@ def _decoded(config: RunConfig, data: Listing) -> float | None:
 def _choices(
     config: RunConfig, work: list[Work], shapes: Mapping[str, tuple[int, ...]]
 ) -> tuple[Choice, ...]:
-    dtypes: list[Dtype] = ["float16", "int8"]
+    dtypes: list[Literal["float16", "int8", "float32"]] = ["float16", "int8"]
     if config.cache.dtype not in dtypes:
         dtypes.append(config.cache.dtype)
     found = []

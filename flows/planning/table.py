@@ -4,7 +4,14 @@ from rich.filesize import decimal
 from rich.table import Table
 
 from flows.planning.plan import Plan
-from flows.planning.scale import duration
+
+
+def duration(seconds: float) -> str:
+    """Return a time in the unit that suits it: 80 s, 12 min, 31 h, 9 days."""
+    for unit, length in (("s", 1), ("min", 60), ("h", 3600)):
+        if seconds < 100 * length:
+            return f"{seconds / length:.{1 if seconds < 9.95 * length else 0}f} {unit}"
+    return f"{seconds / 86400:.0f} days"
 
 
 def plan_tables(plan: Plan) -> list[Table]:

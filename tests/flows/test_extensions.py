@@ -14,7 +14,7 @@ from flows.config.load import parse_config
 from flows.stages.pipeline import Pipeline
 from tests.photos import photo
 from tintem_core.errors import InputError
-from tintem_core.evaluation.neighbours import unit_rows
+from tintem_core.evaluation.cosine import unit_rows
 from tintem_core.evaluation.ood import SCORES
 from tintem_core.export.formats import FORMATS, Embed
 from tintem_core.models.student import Student

@@ -12,8 +12,9 @@ import numpy as np
 import polars as pl
 import pytest
 
+from benchmarks.scale_tables import DATASETS, Dtype, markdown, vit_kinds
 from flows.data.dataset import Dataset
-from flows.planning.scale import DATASETS, Dtype, markdown, slowest, vit_kinds
+from flows.planning.plan import slowest
 from storage.cache import CacheSpec, FeatureCache
 from storage.cache.footprint import footprint, rows_per_shard
 from storage.identity import digest

@@ -1,13 +1,12 @@
-"""How much a feature cache takes: bytes, objects, hours. Plain arithmetic, no disk, no model.
+"""The tables of docs/scale.md: bytes, objects and hours of feature caches. Plain arithmetic.
 
-`python -m flows.planning.scale` prints the tables of docs/scale.md.
-
-Legend: ``R`` rows (images) of a shard, ``C`` rows of an inner chunk.
+Run: python benchmarks/scale_tables.py
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Literal
 
+from flows.planning.table import duration
 from storage.cache import KindSpec
 from storage.cache.footprint import footprint
 
@@ -23,22 +22,12 @@ def vit_kinds(width: int, tokens: int, dtype: Dtype) -> dict[str, KindSpec]:
     return kinds
 
 
-def slowest(seconds: Mapping[str, float]) -> tuple[str, float]:
-    """Return the step that decides how long steps take that overlap, and its seconds."""
-    name = max(seconds, key=lambda step: seconds[step])
-    return name, seconds[name]
-
-
-def duration(seconds: float) -> str:
-    """Return a time in the unit that suits it: 80 s, 12 min, 31 h, 9 days."""
-    for unit, length in (("s", 1), ("min", 60), ("h", 3600)):
-        if seconds < 100 * length:
-            return f"{seconds / length:.{1 if seconds < 9.95 * length else 0}f} {unit}"
-    return f"{seconds / 86400:.0f} days"
-
-
 DATASETS = {"ImageNet-1k": 1_281_167, "10 million images": 10_000_000}
+
+
 _TOKENS = 256
+
+
 # (views embedded per second, MB/s written and read): one modest and one strong machine.
 _MACHINES = ((1_000, 200), (5_000, 2_000))
 
