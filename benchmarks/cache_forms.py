@@ -68,7 +68,7 @@ def embedded(folder: Path) -> Array:
     content["evaluation"] = {}
     (folder / "float32.yaml").write_text(yaml.safe_dump(content))
     pipeline = Pipeline(load_config(folder / "float32.yaml"))
-    cache = FeatureCache.open(pipeline.root, pipeline.extracted.views)
+    cache = FeatureCache.open(pipeline.root, pipeline.extracted.training_cache)
     reader = cache.reader(pipeline.indexed.data.keys("train"))
     return np.stack([reader.all(view) for view in range(reader.views)])
 

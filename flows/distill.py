@@ -78,8 +78,8 @@ def extract_flow(config: RunConfig) -> list[str]:
     With cache.keep_mapped the mapping is fitted on the way, as tokens are stored through it.
     """
     with _stage(config) as pipeline:
-        stored = pipeline.stored
-        return [stored.views, *stored.evaluation.values(), *stored.mapped_tokens]
+        stored = pipeline.all_caches
+        return [stored.training_cache, *stored.evaluation_caches.values(), *stored.mapped_tokens]
 
 
 @flow(name="map", flow_run_name="map {config.data.name} from {config.teacher.model}")

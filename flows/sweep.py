@@ -156,7 +156,7 @@ def _finish_all(
             with sharing(pipeline):
                 error = error_of(stage(student.config, return_state=True))
             if error is None:
-                before = (pipeline.indexed, pipeline.stored, pipeline.mapped)
+                before = (pipeline.indexed, pipeline.all_caches, pipeline.mapped)
                 handed[student.mapping] = to_ids(*before)
             else:
                 same = (s.name for s in students if s.mapping == student.mapping)

@@ -75,7 +75,7 @@ def train_together(config: RunConfig, handed: dict[str, Any] | None = None) -> T
     if handed is not None:
         return train(config, pipeline.root, *from_ids(pipeline.root, handed))
     prepared = from_main(
-        (pipeline.indexed, pipeline.stored, pipeline.mapped) if is_main() else None
+        (pipeline.indexed, pipeline.all_caches, pipeline.mapped) if is_main() else None
     )
     return train(config, pipeline.root, *prepared)
 

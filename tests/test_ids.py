@@ -157,8 +157,8 @@ def test_ids_of_a_fixed_run_stay_as_they_are(
     done = Pipeline(parse_config(settings(tmp_path), "run"))
     assert {
         "images": done.indexed.data.manifest.id,
-        "training cache": done.extracted.views,
-        "evaluation caches": done.extracted.evaluation,
+        "training cache": done.extracted.training_cache,
+        "evaluation caches": done.extracted.evaluation_caches,
         "mapping": done.mapped.id,
         "student": done.trained.id,
         "evaluation": done.evaluated.id,

@@ -15,8 +15,8 @@ class TeacherCaches:
 
     model: str
     weight: float
-    views: str
-    evaluation: dict[str, str]
+    training_cache: str
+    evaluation_caches: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class Extracted:
     Among the datasets are the sets of support images.
     """
 
-    views: str
-    evaluation: dict[str, str]
+    training_cache: str
+    evaluation_caches: dict[str, str]
     reused: bool
     others: tuple[TeacherCaches, ...] = ()
     mapped_tokens: tuple[str, ...] = ()
@@ -35,4 +35,6 @@ class Extracted:
 
     def identity(self) -> dict[str, object]:
         """Return which training latents these are."""
-        return latents_identity(self.views, [(o.views, o.weight) for o in self.others])
+        return latents_identity(
+            self.training_cache, [(o.training_cache, o.weight) for o in self.others]
+        )

@@ -121,7 +121,10 @@ def evaluation_rows(root: Root, extracted: Extracted, name: str, keys: Sequence[
 
 def evaluation_caches(extracted: Extracted, name: str) -> list[str]:
     """Return the cache of each teacher that holds the evaluation view of a dataset."""
-    return [extracted.evaluation[name], *(other.evaluation[name] for other in extracted.others)]
+    return [
+        extracted.evaluation_caches[name],
+        *(other.evaluation_caches[name] for other in extracted.others),
+    ]
 
 
 def latents_by_teacher(
@@ -133,7 +136,7 @@ def latents_by_teacher(
         first: the name of the first teacher; two of the same name are numbered.
     """
     names = [first, *(other.model for other in extracted.others)]
-    caches = [extracted.evaluation, *(other.evaluation for other in extracted.others)]
+    caches = [extracted.evaluation_caches, *(other.evaluation_caches for other in extracted.others)]
     found = {}
     for number, evaluation in enumerate(caches):
         name = names[number] + (f" ({number + 1})" if names.count(names[number]) > 1 else "")
@@ -145,7 +148,7 @@ def latents_by_teacher(
 def _readers(
     root: Root, extracted: Extracted, dataset: Dataset, split: str | None, number: int, kind: str
 ) -> list[FeatureReader]:
-    caches = [extracted.views, *(other.views for other in extracted.others)]
+    caches = [extracted.training_cache, *(other.training_cache for other in extracted.others)]
     if number:
         caches = evaluation_caches(extracted, dataset.name)
     keys = dataset.keys(split)

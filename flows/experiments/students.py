@@ -59,8 +59,8 @@ def finish(config: RunConfig, handed: dict[str, Any]) -> dict[str, str]:
         The ids of the student, its evaluation and its export.
     """
     run = Pipeline(config)
-    run.indexed, run.stored, run.mapped = from_ids(run.root, handed)
-    run.extracted = run.stored
+    run.indexed, run.all_caches, run.mapped = from_ids(run.root, handed)
+    run.extracted = run.all_caches
     return {"student": run.trained.id, "evaluation": run.evaluated.id, "export": run.exported.id}
 
 

@@ -88,7 +88,7 @@ class Caches(Pipeline):
     """The night's own run: its caches serve every student, each of which maps tokens itself."""
 
     @cached_property
-    def stored(self) -> Extracted:
+    def all_caches(self) -> Extracted:
         return self.extracted
 
 

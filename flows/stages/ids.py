@@ -233,10 +233,13 @@ def _further_targets(config: RunConfig, caches: Extracted, images: Indexed) -> d
         if others:
             found["further_mapped_tokens"] = others
     if config.evaluation_view:
-        found["evaluation_cache"] = caches.evaluation[config.data.name]
+        found["evaluation_cache"] = caches.evaluation_caches[config.data.name]
     if sources := config.support_sources:
         found["support"] = {
-            source.name: [caches.evaluation[source.name], images.support[source.name].digest()]
+            source.name: [
+                caches.evaluation_caches[source.name],
+                images.support[source.name].digest(),
+            ]
             for source in sources
         }
     return found
@@ -265,7 +268,10 @@ def evaluation_spec(
     """Return everything that determines an evaluation."""
     return {
         "student": student_id,
-        "caches": [extracted.evaluation, *([o.evaluation, o.weight] for o in extracted.others)],
+        "caches": [
+            extracted.evaluation_caches,
+            *([o.evaluation_caches, o.weight] for o in extracted.others),
+        ],
         "images": {m.name: m.digest(labels=True) for m in indexed.datasets()},
         "settings": config.evaluation.identity(),
         **_method("evaluations"),

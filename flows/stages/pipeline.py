@@ -46,7 +46,7 @@ class Pipeline:
         return fit(self.config, self.root, self.indexed, self.extracted)
 
     @cached_property
-    def stored(self) -> Extracted:
+    def all_caches(self) -> Extracted:
         """All caches; those of tokens through the mapping need the mapping first."""
         if not self.config.cache.keep_mapped:
             return self.extracted
@@ -56,9 +56,9 @@ class Pipeline:
 
     @cached_property
     def trained(self) -> Trained:
-        before = (self.config, self.root, self.indexed, self.stored, self.mapped)
+        before = (self.config, self.root, self.indexed, self.all_caches, self.mapped)
         if self.config.runtime.processes > 1 and find_trained(*before) is None:
-            train_in_processes(self.config, to_ids(self.indexed, self.stored, self.mapped))
+            train_in_processes(self.config, to_ids(self.indexed, self.all_caches, self.mapped))
             trained = find_trained(*before)
             assert trained is not None
             return replace(trained, reused=False)

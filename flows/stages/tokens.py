@@ -66,8 +66,8 @@ def keep_mapped_tokens(
     computed = ensure(config, root, views, indexed, beside=beside, executor=executor)
     computed += sum(ensure(config, root, want, indexed, executor=executor) for want in others)
     return Extracted(
-        extracted.views,
-        extracted.evaluation,
+        extracted.training_cache,
+        extracted.evaluation_caches,
         reused=extracted.reused and computed == 0,
         mapped_tokens=tuple(want.spec.id for want in wanted),
     )

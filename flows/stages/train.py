@@ -198,7 +198,7 @@ def _truth_test(
     config: RunConfig, root: Root, indexed: Indexed, extracted: Extracted, mapped: Mapped
 ) -> None:
     source = view_source(config, indexed.data, "train")
-    caches = [extracted.views, *(other.views for other in extracted.others)]
+    caches = [extracted.training_cache, *(other.training_cache for other in extracted.others)]
     for teacher, cache in zip(config.teachers, caches, strict=True):
         opened = FeatureCache.open(root, cache)
         truth_test(config, opened, source, config.training.seed, teacher)

@@ -91,7 +91,7 @@ def _values(config: Path) -> list[Any]:
     from storage.cache import FeatureCache
 
     run = Pipeline(load_config(config))
-    caches = [run.extracted.views, *run.extracted.evaluation.values()]
+    caches = [run.extracted.training_cache, *run.extracted.evaluation_caches.values()]
     keys = run.indexed.data.keys("train")
     return [FeatureCache.open(run.root, cache).reader(keys).all(view=0) for cache in caches]
 

@@ -103,14 +103,14 @@ def test_copies_that_fit_are_not_worth_a_word_and_less_than_a_shard_is_refused(
     assert root.reading == Reading(str(tmp_path / "copies"), 10**9)
     remote["runtime"]["latents_memory_gb"] = 1
     root = open_existing(str(write_config(tmp_path, remote)))
-    held = FeatureCache.open(root, pipeline.extracted.views).reader(
+    held = FeatureCache.open(root, pipeline.extracted.training_cache).reader(
         pipeline.indexed.data.keys("train")
     )
     held.load_all()
     assert held.copies is None
     remote["runtime"] |= {"copies_gb": 1e-6, "latents_memory_gb": 0}
     root = open_existing(str(write_config(tmp_path, remote)))
-    cache = FeatureCache.open(root, pipeline.extracted.views)
+    cache = FeatureCache.open(root, pipeline.extracted.training_cache)
     with pytest.raises(StorageInputError, match=r"may hold 1000\. Give it more"):
         cache.reader(pipeline.indexed.data.keys("train"))
 
@@ -245,7 +245,7 @@ def test_new_photos_in_the_bucket_are_embedded_and_others_are_not(
         pipeline = Pipeline(config)
         assert pipeline.extracted
     assert notes.work["Extract shapes (eval)"] == 1
-    cache = FeatureCache.open(pipeline.root, pipeline.extracted.evaluation["shapes"])
+    cache = FeatureCache.open(pipeline.root, pipeline.extracted.evaluation_caches["shapes"])
     assert np.isfinite(cache.reader(pipeline.indexed.data.keys()).all(0)).all()
 
 

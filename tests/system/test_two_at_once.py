@@ -54,8 +54,8 @@ def check_that_one_works_and_one_waits(config: Path) -> None:
     run = Pipeline(load_config(config))
     assert run.exported.reused
     keys = run.indexed.data.keys("train")
-    assert FeatureCache.open(run.root, run.extracted.views).verify() == []
-    assert FeatureCache.open(run.root, run.extracted.views).missing(keys) == []
+    assert FeatureCache.open(run.root, run.extracted.training_cache).verify() == []
+    assert FeatureCache.open(run.root, run.extracted.training_cache).missing(keys) == []
     assert run.root.list("leases") == []
 
 

@@ -60,7 +60,7 @@ def test_a_student_that_shares_its_stages_is_the_one_that_a_run_alone_trains(
     alone = Pipeline(parse_config({**settings, **elsewhere, "sweep": None}, "test"))
     weights = read_file(alone.root, "students", alone.trained.id, "student.safetensors")
     base = Pipeline(config)
-    handed = json.loads(json.dumps(to_ids(base.indexed, base.stored, base.mapped)))
+    handed = json.loads(json.dumps(to_ids(base.indexed, base.all_caches, base.mapped)))
     # Its own stages are there already: nothing is listed, embedded or fitted again.
     for stage in ("index", "extract", "fit"):
         monkeypatch.setattr(f"flows.stages.pipeline.{stage}", None)

@@ -40,7 +40,7 @@ def cut_up(settings: dict[str, Any], tmp_path: Path, photo_folder: Any) -> Pipel
 
 
 def values(pipeline: Pipeline) -> Any:
-    cache = FeatureCache.open(pipeline.root, pipeline.extracted.evaluation["shapes"])
+    cache = FeatureCache.open(pipeline.root, pipeline.extracted.evaluation_caches["shapes"])
     return cache.reader(pipeline.indexed.data.keys()).all(0)
 
 
@@ -60,7 +60,7 @@ def test_the_command_merges_shards_and_nothing_is_computed_again(
 ) -> None:
     monkeypatch.setattr("storage.cache.compaction._WORTH_A_WORD", 2)
     before = values(cut_up)
-    cache = cut_up.extracted.evaluation["shapes"]
+    cache = cut_up.extracted.evaluation_caches["shapes"]
     (hint,) = hints(collect(cut_up.root.url))
     assert hint.startswith(f"{cache} is cut into 4 shards where 2 would do: `tintem compact ")
     (command,) = (part for part in hint.split("`") if part.startswith("tintem compact"))
@@ -86,7 +86,7 @@ def test_embeddings_of_photos_that_are_gone_are_left_behind_when_asked(cut_up: P
         photo.unlink()
     again = Pipeline(cut_up.config)
     assert again.indexed
-    cache = FeatureCache.open(again.root, cut_up.extracted.evaluation["shapes"])
+    cache = FeatureCache.open(again.root, cut_up.extracted.evaluation_caches["shapes"])
     assert cache.stats()["rows"] == 54
     done = compact(again.config.root, cache.id, drop_removed=True)
     assert [(each.id, each.shards_before, each.shards_after) for each in done] == [(cache.id, 4, 2)]

@@ -40,7 +40,9 @@ def extracted(config_file: Path, settings: dict[str, Any]) -> Pipeline:
 
 def shards(pipeline: Pipeline) -> list[Path]:
     """The shard files of the training views, in order of their number."""
-    folder = Path(pipeline.config.root) / "caches" / pipeline.extracted.views / "global/c/0"
+    folder = (
+        Path(pipeline.config.root) / "caches" / pipeline.extracted.training_cache / "global/c/0"
+    )
     return sorted((p for p in folder.glob("*/0")), key=lambda p: int(p.parent.name))
 
 
@@ -55,8 +57,8 @@ def test_sound_caches_are_sound_and_hold_what_the_teacher_gives(
 ) -> None:
     verdicts = verify(str(config_file))
     assert [v.id for v in verdicts] == [
-        extracted.extracted.views,
-        extracted.extracted.evaluation["shapes"],
+        extracted.extracted.training_cache,
+        extracted.extracted.evaluation_caches["shapes"],
     ]
     for verdict in verdicts:
         assert verdict.sound
@@ -99,9 +101,13 @@ def test_repair_computes_exactly_the_damaged_shards_again(
 def test_without_a_config_repair_only_withdraws(extracted: Pipeline) -> None:
     flip_a_byte(shards(extracted)[1])
     (done,) = (d for d in repair(extracted.config.root) if d.withdrawn)
-    assert (done.id, done.withdrawn, done.recomputed) == (extracted.extracted.views, (1,), None)
+    assert (done.id, done.withdrawn, done.recomputed) == (
+        extracted.extracted.training_cache,
+        (1,),
+        None,
+    )
     again = Pipeline(extracted.config)
-    cache = FeatureCache.open(again.root, again.extracted.views)
+    cache = FeatureCache.open(again.root, again.extracted.training_cache)
     assert not again.extracted.reused
     assert cache.verify() == []
 
@@ -123,7 +129,7 @@ def test_repair_leaves_new_photos_to_the_extraction(
 def test_a_cache_that_cannot_be_read_is_told_and_the_others_are_looked_after(
     extracted: Pipeline, way: str
 ) -> None:
-    root, lost = extracted.root, extracted.extracted.evaluation["shapes"]
+    root, lost = extracted.root, extracted.extracted.evaluation_caches["shapes"]
     for name in ("record.json", "record-copy.json"):
         path = f"caches/{lost}/{name}"
         record = {**unseal(root.read(path), path), "format": 99}
@@ -147,7 +153,7 @@ def test_a_cache_that_cannot_be_read_is_told_and_the_others_are_looked_after(
 def test_one_cache_can_be_verified_alone_and_an_unknown_one_is_refused(
     extracted: Pipeline, config_file: Path
 ) -> None:
-    (verdict,) = verify(str(config_file), extracted.extracted.evaluation["shapes"])
+    (verdict,) = verify(str(config_file), extracted.extracted.evaluation_caches["shapes"])
     assert verdict.truth is not None
     with pytest.raises(InputError, match="holds no cache nothing"):
         verify(extracted.config.root, "nothing")
@@ -209,7 +215,7 @@ def test_the_truth_test_sees_every_kind_and_flipped_views(
     settings["views"]["recipe"] = {"flip": 1.0}
     config = load_config(write_config(tmp_path, settings))
     pipeline = Pipeline(config)
-    cache = FeatureCache.open(pipeline.root, pipeline.extracted.views)
+    cache = FeatureCache.open(pipeline.root, pipeline.extracted.training_cache)
     source = view_source(config, pipeline.indexed.data, "train")
     truth = measure_truth(config, cache, source)
     assert truth.flipped == truth.views == 8
@@ -219,7 +225,7 @@ def test_the_truth_test_sees_every_kind_and_flipped_views(
 def test_a_training_stops_when_the_cache_no_longer_tells_the_truth(
     extracted: Pipeline, config: RunConfig
 ) -> None:
-    cache = FeatureCache.open(extracted.root, extracted.extracted.views)
+    cache = FeatureCache.open(extracted.root, extracted.extracted.training_cache)
     source = view_source(config, extracted.indexed.data, "train")
     truth_test(config, cache, source, seed=0)
     # As if the teacher's weights had changed unseen: another teacher under this cache's id.

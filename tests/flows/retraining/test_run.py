@@ -265,7 +265,7 @@ def test_the_scores_are_cosines_to_the_nearest_photo_learned_from(nights: Nights
     night, first = nights.held["few"][0].night, history(nights.root, LINE)[0]
     assert night is not None
     known = Manifest.load(nights.root, first.model.reference["manifest"]).keys("train")
-    cache = Pipeline(parse_config(nights.settings, "test")).extracted.evaluation["shapes"]
+    cache = Pipeline(parse_config(nights.settings, "test")).extracted.evaluation_caches["shapes"]
     scores = pl.read_parquet(Path(nights.root.url) / "nights" / night / "new_photos.parquet")
     bank, new = (
         unit_rows(FeatureCache.open(nights.root, cache).reader(keys).all(view=0))

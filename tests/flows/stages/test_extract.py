@@ -44,7 +44,7 @@ def test_every_view_of_every_photo_is_what_the_teacher_gives(
     settings["views"]["count"] = 3
     config = with_cache(settings, tmp_path, tokens=True, dtype="float32", rows_per_shard=5)
     pipeline = Pipeline(config)
-    cache = FeatureCache.open(pipeline.root, pipeline.extracted.views)
+    cache = FeatureCache.open(pipeline.root, pipeline.extracted.training_cache)
     source = view_source(config, pipeline.indexed.data, "train")
     teacher = load_teacher(config.teacher, "cpu")
     found = {kind: cache.reader(source.keys, kind) for kind in cache.spec.kinds}
@@ -98,7 +98,7 @@ def test_a_stranger_is_told_the_grid_of_the_tokens(
     settings: dict[str, Any], tmp_path: Path
 ) -> None:
     pipeline = Pipeline(with_cache(settings, tmp_path, tokens=True))
-    folder = pipeline.root.path(f"caches/{pipeline.extracted.views}")
+    folder = pipeline.root.path(f"caches/{pipeline.extracted.training_cache}")
     assert folder is not None
     tokens = zarr.open_group(folder, mode="r")["tokens"]
     assert tokens.attrs["grid"] == [2, 2]
@@ -124,9 +124,10 @@ def test_an_archive_is_made_by_a_run_and_an_existing_cache_keeps_its_codec(
         with_cache(settings | {"root": str(tmp_path / "plain")}, tmp_path, codec="none")
     )
     assert plain.trained.id == archived.trained.id
-    assert plain.extracted.views == archived.extracted.views
+    assert plain.extracted.training_cache == archived.extracted.training_cache
     folders = [
-        pipeline.root.path(f"caches/{pipeline.extracted.views}") for pipeline in (archived, plain)
+        pipeline.root.path(f"caches/{pipeline.extracted.training_cache}")
+        for pipeline in (archived, plain)
     ]
     np.testing.assert_array_equal(
         *(zarr.open_group(folder, mode="r")["global"][:] for folder in folders)
@@ -143,7 +144,9 @@ def test_an_archive_is_made_by_a_run_and_an_existing_cache_keeps_its_codec(
     told = [note for note in notes.notes if "keeps the codec 'zstd'" in note]
     assert len(told) == 2
     assert "for 'none' delete" in told[0]
-    assert FeatureCache.open(archived.root, archived.extracted.views).layout.codec == "zstd"
+    assert (
+        FeatureCache.open(archived.root, archived.extracted.training_cache).layout.codec == "zstd"
+    )
 
 
 def test_a_cache_cut_too_finely_is_told_with_the_command_that_mends_it(
@@ -153,7 +156,7 @@ def test_a_cache_cut_too_finely_is_told_with_the_command_that_mends_it(
     with reporting_to(notes):
         assert pipeline.extracted
     assert not any("tintem compact" in note for note in notes.notes)
-    cache = FeatureCache.open(pipeline.root, pipeline.extracted.views)
+    cache = FeatureCache.open(pipeline.root, pipeline.extracted.training_cache)
     assert fragmented(cache) == ""
     monkeypatch.setattr("storage.cache.compaction._WORTH_A_WORD", 0)
     found = Fragmentation(5, 2)
@@ -224,7 +227,7 @@ def test_photos_are_embedded_in_the_order_of_their_files(
         table.write_parquet(tmp_path / f"{name}.parquet")
     settings["data"]["uri"] = str(tmp_path / "*.parquet")
     pipeline = Pipeline(load_config(write_config(tmp_path, settings)))
-    cache = FeatureCache.open(pipeline.root, pipeline.extracted.views)
+    cache = FeatureCache.open(pipeline.root, pipeline.extracted.training_cache)
     data = pipeline.indexed.data
     uri_of = dict(zip(data.keys(), data.uris(), strict=True))
     stored = [uri_of[key] for key, _ in sorted(stored_rows(cache).items(), key=itemgetter(1))]

@@ -185,7 +185,7 @@ def test_an_extension_brings_what_it_extends_into_being(quick: dict[str, Any]) -
 def test_fewer_views_than_cached_can_be_used(quick: dict[str, Any]) -> None:
     one, _ = trained(configured(quick, training__views=1))
     two, _ = trained(configured(quick))
-    assert one.extracted.views == two.extracted.views
+    assert one.extracted.training_cache == two.extracted.training_cache
     assert one.trained.id != two.trained.id
     with pytest.raises(InputError, match="more than the 2 cached views"):
         configured(quick, training__views=3)
@@ -209,7 +209,7 @@ def test_several_teachers_are_joined_by_their_weights(
     alone, _ = trained(configured(quick))
     changes: dict[str, Any] = {"cache__tokens": True, "training__local_weight": 0.5}
     both, _ = trained(configured(quick, other_teachers=[second]))
-    assert both.extracted.views == alone.extracted.views
+    assert both.extracted.training_cache == alone.extracted.training_cache
     assert both.trained.id != alone.trained.id
     width = alone.mapped.record["teacher_width"]
     assert both.mapped.record["teacher_width"] == width + 64

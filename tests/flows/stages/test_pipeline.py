@@ -89,7 +89,7 @@ def test_another_student_reuses_cache_and_mapping(settings: dict[str, Any]) -> N
     first, _ = finish(configured(settings))
     second, notes = finish(configured(settings, student__model="test_vit", student__image_size=160))
     assert second.extracted == first.extracted.__class__(
-        first.extracted.views, first.extracted.evaluation, reused=True
+        first.extracted.training_cache, first.extracted.evaluation_caches, reused=True
     )
     assert second.mapped.id == first.mapped.id
     assert second.mapped.reused
@@ -168,7 +168,7 @@ def test_new_photos_are_embedded_and_old_ones_are_not_embedded_again(
     photo_folder(12, classes=("disc", "plain"), first=100)
     after, notes = Pipeline(config), Notes()
     with reporting_to(notes):
-        assert after.extracted.views == before.extracted.views
+        assert after.extracted.training_cache == before.extracted.training_cache
     added = len(after.indexed.data.keys()) - len(before.indexed.data.keys())
     assert added == 12
     assert notes.work["Extract shapes (eval)"] == 12

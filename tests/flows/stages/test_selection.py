@@ -208,7 +208,7 @@ def test_labels_that_a_choice_goes_by_are_part_of_the_students_id(
 ) -> None:
     def student(config: RunConfig) -> str:
         run = Pipeline(config)
-        return stage.train(run.config, run.root, run.indexed, run.stored, run.mapped).id
+        return stage.train(run.config, run.root, run.indexed, run.all_caches, run.mapped).id
 
     chosen["training"]["epochs"] = 1
     photo_folder(48, classes=("all",), name="other")

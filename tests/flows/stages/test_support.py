@@ -34,7 +34,9 @@ def test_support_images_are_embedded_once_and_named_in_the_student(
 ) -> None:
     with_support = run(settings, **WITH)
     spec = with_support.trained.record["spec"]
-    cache = FeatureCache.open(with_support.root, with_support.extracted.evaluation["dead-leaves"])
+    cache = FeatureCache.open(
+        with_support.root, with_support.extracted.evaluation_caches["dead-leaves"]
+    )
     assert not cache.missing(with_support.indexed.support["dead-leaves"].keys())
     assert spec["training"]["support"] == 0.25
     assert list(spec["support"]) == ["dead-leaves"]
@@ -42,7 +44,7 @@ def test_support_images_are_embedded_once_and_named_in_the_student(
     assert again.extracted.reused
     assert again.trained.reused
     more = run(settings, training__support=0.25, support={"synthetic": 8})
-    assert more.extracted.views == with_support.extracted.views
+    assert more.extracted.training_cache == with_support.extracted.training_cache
     assert more.trained.id != with_support.trained.id
 
 
@@ -56,7 +58,10 @@ def test_what_a_student_does_not_learn_from_leaves_no_trace_in_its_id(
     assert "stages" not in spec["student"]
     seen = run(settings, training__evaluation_view=0.5)
     assert seen.trained.id != plain.trained.id
-    assert seen.trained.record["spec"]["evaluation_cache"] == seen.extracted.evaluation["shapes"]
+    assert (
+        seen.trained.record["spec"]["evaluation_cache"]
+        == seen.extracted.evaluation_caches["shapes"]
+    )
     assert seen.extracted.reused, "the evaluation view was there already"
 
 
@@ -84,16 +89,16 @@ def test_the_local_term_has_tokens_of_every_view_that_is_learned_from(
         cache__keep_mapped=keep_mapped,
     )
     assert with_tokens.trained.record["metrics"]["final_loss"] > 0
-    assert len(with_tokens.stored.mapped_tokens) == (3 if keep_mapped else 0)
+    assert len(with_tokens.all_caches.mapped_tokens) == (3 if keep_mapped else 0)
     target = write_config(Path(settings["root"]).parent, with_tokens.config.model_dump(mode="json"))
     assert all(verdict.sound for verdict in verify(str(target)))
 
 
 def test_other_processes_find_the_support_images_again(settings: dict[str, Any]) -> None:
     mine = run(settings, **WITH)
-    told = json.loads(json.dumps(to_ids(mine.indexed, mine.stored, mine.mapped)))
+    told = json.loads(json.dumps(to_ids(mine.indexed, mine.all_caches, mine.mapped)))
     indexed, extracted, _ = from_ids(mine.root, told)
-    assert extracted == mine.stored
+    assert extracted == mine.all_caches
     found, wanted = (x.support["dead-leaves"].digest() for x in (indexed, mine.indexed))
     assert found == wanted
 
@@ -137,7 +142,7 @@ def test_the_centred_term_starts_from_the_mean_of_the_training_photos_targets(
 def test_labels_need_no_support(settings: dict[str, Any]) -> None:
     supervised = run(settings, **WITH, training__objective="supervised")
     assert "support" not in supervised.trained.record["spec"]
-    assert list(supervised.extracted.evaluation) == ["shapes"]
+    assert list(supervised.extracted.evaluation_caches) == ["shapes"]
 
 
 def test_every_support_set_needs_a_name_of_its_own(settings: dict[str, Any]) -> None:

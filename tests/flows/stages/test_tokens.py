@@ -36,8 +36,8 @@ def mapped(settings: dict[str, Any]) -> dict[str, Any]:
 
 def tokens_cache(pipeline: Pipeline) -> FeatureCache:
     """The cache of the training views' tokens; that of the evaluation view comes after it."""
-    assert len(pipeline.stored.mapped_tokens) == 2
-    return FeatureCache.open(pipeline.root, pipeline.stored.mapped_tokens[0])
+    assert len(pipeline.all_caches.mapped_tokens) == 2
+    return FeatureCache.open(pipeline.root, pipeline.all_caches.mapped_tokens[0])
 
 
 def size(pipeline: Pipeline, cache_id: str, kind: str) -> int:
@@ -61,9 +61,11 @@ def test_they_are_the_mapping_of_the_full_ones(
         cache = tokens_cache(pipeline)
     full = Pipeline(configured(mapped, cache__keep_mapped=False, cache__dtype="float32"))
     keys = pipeline.indexed.data.keys("train")
-    wide = FeatureCache.open(full.root, full.extracted.views).reader(keys, "tokens")
+    wide = FeatureCache.open(full.root, full.extracted.training_cache).reader(keys, "tokens")
     assert list(cache.spec.kinds) == ["tokens"]
-    assert cache.spec.id.startswith(pipeline.extracted.views.rpartition("-")[0] + "-mapped-")
+    assert cache.spec.id.startswith(
+        pipeline.extracted.training_cache.rpartition("-")[0] + "-mapped-"
+    )
     reader, mapping = cache.reader(keys, "tokens"), load_mapping(config, full.root, pipeline.mapped)
     assert reader.shape == (wide.shape[0], 32)
     for view in range(2):
@@ -86,14 +88,14 @@ def test_training_with_them_is_nearly_the_same_and_takes_less(mapped: dict[str, 
     narrow, full = (Pipeline(configured(mapped, cache__keep_mapped=k)) for k in (True, False))
     np.testing.assert_allclose(losses(narrow), losses(full), rtol=2e-3)
     assert narrow.trained.id != full.trained.id
-    spec, (views, *others) = narrow.trained.record["spec"], narrow.stored.mapped_tokens
+    spec, (views, *others) = narrow.trained.record["spec"], narrow.all_caches.mapped_tokens
     assert spec["mapped_tokens"] == views
     assert spec["further_mapped_tokens"] == others
     assert narrow.evaluated.record["test_photos"] == full.evaluated.record["test_photos"]
 
     width = full.mapped.record["teacher_width"]
     share = size(narrow, tokens_cache(narrow).spec.id, "tokens") / size(
-        full, full.extracted.views, "tokens"
+        full, full.extracted.training_cache, "tokens"
     )
     assert share == pytest.approx(32 / width, rel=0.05)
 
@@ -103,18 +105,18 @@ def test_their_ids_follow_from_the_mapping_and_are_stable(mapped: dict[str, Any]
     assert first.trained
     with reporting_to(notes):
         again = Pipeline(configured(mapped))
-        assert again.stored.reused
+        assert again.all_caches.reused
         assert again.trained.reused
-    assert again.stored.mapped_tokens == first.stored.mapped_tokens
+    assert again.all_caches.mapped_tokens == first.all_caches.mapped_tokens
     assert not any(note.startswith("tokens stored") for note in notes.notes)
     plain = Pipeline(configured(mapped, cache__tokens=False, cache__keep_mapped=False,
                                 training__local_weight=0.0))  # fmt: skip
-    assert plain.stored is plain.extracted
-    assert plain.extracted.views == first.extracted.views
+    assert plain.all_caches is plain.extracted
+    assert plain.extracted.training_cache == first.extracted.training_cache
     assert plain.mapped.id == first.mapped.id
     other = Pipeline(configured(mapped, mapping__seed=1))
-    assert other.extracted.views == first.extracted.views
-    assert other.stored.mapped_tokens != first.stored.mapped_tokens
+    assert other.extracted.training_cache == first.extracted.training_cache
+    assert other.all_caches.mapped_tokens != first.all_caches.mapped_tokens
 
 
 @pytest.mark.parametrize(
@@ -228,7 +230,7 @@ def test_their_extraction_killed_goes_on_where_it_was(
     assert len(after) > len(before)
     assert {p: after[p] for p in before} == before
     pipeline = Pipeline(load_config(path))
-    assert pipeline.stored.reused
+    assert pipeline.all_caches.reused
     assert tokens_cache(pipeline).verify() == []
     record = json.loads(next(root.glob("caches/*-light-mapped-*/record.json")).read_text())
     assert "pairwise_pearson" in json.dumps(record)
