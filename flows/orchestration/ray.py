@@ -58,7 +58,7 @@ def cluster_connection(cluster: ClusterConfig) -> Iterator[None]:
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise _no_cluster(cluster.address, str(error)) from None
     try:
-        _refuse_unreachable_server([str(node["NodeManagerAddress"]) for node in _nodes()])
+        refuse_unreachable_server([str(node["NodeManagerAddress"]) for node in _nodes()])
         yield
     finally:
         ray.shutdown()
@@ -90,7 +90,7 @@ def task_resources(config: RunConfig) -> Iterator[RuntimeConfig]:
 
     cluster = config.runtime.cluster
     assert cluster is not None
-    cpus, gpus = cluster.cpus_per_task, _gpus_per_task(config)
+    cpus, gpus = cluster.cpus_per_task, gpus_per_task(config)
     if most_per_machine(config) == 0:
         reporter().note(
             f"no machine of the cluster has {cpus} cores and {gpus:g} GPUs to give to a task: "
@@ -112,7 +112,7 @@ def most_per_machine(config: RunConfig) -> int:
     """Return how many tasks the largest machine of the cluster has room for."""
     cluster = config.runtime.cluster
     assert cluster is not None
-    gpus = _gpus_per_task(config)
+    gpus = gpus_per_task(config)
     return max(
         int(
             min(
@@ -169,7 +169,7 @@ def executor_of(config: RunConfig) -> Iterator[RayExecutor | None]:
         yield RayExecutor(cluster, stack)
 
 
-def _gpus_per_task(config: RunConfig) -> float:
+def gpus_per_task(config: RunConfig) -> float:
     cluster = config.runtime.cluster
     assert cluster is not None
     if cluster.gpus_per_task is not None:
@@ -203,7 +203,7 @@ def _no_cluster(address: str, reason: str) -> InputError:
     )
 
 
-def _refuse_unreachable_server(machines: list[str]) -> None:
+def refuse_unreachable_server(machines: list[str]) -> None:
     """Raises InputError where Prefect's server answers this machine alone, and there are others."""
     url = get_current_settings().api.url
     host = "127.0.0.1" if url is None else urlsplit(str(url)).hostname

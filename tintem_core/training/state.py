@@ -22,7 +22,7 @@ from tintem_core.errors import InputError, TintemError
 from tintem_core.models.embedder import Precision, autocast, to_float
 from tintem_core.models.student import Student
 from tintem_core.objectives import Objective, Targets
-from tintem_core.training._batch_norm import SharedBatchNorm
+from tintem_core.training.batch_norm import SharedBatchNorm
 from tintem_core.training.config import TrainingConfig
 
 

@@ -69,11 +69,11 @@ def test_other_machines_must_reach_the_prefect_server(monkeypatch: pytest.Monkey
         api = Api()
 
     monkeypatch.setattr(cluster, "get_current_settings", Settings)
-    cluster._refuse_unreachable_server(["127.0.0.1"])
+    cluster.refuse_unreachable_server(["127.0.0.1"])
     with pytest.raises(InputError, match=r"203\.0\.113\.9 cannot reach .* set PREFECT_API_URL"):
-        cluster._refuse_unreachable_server(["127.0.0.1", "203.0.113.9"])
+        cluster.refuse_unreachable_server(["127.0.0.1", "203.0.113.9"])
     Api.url = "http://prefect.example:4200/api"
-    cluster._refuse_unreachable_server(["127.0.0.1", "203.0.113.9"])
+    cluster.refuse_unreachable_server(["127.0.0.1", "203.0.113.9"])
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_tasks_are_given_the_gpus_that_there_are(
     nodes = [{"Resources": {"CPU": 8.0}}, {"Resources": {"CPU": 32.0, "GPU": 4.0}}]
     monkeypatch.setattr(cluster, "_nodes", lambda: nodes)
     config = on_cluster({**settings, "runtime": {"device": device}}, asked)
-    assert cluster._gpus_per_task(config) == gpus
+    assert cluster.gpus_per_task(config) == gpus
     assert cluster.most_per_machine(config) == room
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tintem_core.training._batch_norm import SharedBatchNorm
+from tintem_core.training.batch_norm import SharedBatchNorm
 
 
 def stepped(layer: nn.Module, input: Tensor) -> list[Tensor]:
