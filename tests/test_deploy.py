@@ -134,7 +134,7 @@ def test_the_image_passes_the_linter_and_copies_what_there_is() -> None:
     copied = re.findall(r"^COPY (.*) \S+$", (DEPLOY / "Dockerfile").read_text(), re.MULTILINE)
     names = {name for line in copied for name in line.split()}
     assert all((ROOT / name).exists() for name in names)
-    packages = ("flows", "storage", "tintem_core", "deploy")
+    packages = ("flows", "storage", "tintem_core", "tintem_pixels", "deploy")
     assert names == {*packages, "constraints.txt", "pyproject.toml", "README.md", "LICENSE"}
     ignored = (DEPLOY / "Dockerfile.dockerignore").read_text().split()
     assert {f"!{name}" for name in names} == {line for line in ignored if line.startswith("!")}

@@ -15,6 +15,8 @@ ROOT = Path(__file__).parent.parent
 
 FORBIDDEN = {
     "tintem_core": {"prefect", "zarr", "obstore", "polars", "storage", "flows", "pathlib"},
+    # A device that embeds photos has NumPy and Pillow only.
+    "tintem_pixels": {"torch", "timm", "pydantic", "polars", "zarr", "prefect"},
     # The stages run on a machine without Prefect, and leave chunk layouts to storage.
     "flows/stages": {"prefect", "zarr", "obstore"},
     "flows/nights": {"prefect"},

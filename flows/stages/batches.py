@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from flows.stages.latents import Latents
-from storage.identity import content_key
-from storage.images import ImageReader
+from storage.images import ImageReader, is_image
 from storage.order import EpochOrder
 from tintem_core.errors import InputError
 from tintem_core.training import Batch
@@ -47,10 +46,11 @@ class ViewSource:
         """
         uri, key = self.uris[row], self.keys[row]
         data = self.images.read(uri)
-        if content_key(data) != key:
+        bits = self.images.source.bits
+        if not is_image(data, key, bits):
             raise InputError(f"{uri} has changed since it was indexed: run the same command again.")
         try:
-            image = decode_image(data)
+            image = decode_image(data, bits)
         except InputError as error:
             raise InputError(
                 f"{uri} is {error}; set data.check to 'decode' to have such photos left out."

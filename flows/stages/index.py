@@ -86,6 +86,7 @@ def _dataset(source: SourceConfig, root: Root) -> Dataset:
             source, previous=previous, progress=progress, reading=root.reading
         )
     manifest.save(root)
+    reporter().note(manifest.summary)
     unreadable = len(manifest.quarantine)
     if unreadable:
         first = manifest.quarantine.row(0, named=True)

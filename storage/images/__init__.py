@@ -1,6 +1,7 @@
 """Images: where they come from, and the manifest that lists them."""
 
 from storage.images.index import build_manifest, draws_splits
+from storage.images.inspect import is_image
 from storage.images.manifest import Manifest
 from storage.images.open import open_reader
 from storage.images.source import IMAGE_SUFFIXES, ImageReader, SourceConfig
@@ -12,5 +13,6 @@ __all__ = [
     "SourceConfig",
     "build_manifest",
     "draws_splits",
+    "is_image",
     "open_reader",
 ]
