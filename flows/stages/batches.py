@@ -37,6 +37,8 @@ class ViewSource:
     keys: Sequence[str]
     recipe: ViewRecipe
     base_size: int
+    bits: int | None = None
+    """How many bits are in use in grey values that are stored in more than 8."""
 
     def views(self, row: int, views: range, size: int) -> Pixels:
         """Decode image ``row`` once and render some of its views: (len(views), S, S, 3).
@@ -46,11 +48,10 @@ class ViewSource:
         """
         uri, key = self.uris[row], self.keys[row]
         data = self.images.read(uri)
-        bits = self.images.source.bits
-        if not is_image(data, key, bits):
+        if not is_image(data, key, self.bits):
             raise InputError(f"{uri} has changed since it was indexed: run the same command again.")
         try:
-            image = decode_image(data, bits)
+            image = decode_image(data, self.bits)
         except InputError as error:
             raise InputError(
                 f"{uri} is {error}; set data.check to 'decode' to have such photos left out."

@@ -83,6 +83,7 @@ def renderer(
         dataset.keys(split),
         recipe,
         base_size=config.teacher.image_size,
+        bits=dataset.manifest.source.bits,
     )
 
 

@@ -8,6 +8,7 @@ import polars as pl
 from storage.errors import SourceError
 from storage.images.select import SPLIT_NAMES, left_out, looked_for
 from storage.images.source import ENTRY_SCHEMA, ImageReader, SourceConfig
+from storage.images.tar_stream import COMPRESSED_SUFFIXES
 from storage.root import open_root
 
 _BATCH = 100_000
@@ -52,6 +53,9 @@ class FolderReader(ImageReader):
         for suffix in (".parquet", ".tar"):
             if self.skipped[suffix]:
                 return f"For its {suffix} files write {self.source.uri.rstrip('/')}/*{suffix}."
+        for suffix, program in COMPRESSED_SUFFIXES.items():
+            if self.skipped[suffix]:
+                return f"Unpack its {suffix} files with {program} into .tar files first."
         return "Correct the source's uri."
 
 

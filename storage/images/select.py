@@ -43,7 +43,10 @@ def matching_files(source: SourceConfig, suffix: str) -> tuple[Root, dict[str, O
         if path.lower().endswith(suffix) and included(path, source)
     }
     if not found:
-        raise SourceError(f"{source.uri} names no {suffix} file. Correct the source's uri.")
+        cure = "Correct the source's uri."
+        if facts and source.include:
+            cure = f"include ({', '.join(source.include)}) names files, not what is in them."
+        raise SourceError(f"{source.uri} names no {suffix} file. {cure}")
     return root, found
 
 

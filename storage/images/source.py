@@ -28,10 +28,18 @@ class SourceConfig(BaseModel, frozen=True, extra="forbid"):
         description="image folder, CSV or Parquet of URIs, Parquet with image bytes, *.tar or "
         "*.parquet; local or s3://",
     )
-    label_column: str | None = Field(None, description="column of labels; None: `label` if there")
+    label_column: str | None = Field(
+        None,
+        description="column of labels, in a tar cls, txt or a key of the JSON; None: `label`, and "
+        "cls, if there",
+    )
     uri_column: str | None = Field(None, description="column of paths; None: the usual names")
     split_column: str | None = Field(None, description="column of splits; None: `split` if there")
-    image_column: str | None = Field(None, description="column of bytes; None: the usual names")
+    image_column: str | None = Field(
+        None,
+        description="column of bytes, in a tar the extension of the photos (jpg, seg.png); None: "
+        "the usual names, in a tar the one image of a sample",
+    )
     labels: Literal["folders", "none", "auto"] = Field(
         "auto", description="auto: class folders or a label column where there are any"
     )
