@@ -37,6 +37,8 @@ def card(config: RunConfig, rows: list[Row], record: dict[str, Any]) -> str:
         *_choice(config),
         f"- file: `{model['file']}`",
         f"- input: `{model['input']}`; pixel normalisation is inside the model",
+        "- photos: upright (EXIF orientation), transparent parts over white, the central square, "
+        "bicubic; `tintem_pixels.load_pixels(photo, size)` does so",
         f"- output: `{model['output']}`; compare embeddings by their cosine",
         f"- check: {_check(record)}",
         "",

@@ -31,11 +31,11 @@ def _decodes(form: str) -> bool:
     return form != "EPS" or bool(EpsImagePlugin.has_ghostscript())
 
 
-def _suffixes() -> tuple[str, ...]:
+def _suffixes() -> frozenset[str]:
     _register_heif()
     Image.init()
     registered = Image.registered_extensions().items()
-    return tuple(sorted(suffix for suffix, form in registered if _decodes(form)))
+    return frozenset(suffix for suffix, form in registered if _decodes(form))
 
 
 SUFFIXES = _suffixes()

@@ -56,6 +56,11 @@ class Dataset:
         """Return the labels, in the order of :meth:`keys`; None where there is none."""
         return self._select("label", split)
 
+    @property
+    def is_labelled(self) -> bool:
+        """Whether photos of both splits have labels, so that they can be scored by them."""
+        return all(self.manifest.select(split)["label"].count() > 0 for split in ("train", "test"))
+
     def digest(self, split: str | None = None, *, labels: bool = False) -> str:
         """Return the identity of the images (and of their labels where these matter)."""
         columns = [self._select("key", split)]

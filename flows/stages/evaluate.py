@@ -29,6 +29,7 @@ from storage.root import Root
 from tintem_core.backbones import place
 from tintem_core.faithfulness import faithfulness
 from tintem_core.measures import Draws
+from tintem_core.neighbours import near_copies
 from tintem_core.students import Student
 from tintem_core.teachers import to_float
 
@@ -52,6 +53,9 @@ def evaluate(
         "settings": config.evaluation.model_dump(include={"knn", "ood_neighbour", "resamples"}),
         "method": METHOD,
     }
+    if None in indexed.data.labels() and indexed.data.is_labelled:
+        # Releases before 0.2 scored no such photos by their labels.
+        spec["labelled"] = "some"
     evaluation_id = make_id(f"{config.student.model}-{config.data.name}", spec)
     record, reused = made_once(
         root,
@@ -87,6 +91,8 @@ def _evaluate(
         test = spaces(indexed.data, "test")
         ood = {name: spaces(d, None) for name, d in indexed.ood.items()}
     rows = measure(config, indexed.data, train, test, ood)
+    near = near_copies(train.teacher, test.teacher)
+    _tell(indexed.data, near)
     if extracted.others:
         for dataset in indexed.datasets():
             is_data = dataset is indexed.data
@@ -105,10 +111,28 @@ def _evaluate(
         "metrics": {_label(row): row["value"] for row in rows},
         "rows": rows,
         "test_photos": len(test.teacher),
+        "near_copies": near,
         "provenance": provenance(),
     }
     files = {"metrics.parquet": table.getvalue(), "ood_scores.parquet": curves.getvalue()}
     return files, record
+
+
+def _tell(data: Dataset, near: int) -> None:
+    """Say what the scores are over, and how far they may be flattered."""
+    labels = data.labels("test")
+    labelled = sum(label is not None for label in labels)
+    if data.is_labelled and labelled < len(labels):
+        reporter().note(
+            f"scores by labels are over the {labelled:,} of {len(labels):,} test photos of "
+            f"{data.name} that have one"
+        )
+    if near:
+        reporter().note(
+            f"{near:,} of {len(labels):,} test photos of {data.name} look to the teacher nearly "
+            "the same as a train photo: copies that were saved anew flatter every score. Name the "
+            "splits in the source if they matter"
+        )
 
 
 def _per_teacher(

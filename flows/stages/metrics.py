@@ -26,7 +26,7 @@ def known_metrics(
 ) -> list[str]:
     """Return what an evaluation measures, as subject/set/name.
 
-    Those in NEED_LABELS are measured where every photo has a label, and what is found among 10
+    Those in NEED_LABELS are measured over the photos that have a label, and what is found among 10
     where there are more test photos than that.
 
     Args:

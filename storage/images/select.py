@@ -152,8 +152,8 @@ def pick_column(columns: list[str], wanted: str | None, usual: tuple[str, ...], 
         SourceError: if there is none; names the columns there are.
     """
     for name in (wanted,) if wanted else usual:
-        if name in columns:
-            return name
+        if (found := _column(columns, name)) is not None:
+            return found
     asked = f"no column {wanted!r}" if wanted else f"none of {', '.join(usual)}"
     raise SourceError(
         f"{what} has {asked}; its columns are {', '.join(columns)}. Name the right one."
@@ -163,5 +163,13 @@ def pick_column(columns: list[str], wanted: str | None, usual: tuple[str, ...], 
 def optional_column(columns: list[str], wanted: str | None, usual: str, what: str) -> str | None:
     """The column asked for (which must be there), or the usual one if it is there."""
     if wanted is None:
-        return usual if usual in columns else None
+        return _column(columns, usual)
     return pick_column(columns, wanted, (), what)
+
+
+def _column(columns: list[str], name: str) -> str | None:
+    """The column of a name, in any capitals where there is no exact one, if it is there once."""
+    if name in columns:
+        return name
+    alike = [column for column in columns if column.strip().lower() == name.strip().lower()]
+    return alike[0] if len(alike) == 1 else None

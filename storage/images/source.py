@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 
 from tintem_pixels import SUFFIXES
 
-IMAGE_SUFFIXES = SUFFIXES
+IMAGE_SUFFIXES = tuple(sorted(SUFFIXES))
 ENTRY_SCHEMA = {
     "uri": pl.String,
     "bytes": pl.Int64,
