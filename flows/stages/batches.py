@@ -39,6 +39,8 @@ class ViewSource:
     base_size: int
     bits: int | None = None
     """How many bits are in use in grey values that are stored in more than 8."""
+    on_change: Callable[[str], None] | None = None
+    """Called with the uri of a photo that is no longer the one that was indexed."""
 
     def views(self, row: int, views: range, size: int) -> Pixels:
         """Decode image ``row`` once and render some of its views: (len(views), S, S, 3).
@@ -49,6 +51,8 @@ class ViewSource:
         uri, key = self.uris[row], self.keys[row]
         data = self.images.read(uri)
         if not is_image(data, key, self.bits):
+            if self.on_change is not None:
+                self.on_change(uri)
             raise InputError(f"{uri} has changed since it was indexed: run the same command again.")
         try:
             image = decode_image(data, self.bits)

@@ -1,7 +1,8 @@
 """Stage 2: teacher embeddings, once, into the feature cache."""
 
 from collections.abc import Collection, Mapping
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, nullcontext, suppress
+from functools import partial
 from typing import Any
 
 from flows.config import RunConfig
@@ -14,6 +15,7 @@ from flows.stages.batches import ViewSource
 from flows.stages.datasets import Dataset
 from flows.stages.embed import embed_shards
 from flows.stages.fit import through_mapping
+from flows.stages.reading import run_root
 from flows.stages.results import Extracted, Indexed, TeacherCaches
 from flows.stages.spreading import spread
 from flows.stages.stored import check_stored
@@ -21,6 +23,8 @@ from flows.stages.teacher import load_teacher
 from flows.stages.wanted import Wanted, wanted_caches
 from flows.status import fragmented
 from storage.cache import FeatureCache, ShardTask
+from storage.errors import StorageError
+from storage.images import mark_changed
 from storage.root import Root, open_root
 from tintem_core.errors import InputError
 from tintem_core.teachers import TeacherConfig
@@ -84,7 +88,15 @@ def renderer(
         recipe,
         base_size=config.teacher.image_size,
         bits=dataset.manifest.source.bits,
+        on_change=partial(_mark_changed, config, dataset.name),
     )
+
+
+def _mark_changed(config: RunConfig, dataset: str, uri: str) -> None:
+    """Have the next run look at a photo again, whose size and date tell no change."""
+    # Where nothing may be written, the photo is still told.
+    with suppress(StorageError):
+        mark_changed(run_root(config), dataset, uri)
 
 
 def ensure(

@@ -1,5 +1,6 @@
 """Images: where they come from, and the manifest that lists them."""
 
+from storage.images.changed import forget_changed, mark_changed, without_changed
 from storage.images.index import build_manifest, draws_splits
 from storage.images.inspect import is_image
 from storage.images.manifest import Manifest
@@ -13,6 +14,9 @@ __all__ = [
     "SourceConfig",
     "build_manifest",
     "draws_splits",
+    "forget_changed",
     "is_image",
+    "mark_changed",
     "open_reader",
+    "without_changed",
 ]

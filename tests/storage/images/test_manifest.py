@@ -469,3 +469,36 @@ def test_sources_that_cannot_work_say_what_and_where(tmp_path, folder):
         build_manifest(source(tmp_path / "odd.csv"))
     with pytest.raises(SourceError, match="no column 'c'"):
         build_manifest(source(tmp_path / "odd.csv", uri_column="a", label_column="c"))
+
+
+def test_files_of_every_usual_suffix_are_read_and_others_counted_by_suffix(tmp_path, image):
+    forms = {".jfif": "JPEG", ".jpe": "JPEG", ".mpo": "JPEG", ".avif": "AVIF", ".jp2": "JPEG2000",
+             ".WEBP": "WEBP", ".Tif": "TIFF", ".pbm": "PPM"}  # fmt: skip
+    for i, (suffix, form) in enumerate(forms.items()):
+        (tmp_path / f"{i}{suffix}").write_bytes(image(i, form=form))
+    for name in ("a.heic", "b.HEIC", "c.xmp", "README", ".hidden.jpg", "@eaDir/x.jpg"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(image(50))
+    manifest = build_manifest(source(tmp_path))
+    assert manifest.table.height == len(forms)
+    assert manifest.skipped == {".heic": 2, ".xmp": 1, "hidden": 2, "without a suffix": 1}
+    told = "left out: 2 .heic, 1 .xmp, 2 hidden, 1 without a suffix"
+    assert manifest.summary == f"8 photos of demo, without labels; {told}"
+    few = build_manifest(source(tmp_path, include=("*.jp2",)))
+    assert few.skipped["not in include"] == len(forms) - 1
+
+
+def test_what_was_left_out_survives_storage(folder, root):
+    (folder / "x.xmp").write_text("")
+    shutil.copy(folder / "cat/01.jpg", folder / "dog/copy.jpg")
+    manifest = build_manifest(source(folder))
+    loaded = Manifest.load(root, manifest.save(root))
+    assert loaded.summary == manifest.summary
+    assert (loaded.skipped, loaded.conflicting) == ({".xmp": 1}, 1)
+
+
+def test_a_folder_without_photos_says_what_it_holds(tmp_path):
+    (tmp_path / "a.heif-sequence").write_text("")
+    with pytest.raises(SourceError, match=r"found 1 \.heif-sequence\)"):
+        build_manifest(source(tmp_path))
