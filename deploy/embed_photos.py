@@ -2,32 +2,18 @@
 
     python embed_photos.py student.onnx photo.jpg more-photos/ --out embeddings.npz
 
+Needs the folder `tintem_pixels` of TinTeM beside it, or TinTeM installed (`pip install --no-deps`).
 Prints, for each photo, the other photo that the student finds most alike.
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
-from PIL import Image, ImageOps
 
-SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
-
-
-def load_pixels(path: Path, size: int) -> np.ndarray:
-    """Return the centre crop of a photo as float32, 0..1, (3, size, size)."""
-    with Image.open(path) as photo:
-        photo = ImageOps.exif_transpose(photo)
-        if photo.has_transparency_data:
-            photo = photo.convert("RGBA")
-            photo = Image.alpha_composite(Image.new("RGBA", photo.size, "white"), photo)
-        photo = photo.convert("RGB")
-        side = min(photo.size)
-        left, top = (photo.width - side) / 2, (photo.height - side) / 2
-        box = (left, top, left + side, top + side)
-        small = photo.resize((size, size), Image.Resampling.BICUBIC, box=box)
-    return np.asarray(small, np.float32).transpose(2, 0, 1) / np.float32(255)
+from tintem_pixels import SUFFIXES, PixelError, load_pixels
 
 
 def main() -> None:
@@ -38,7 +24,9 @@ def main() -> None:
     arguments = parser.parse_args()
 
     session = onnxruntime.InferenceSession(arguments.model, providers=["CPUExecutionProvider"])
-    size = int(session.get_modelmeta().custom_metadata_map["tintem.image_size"])
+    told = session.get_modelmeta().custom_metadata_map
+    size = int(told["tintem.image_size"])
+    bits = int(told["tintem.bits"]) if "tintem.bits" in told else None
     paths = [
         path
         for given in arguments.photos
@@ -47,17 +35,26 @@ def main() -> None:
     ]
     if not paths:
         parser.error(f"there is no photo in {', '.join(map(str, arguments.photos))}")
-    embeddings = np.concatenate(
-        [session.run(None, {"pixels": load_pixels(path, size)[None]})[0] for path in paths]
-    )
+    names, embedded = [], []
+    for path in paths:
+        try:
+            pixels = load_pixels(path, size, bits)
+        except (PixelError, OSError) as error:
+            print(f"{path} is left out: {error}", file=sys.stderr)
+            continue
+        names.append(str(path))
+        embedded.append(session.run(None, {"pixels": pixels[None]})[0])
+    if not names:
+        parser.error("none of the photos can be read")
+    embeddings = np.concatenate(embedded)
     if arguments.out:
-        np.savez(arguments.out, names=[str(path) for path in paths], embeddings=embeddings)
-    if len(paths) > 1:
+        np.savez(arguments.out, names=names, embeddings=embeddings)
+    if len(names) > 1:
         unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
         alike = unit @ unit.T
         np.fill_diagonal(alike, -1)
-        for path, row in zip(paths, alike, strict=True):
-            print(f"{path}  {paths[int(row.argmax())]}  {row.max():.3f}")
+        for name, row in zip(names, alike, strict=True):
+            print(f"{name}  {names[int(row.argmax())]}  {row.max():.3f}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
 import ast
+import io
+import os
 import re
 import subprocess
 import sys
@@ -7,7 +9,9 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
+import torch
 import yaml
+from PIL import Image
 from prefect.events.schemas.automations import AutomationCore, EventTrigger
 
 from flows.nightly import state_name
@@ -16,8 +20,10 @@ from flows.orchestration.services import POOL, QUEUE
 from flows.retraining.decision import Outcome
 from tests.photos import photo
 from tintem_core.export.onnx import run_onnx, session, to_onnx
+from tintem_core.models.embedder import to_float
 from tintem_core.models.student import StudentConfig, build_student
-from tintem_core.views import EVAL, render_view
+from tintem_core.views import EVAL, decode_image, render_view
+from tintem_pixels import load_pixels
 
 ROOT = Path(__file__).parent.parent
 DEPLOY = ROOT / "deploy"
@@ -55,6 +61,84 @@ def test_the_device_script_sees_what_the_evaluation_saw_and_needs_no_torch(tmp_p
     found = np.load(tmp_path / "out.npz")["embeddings"]
     pixels = np.stack([render_view(image, "k", 0, EVAL, 64, 64) for image in images])
     np.testing.assert_allclose(found, run_onnx(session(model), pixels), rtol=1e-3, atol=1e-4)
+
+
+def odd_photos() -> dict[str, bytes]:
+    """Encoded photos that a plain `convert` and `resize` would get wrong."""
+    wide = photo(1, (96, 48))
+    grey = np.asarray(wide.convert("L"))
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    clear = wide.copy()
+    clear.putalpha(Image.fromarray((grey > 128).astype(np.uint8) * 255))
+    found: dict[str, bytes] = {}
+
+    def add(name: str, image: Image.Image, **options: Any) -> None:
+        buffer = io.BytesIO()
+        image.save(buffer, name.rpartition(".")[2], **options)
+        found[name] = buffer.getvalue()
+
+    add("wide.png", wide)
+    add("turned.jpeg", wide, exif=turned, quality=92)
+    add("clear.png", clear)
+    add("palette.gif", wide.quantize(32))
+    add("inks.tiff", wide.convert("CMYK"))
+    add("deep.png", Image.fromarray(grey.astype(np.uint16) * 257))
+    add("dark.png", Image.fromarray(grey.astype(np.uint16)))
+    add("fractions.tiff", Image.fromarray(grey.astype(np.float32) / 255))
+    add("modern.webp", wide)
+    return found
+
+
+@pytest.mark.parametrize("name", odd_photos())
+def test_a_device_sees_the_pixels_that_were_trained_on(name: str, tmp_path: Path) -> None:
+    data = odd_photos()[name]
+    (tmp_path / name).write_bytes(data)
+    wanted = to_float(
+        torch.from_numpy(render_view(decode_image(data), "k", 0, EVAL, 64, 64).copy())[None],
+        torch.device("cpu"),
+    )
+    np.testing.assert_array_equal(load_pixels(tmp_path / name, 64), wanted[0].numpy())
+    np.testing.assert_array_equal(load_pixels(data, 64), wanted[0].numpy())
+
+
+def test_the_snippet_of_the_readme_sees_odd_photos_as_the_evaluation_did(tmp_path: Path) -> None:
+    student = build_student(StudentConfig(model="test_resnet", image_size=64), 32, seed=0).eval()
+    model = to_onnx(student, 64, {"tintem.image_size": "64"})
+    (tmp_path / "student.onnx").write_bytes(model)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (snippet,) = [block for block in blocks if "InferenceSession" in block]
+    for name in ("wide.png", "turned.jpeg", "clear.png", "dark.png", "fractions.tiff"):
+        data = odd_photos()[name]
+        (tmp_path / "photo.jpg").write_bytes(data)
+        code = "import sys; sys.modules['torch'] = None\n" + snippet
+        code += "\nimport numpy; numpy.save('found.npy', embedding)\n"
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True,
+            timeout=60, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        pixels = render_view(decode_image(data), "k", 0, EVAL, 64, 64)[None]
+        wanted = run_onnx(session(model), pixels)[0]
+        found = np.load(tmp_path / "found.npy")
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_the_device_script_leaves_out_what_it_cannot_read(tmp_path: Path) -> None:
+    student = build_student(StudentConfig(model="test_resnet", image_size=64), 32, seed=0).eval()
+    told = {"tintem.image_size": "64", "tintem.bits": "8"}
+    (tmp_path / "student.onnx").write_bytes(to_onnx(student, 64, told))
+    for name, data in odd_photos().items():
+        (tmp_path / name).write_bytes(data)
+    (tmp_path / "torn.png").write_bytes(odd_photos()["wide.png"][:99])
+    command = [sys.executable, SCRIPT, tmp_path / "student.onnx", tmp_path]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=60,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == len(odd_photos())
+    assert "torn.png is left out" in done.stderr
 
 
 @pytest.mark.parametrize("deployment", deployments(), ids=lambda found: found["name"])
@@ -134,7 +218,7 @@ def test_the_image_passes_the_linter_and_copies_what_there_is() -> None:
     copied = re.findall(r"^COPY (.*) \S+$", (DEPLOY / "Dockerfile").read_text(), re.MULTILINE)
     names = {name for line in copied for name in line.split()}
     assert all((ROOT / name).exists() for name in names)
-    packages = ("flows", "storage", "tintem_core", "deploy")
+    packages = ("flows", "storage", "tintem_core", "tintem_pixels", "deploy")
     assert names == {*packages, "constraints.txt", "pyproject.toml", "README.md", "LICENSE"}
     ignored = (DEPLOY / "Dockerfile.dockerignore").read_text().split()
     assert {f"!{name}" for name in names} == {line for line in ignored if line.startswith("!")}

@@ -8,9 +8,7 @@ Legend: ``S`` side of a square view in pixels.
 """
 
 import hashlib
-import io
 import random
-import struct
 import threading
 import warnings
 from collections.abc import Callable
@@ -19,11 +17,12 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 from pydantic import BaseModel, Field
 
 from tintem_core import _torchvision_guard as _torchvision_guard
 from tintem_core.errors import InputError
+from tintem_pixels import PixelError, centre_crop, decode
 
 Pixels = NDArray[np.uint8]
 
@@ -64,44 +63,20 @@ class ViewRecipe(BaseModel, frozen=True, extra="forbid"):
 EVAL = ViewRecipe(name="eval")
 
 
-def decode_image(data: bytes) -> Image.Image:
-    """Decode an encoded image to upright RGB, what is transparent over white.
+def decode_image(data: bytes, bits: int | None = None) -> Image.Image:
+    """Decode an encoded image to upright RGB, as :mod:`tintem_pixels.decode` says.
+
+    Args:
+        data: the bytes of a file.
+        bits: how many bits are in use in grey values that are stored in more than 8.
 
     Raises:
         InputError: if the bytes are not a complete image that Pillow can read.
     """
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            try:
-                upright = ImageOps.exif_transpose(image)
-            except (OSError, ValueError, SyntaxError, TypeError, KeyError, struct.error):
-                # A damaged EXIF block says nothing about the pixels.
-                upright = image
-            if upright.mode.startswith(("I", "F")):
-                upright = Image.fromarray(_eight_bits(np.asarray(upright)))
-            if upright.has_transparency_data:
-                # The colours behind transparent pixels are whatever a program left there.
-                upright = upright.convert("RGBA")
-                white = Image.new("RGBA", upright.size, "white")
-                upright = Image.alpha_composite(white, upright)
-            return upright.convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        return decode(data, bits).image
+    except PixelError as error:
         raise InputError(f"not a readable image: {error}") from error
-
-
-def _eight_bits(values: NDArray[Any]) -> Pixels:
-    """Scale grey values of more than 8 bits to 0..255, where Pillow's own conversion clips them.
-
-    The range is taken from the largest value: a whole-number image of 8, 16 or 32 bits, or
-    fractions of 1.
-    """
-    largest = float(values.max(initial=0))
-    if values.dtype.kind == "f" and largest <= 1:
-        full = 1.0
-    else:
-        full = next(f for f in (255.0, 65535.0, 2.0**32) if largest <= f or f == 2.0**32)
-    scaled: Pixels = (np.clip(values / full, 0, 1) * 255).round().astype(np.uint8)
-    return scaled
 
 
 def generator(key: str, view: int, recipe: ViewRecipe) -> np.random.Generator:
@@ -129,9 +104,7 @@ def render_view(
         RGB pixels, uint8, shape (S, S, 3). The crop box is the same for every ``size``.
     """
     if recipe.name == "eval":
-        side = min(image.size)
-        left, top = (image.width - side) / 2, (image.height - side) / 2
-        return _resize(image, size, (left, top, left + side, top + side))
+        return centre_crop(image, size)
 
     rng = generator(key, view, recipe)
     box = _crop_box(rng, image.width, image.height, recipe)

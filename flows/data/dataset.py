@@ -52,9 +52,22 @@ class Dataset:
         kept = self.manifest.table.filter(~pl.col("key").is_in(unwanted))
         return replace(self, manifest=replace(self.manifest, table=kept))
 
+    def without_photos_of(self, other: "Dataset") -> "Dataset":
+        """Return this dataset less the pictures of another one, of equal bytes or pixels."""
+        theirs, mine = other.manifest.table, self.manifest.table
+        shared = mine["key"].is_in(theirs["key"].implode())
+        pixels = theirs["pixels"].drop_nulls()
+        shared |= mine["pixels"].is_in(pixels.implode()).fill_null(False)
+        return replace(self, manifest=replace(self.manifest, table=mine.filter(~shared)))
+
     def labels(self, split: str | None = None) -> Sequence[str | None]:
         """Return the labels, in the order of :meth:`keys`; None where there is none."""
         return self._select("label", split)
+
+    @property
+    def is_labelled(self) -> bool:
+        """Whether photos of both splits have labels, so that they can be scored by them."""
+        return all(self.manifest.select(split)["label"].count() > 0 for split in ("train", "test"))
 
     def digest(self, split: str | None = None, *, labels: bool = False) -> str:
         """Return the identity of the images (and of their labels where these matter)."""

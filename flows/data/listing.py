@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from storage.images import Manifest, SourceConfig, draws_splits, open_reader
+from storage.images import Manifest, SourceConfig, draws_splits, open_reader, without_changed
 from storage.root import Root
 
 _SAMPLES = 32
@@ -36,8 +36,8 @@ def list_photos(root: Root, source: SourceConfig) -> Listing:
     entries = open_reader(source).entries()
     sample = tuple(entries["uri"].gather_every(max(1, entries.height // _SAMPLES)).to_list())
     previous = Manifest.latest(root, source.name)
-    if previous is not None and previous.source != source:
-        previous = None
+    if previous is not None:
+        previous = without_changed(root, previous) if previous.source == source else None
     if previous is not None and _is_unchanged(entries, previous):
         train = len(previous.keys("train"))
         return Listing(previous.table.height, train, sample, previous, exact=True)

@@ -5,16 +5,19 @@ Legend: ``S`` side in pixels.
 
 import os
 from collections import deque
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from flows.config.run import RunConfig
 from flows.data.dataset import Dataset
-from storage.identity import content_key
-from storage.images import ImageReader
+from flows.data.features import run_root
+from storage.errors import StorageError
+from storage.images import ImageReader, is_image, mark_changed
 from tintem_core.errors import InputError
 from tintem_core.views import EVAL, Pixels, ViewRecipe, decode_image, render_view
 
@@ -28,6 +31,10 @@ class ViewSource:
     keys: Sequence[str]
     recipe: ViewRecipe
     base_size: int
+    bits: int | None = None
+    """How many bits are in use in grey values that are stored in more than 8."""
+    on_change: Callable[[str], None] | None = None
+    """Called with the uri of a photo that is no longer the one that was indexed."""
 
     def views(self, row: int, views: range, size: int) -> Pixels:
         """Decode image ``row`` once and render some of its views: (len(views), S, S, 3).
@@ -37,10 +44,12 @@ class ViewSource:
         """
         uri, key = self.uris[row], self.keys[row]
         data = self.images.read(uri)
-        if content_key(data) != key:
+        if not is_image(data, key, self.bits):
+            if self.on_change is not None:
+                self.on_change(uri)
             raise InputError(f"{uri} has changed since it was indexed: run the same command again.")
         try:
-            image = decode_image(data)
+            image = decode_image(data, self.bits)
         except InputError as error:
             raise InputError(
                 f"{uri} is {error}; set data.check to 'decode' to have such photos left out."
@@ -70,7 +79,16 @@ def renderer(
         dataset.keys(split),
         recipe,
         base_size=config.teacher.image_size,
+        bits=dataset.manifest.source.bits,
+        on_change=partial(_mark_changed, config, dataset.name),
     )
+
+
+def _mark_changed(config: RunConfig, dataset: str, uri: str) -> None:
+    """Have the next run look at a photo again, whose size and date tell no change."""
+    # Where nothing may be written, the photo is still told.
+    with suppress(StorageError):
+        mark_changed(run_root(config), dataset, uri)
 
 
 def decoders(threads: int | None, processes: int = 1) -> ThreadPoolExecutor:

@@ -115,10 +115,11 @@ def _refuse_unmeasured(metric: str, students: Sequence[PlannedStudent]) -> None:
 def refuse_unlabelled(config: RunConfig, data: Dataset) -> None:
     """Raises InputError if the sweep ranks by what only labels tell, and photos have none."""
     metric = DEFAULT_METRIC if config.sweep is None else config.sweep.metric
-    if metric_of(metric).needs_labels and None in data.labels():
+    if metric_of(metric).needs_labels and not data.is_labelled:
         raise InputError(
-            f"sweep.metric: '{metric}' is measured where every photo has a label, and photos of "
-            f"{data.name} have none: label them, or rank by '{DEFAULT_METRIC}'."
+            f"sweep.metric: '{metric}' is measured over the train and test photos that have "
+            f"labels, and photos of {data.name} have none: label them, or rank by "
+            f"'{DEFAULT_METRIC}'."
         )
 
 

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from storage.errors import MissingObjectError
-from storage.identity import content_key
-from storage.images import ImageReader
+from storage.images import ImageReader, is_image
 from tintem_core.errors import InputError
 from tintem_core.views import decode_image
 
@@ -100,9 +99,9 @@ def thumbnail(images: ImageReader, uri: str, key: str) -> bytes | None:
     """Return a JPEG of at most 160 pixels a side; None where the photo is not there any more."""
     try:
         data = images.read(uri)
-        if content_key(data) != key:
+        if not is_image(data, key, images.source.bits):
             return None
-        picture = decode_image(data)
+        picture = decode_image(data, images.source.bits)
     except (MissingObjectError, InputError):
         return None
     picture.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS)

@@ -17,6 +17,7 @@ from flows.data.caches import Extracted
 from flows.data.dataset import Dataset
 from flows.data.features import evaluation_latents, latents_by_teacher
 from flows.provenance import provenance
+from flows.reporting.base import reporter
 from flows.stages.ensure import ensure_artifact
 from flows.stages.ids import artifact_id, evaluation_spec
 from flows.stages.measure import Spaces, measure, ood_scores, spaces_of
@@ -26,6 +27,7 @@ from flows.stages.student_embeddings import student_embeddings
 from storage.root import Root
 from tintem_core.evaluation.bootstrap import Draws
 from tintem_core.evaluation.faithfulness import faithfulness
+from tintem_core.evaluation.neighbours import near_copies
 
 Array = NDArray[np.float32]
 
@@ -73,6 +75,8 @@ def _evaluate(
     test = spaces(indexed.data, "test")
     ood = {name: spaces(d, None) for name, d in indexed.ood.items()}
     rows = measure(config, indexed.data, train, test, ood)
+    near = near_copies(train.teacher, test.teacher)
+    _tell(indexed.data, near)
     if extracted.others:
         for dataset in indexed.datasets():
             is_data = dataset is indexed.data
@@ -91,10 +95,28 @@ def _evaluate(
         "metrics": {_label(row): row["value"] for row in rows},
         "rows": rows,
         "test_photos": len(test.teacher),
+        "near_copies": near,
         "provenance": provenance(),
     }
     files = {"metrics.parquet": table.getvalue(), "ood_scores.parquet": curves.getvalue()}
     return files, record
+
+
+def _tell(data: Dataset, near: int) -> None:
+    """Say what the scores are over, and how far they may be flattered."""
+    labels = data.labels("test")
+    labelled = sum(label is not None for label in labels)
+    if data.is_labelled and labelled < len(labels):
+        reporter().note(
+            f"scores by labels are over the {labelled:,} of {len(labels):,} test photos of "
+            f"{data.name} that have one"
+        )
+    if near:
+        reporter().note(
+            f"{near:,} of {len(labels):,} test photos of {data.name} look to the teacher nearly "
+            "the same as a train photo: copies that were saved anew flatter every score. Name the "
+            "splits in the source if they matter"
+        )
 
 
 def _per_teacher(

@@ -125,11 +125,14 @@ def _as_record(checked: Verification) -> dict[str, Any]:
 
 
 def _metadata(config: RunConfig, trained: Trained) -> dict[str, str]:
-    return {
+    told = {
         "tintem.student": trained.id,
         "tintem.teacher": config.teacher.model,
         "tintem.image_size": str(config.student.image_size),
     }
+    if config.data.bits is not None:
+        told["tintem.bits"] = str(config.data.bits)
+    return told
 
 
 def _latencies(

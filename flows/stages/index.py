@@ -5,7 +5,13 @@ from flows.data.dataset import Dataset
 from flows.reporting.base import reporter
 from flows.stages.results import Indexed
 from flows.stages.selection import held_out
-from storage.images import Manifest, SourceConfig, build_manifest
+from storage.images import (
+    Manifest,
+    SourceConfig,
+    build_manifest,
+    forget_changed,
+    without_changed,
+)
 from storage.root import Root
 from tintem_core.errors import InputError
 
@@ -74,6 +80,8 @@ def _check_support(source: SourceConfig, indexed: Indexed) -> None:
 
 def _dataset(source: SourceConfig, root: Root) -> Dataset:
     previous = Manifest.latest(root, source.name)
+    if previous is not None:
+        previous = without_changed(root, previous)
     with reporter().track(f"Index {source.name}", 0, "photos") as advance:
         done = 0
 
@@ -86,6 +94,8 @@ def _dataset(source: SourceConfig, root: Root) -> Dataset:
             source, previous=previous, progress=progress, reading=root.reading
         )
     manifest.save(root)
+    forget_changed(root, source.name)
+    reporter().note(manifest.summary)
     unreadable = len(manifest.quarantine)
     if unreadable:
         first = manifest.quarantine.row(0, named=True)

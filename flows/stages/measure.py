@@ -114,12 +114,16 @@ def measure(
         subject, index, queries = asked
         add(subject, "test", *shared_space(test.teacher, index, queries, **drawn))
 
-    if None not in data.labels():
+    if data.is_labelled:
         predictions = {}
+        # Over the photos that have labels.
         bank_labels, labels = _class_numbers(data)
+        told_train, told_test = bank_labels >= 0, labels >= 0
+        bank_labels, labels = bank_labels[told_train], labels[told_test]
         # What the most frequent class of the training photos reaches as an answer to all.
         chance = float(np.mean(labels == np.bincount(bank_labels).argmax()))
         for (subject, bank), (_, queries) in zip(train.subjects(), test.subjects(), strict=True):
+            bank, queries = bank[told_train], queries[told_test]
             neighbours = min(settings.knn, len(bank))
             _, predictions[subject] = knn_predict(bank, bank_labels, queries, neighbours)
             right = {"knn": predictions[subject] == labels}
@@ -133,7 +137,7 @@ def measure(
         if known is not None and asked is not None:
             subject, _, queries = asked
             add(subject, "test", shared_knn(
-                known[1], bank_labels, queries, labels, settings.knn, **drawn
+                known[1][told_train], bank_labels, queries[told_test], labels, settings.knn, **drawn
             ))  # fmt: skip
 
     for name, spaces in ood.items():
@@ -177,9 +181,11 @@ def _fitted(probe: str, bank: Array, labels: NDArray[np.int64], seed: int) -> Pr
 
 
 def _class_numbers(data: Dataset) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Class numbers of both splits, -1 for photos without a label."""
     train, test = data.labels("train"), data.labels("test")
-    names = {name: number for number, name in enumerate(sorted({*train, *test}, key=str))}
+    found = {label for label in (*train, *test) if label is not None}
+    names: dict[str | None, int] = {name: number for number, name in enumerate(sorted(found))}
     return (
-        np.array([names[label] for label in train], np.int64),
-        np.array([names[label] for label in test], np.int64),
+        np.array([names.get(label, -1) for label in train], np.int64),
+        np.array([names.get(label, -1) for label in test], np.int64),
     )

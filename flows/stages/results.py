@@ -26,8 +26,7 @@ class Indexed:
     @cached_property
     def ood(self) -> dict[str, Dataset]:
         """The OOD sets without photos of the data: these are not out of its distribution."""
-        known = self.data.keys()
-        return {name: found.without(known) for name, found in self.listed_ood.items()}
+        return {n: found.without_photos_of(self.data) for n, found in self.listed_ood.items()}
 
     @cached_property
     def support(self) -> dict[str, Dataset]:
@@ -35,7 +34,7 @@ class Indexed:
         known = [self.data, *self.listed_ood.values()]
         kept = self.listed_support
         for dataset in known:
-            kept = {name: found.without(dataset.keys()) for name, found in kept.items()}
+            kept = {name: found.without_photos_of(dataset) for name, found in kept.items()}
         return kept
 
     def photos(self) -> PhotoCounts:

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 import polars as pl
 
 from storage.errors import SourceError
-from storage.images.select import SPLIT_NAMES, included
-from storage.images.source import ENTRY_SCHEMA, IMAGE_SUFFIXES, ImageReader, SourceConfig
+from storage.images.select import SPLIT_NAMES, left_out, looked_for
+from storage.images.source import ENTRY_SCHEMA, ImageReader, SourceConfig
+from storage.images.tar_stream import COMPRESSED_SUFFIXES
 from storage.root import open_root
 
 _BATCH = 100_000
@@ -27,6 +28,7 @@ class FolderReader(ImageReader):
         return self._root.read(uri)
 
     def entries(self) -> pl.DataFrame:
+        self.skipped.clear()
         images = self._images()
         files = pl.DataFrame(schema={name: ENTRY_SCHEMA[name] for name in _FILE_COLUMNS})
         # In batches: ten million Python tuples would not fit in memory, their columns do.
@@ -35,20 +37,25 @@ class FolderReader(ImageReader):
         if files.is_empty():
             chosen = f" that match {', '.join(self.source.include)}" if self.source.include else ""
             raise SourceError(
-                f"{self.source.uri} holds no images{chosen} (looked for "
-                f"{', '.join(IMAGE_SUFFIXES)}). {self._cure()}"
+                f"{self.source.uri} holds no images{chosen} {looked_for(self.skipped)}. "
+                f"{self._cure()}"
             )
         return _with_labels(files.sort("uri"), self.source)
 
     def _images(self) -> Iterator[tuple[str, int, int]]:
         for path, fact in self._root.walk():
-            if path.lower().endswith(IMAGE_SUFFIXES) and included(path, self.source):
+            if (reason := left_out(path, self.source)) is None:
                 yield path, fact.bytes, fact.modified
+            else:
+                self.skipped[reason] += 1
 
     def _cure(self) -> str:
         for suffix in (".parquet", ".tar"):
-            if any(path.lower().endswith(suffix) for path, _ in self._root.walk()):
+            if self.skipped[suffix]:
                 return f"For its {suffix} files write {self.source.uri.rstrip('/')}/*{suffix}."
+        for suffix, program in COMPRESSED_SUFFIXES.items():
+            if self.skipped[suffix]:
+                return f"Unpack its {suffix} files with {program} into .tar files first."
         return "Correct the source's uri."
 
 
@@ -68,8 +75,9 @@ def _with_labels(files: pl.DataFrame, source: SourceConfig) -> pl.DataFrame:
             f"{source.uri} has images outside class folders, {loose} first. "
             "Move them into one folder per class, or set labels: none."
         )
-    # One folder, or some images beside the folders, is how people sort files, not classes.
-    is_labelled = labels.null_count() == 0 and (labels.n_unique() > 1 or source.labels == "folders")
+    # One folder, or a few folders beside many loose images, is how people sort files, not classes.
+    is_sorted = labels.null_count() < len(labels) / 2 and labels.drop_nulls().n_unique() > 1
+    is_labelled = is_sorted or source.labels == "folders"
     nothing = pl.lit(None, pl.String)
     return files.with_columns(
         label=labels if is_labelled and source.labels != "none" else nothing,

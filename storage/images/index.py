@@ -8,10 +8,12 @@ from storage.errors import SourceError
 from storage.images.inspect import LOOK_SCHEMA, inspect
 from storage.images.manifest import LIST_SCHEMA, SCHEMA, Manifest
 from storage.images.open import open_reader
-from storage.images.source import SourceConfig
+from storage.images.pictures import distinct_pictures
+from storage.images.source import ImageReader, SourceConfig
 from storage.root import Reading
 
 _SPLIT_DIGITS = 8
+_LOOKED = ("key", "width", "height", "pixels")
 
 
 def build_manifest(
@@ -37,7 +39,7 @@ def build_manifest(
     fresh = entries.filter(pl.col("key").is_null())
     done = entries.height - fresh.height
     read = pl.DataFrame(schema=LOOK_SCHEMA)
-    for batch in inspect(reader, fresh["uri"], source.check):
+    for batch in inspect(reader, fresh["uri"], source):
         read.extend(batch)
         done += batch.height
         if progress:
@@ -46,15 +48,15 @@ def build_manifest(
     _refuse_too_many(source, quarantine, entries.height)
     entries = (
         entries.join(read, on="uri", how="left", maintain_order="left", suffix="_read")
-        .with_columns(pl.coalesce(name, f"{name}_read") for name in ("key", "width", "height"))
+        .with_columns(pl.coalesce(name, f"{name}_read") for name in _LOOKED)
         .filter(pl.col("key").is_not_null())
     )
-    return _assemble(source, entries, quarantine)
+    return _assemble(reader, entries, quarantine)
 
 
-def _assemble(source: SourceConfig, entries: pl.DataFrame, quarantine: pl.DataFrame) -> Manifest:
-    is_first = entries["key"].is_first_distinct()
-    table, duplicates = entries.filter(is_first), entries.filter(~is_first)
+def _assemble(reader: ImageReader, entries: pl.DataFrame, quarantine: pl.DataFrame) -> Manifest:
+    source = reader.source
+    table, duplicates, conflicting = distinct_pictures(entries)
     left_out = table.clear()
     if source.max_images is not None and table.height > source.max_images:
         # Not by the digits that the split is drawn from: what is kept would all be test.
@@ -73,7 +75,16 @@ def _assemble(source: SourceConfig, entries: pl.DataFrame, quarantine: pl.DataFr
         pl.DataFrame({name: rows[name].cast(dtype) for name, dtype in LIST_SCHEMA.items()})
         for rows in (duplicates, left_out)
     )
-    return Manifest(source, table, quarantine, duplicates, left_out, splits_drawn)
+    return Manifest(
+        source,
+        table,
+        quarantine,
+        duplicates,
+        left_out,
+        splits_drawn,
+        dict(sorted(reader.skipped.items())),
+        reader.conflicting + conflicting,
+    )
 
 
 def draws_splits(given: pl.Series, test_share: float) -> bool:
@@ -86,15 +97,19 @@ def draws_splits(given: pl.Series, test_share: float) -> bool:
 
 def _seen(source: SourceConfig, previous: Manifest | None) -> pl.DataFrame:
     """What the previous manifest knows about images that are looked at no less than now."""
-    names = ["uri", "bytes", "modified", "key", "width", "height"]
+    names = ["uri", "bytes", "modified", *_LOOKED]
     if (
         previous is None
         or previous.source.uri != source.uri
+        or previous.source.bits != source.bits
         or previous.source.check not in ("decode", source.check)
     ):
         return pl.DataFrame(schema={name: SCHEMA[name] for name in names})
     known = (previous.table, previous.duplicates, previous.left_out)
     rows = pl.concat([table.select(names) for table in known])
+    if source.check == "decode":
+        # Releases before 0.2 did not look at pixels.
+        rows = rows.filter(pl.col("pixels").is_not_null())
     # Zeros stand for unknown: a file of which neither size nor date is known may have changed.
     return rows.filter((pl.col("bytes") != 0) | (pl.col("modified") != 0))
 

@@ -10,30 +10,32 @@ from PIL import Image, UnidentifiedImageError
 
 from storage.errors import DeniedError, MissingObjectError
 from storage.identity import content_key
-from storage.images.source import ImageReader
+from storage.images.source import ImageReader, SourceConfig
+from tintem_pixels import Photo, decode
 
 LOOK_SCHEMA = {
     "uri": pl.String,
     "key": pl.String,
     "width": pl.Int32,
     "height": pl.Int32,
+    "pixels": pl.UInt64,
     "reason": pl.String,
 }
 _BATCH = 1024
 
 
-def inspect(reader: ImageReader, uris: pl.Series, check: str) -> Iterator[pl.DataFrame]:
-    """Key and size of every image, or why it cannot be read, a batch at a time."""
+def inspect(reader: ImageReader, uris: pl.Series, source: SourceConfig) -> Iterator[pl.DataFrame]:
+    """Key, size and pixels of every image, or why it cannot be read, a batch at a time."""
+    look_at = _decoded if source.check == "decode" else _opened
 
-    def look(uri: str) -> tuple[str, str | None, int | None, int | None, str | None]:
+    def look(uri: str) -> tuple[str, str | None, int | None, int | None, int | None, str | None]:
         try:
-            data = reader.read(uri)
-            return uri, content_key(data), *_image_size(data, check), None
+            return uri, *look_at(reader.read(uri), source.bits), None
         except MissingObjectError:
             reason = "the file is missing" + (r", or its name is no UTF-8" if r"\x" in uri else "")
         except (DeniedError, OSError, ValueError) as error:
             reason = str(error) or type(error).__name__
-        return uri, None, None, None, reason
+        return uri, None, None, None, None, reason
 
     with ThreadPoolExecutor(min(32, 4 * (os.cpu_count() or 1))) as pool:
         for part in uris.to_frame().iter_slices(_BATCH):
@@ -41,18 +43,36 @@ def inspect(reader: ImageReader, uris: pl.Series, check: str) -> Iterator[pl.Dat
             yield pl.DataFrame(found, schema=LOOK_SCHEMA, orient="row")
 
 
-def _image_size(data: bytes, check: str) -> tuple[int, int]:
-    """Width and height. Raises ValueError with the reason if Pillow cannot read the image."""
+def is_image(data: bytes, key: str, bits: int | None) -> bool:
+    """Whether bytes are the image of a key."""
+    if content_key(data) == key:
+        return True
+    try:
+        return _key(data, decode(data, bits)) == key
+    except ValueError:
+        return False
+
+
+def _key(data: bytes, photo: Photo) -> str:
+    """The identity of an image: its bytes, and what became black and white where that counts."""
+    return content_key(data + b"\0" + photo.scale.encode() if photo.scale else data)
+
+
+def _decoded(data: bytes, bits: int | None) -> tuple[str, int, int, int | None]:
+    photo = decode(data, bits)
+    with Image.open(io.BytesIO(data)) as image:
+        return _key(data, photo), *image.size, photo.digest()
+
+
+def _opened(data: bytes, bits: int | None) -> tuple[str, int, int, int | None]:
     try:
         with Image.open(io.BytesIO(data)) as image:
-            width, height = image.size
-            if check == "decode":
-                # A JPEG decoded at an eighth still reads every byte: a truncated file is found.
-                image.draft("RGB", (max(width // 8, 1), max(height // 8, 1)))
-                image.load()
+            size, is_deep = image.size, image.mode.startswith(("I", "F"))
     except UnidentifiedImageError as error:
         raise ValueError("it is no image that Pillow can read") from error
     # Damaged bytes can make a decoder fail anywhere, with TypeError or OverflowError as well.
     except Exception as error:
         raise ValueError(str(error) or type(error).__name__) from error
-    return width, height
+    # The range of deep values is part of the key, and only all of them tell it.
+    key = _key(data, decode(data, bits)) if is_deep else content_key(data)
+    return key, *size, None

@@ -28,6 +28,8 @@ SCHEMA = {
     "height": pl.Int32,
     "bytes": pl.Int64,
     "modified": pl.Int64,
+    # 64 bits of the digest of the decoded pixels; null where only the header was read.
+    "pixels": pl.UInt64,
 }
 _SLICE = 100_000
 _PARTS = ("", ".quarantine", ".duplicates", ".left-out")
@@ -43,11 +45,14 @@ class Manifest:
     """The images of a source.
 
     Attributes:
-        table: `SCHEMA`; the same content appears once, under the first of its uris.
+        table: `SCHEMA`; the same picture appears once, however often and however encoded it lies
+            in the source.
         quarantine: (uri, reason) of what could not be read.
-        duplicates: `SCHEMA` without row; further uris of content that is already in the table.
+        duplicates: `SCHEMA` without row; further uris of pictures that are already in the table.
         left_out: `SCHEMA` without row; images that ``max_images`` leaves out.
         splits_drawn: whether splits were drawn because the source names only one of them.
+        skipped: how many files were not looked at, by suffix or reason.
+        conflicting: how many images have no label because the source gives them several.
     """
 
     source: SourceConfig
@@ -56,6 +61,8 @@ class Manifest:
     duplicates: pl.DataFrame
     left_out: pl.DataFrame = field(default_factory=_nothing)
     splits_drawn: bool = False
+    skipped: dict[str, int] = field(default_factory=dict)
+    conflicting: int = 0
 
     @cached_property
     def id(self) -> str:
@@ -71,6 +78,28 @@ class Manifest:
         found = self.table["label"].drop_nulls().unique().to_list()
         numeric = all(name.lstrip("-").isdigit() for name in found)
         return sorted(found, key=int if numeric else None)
+
+    @property
+    def summary(self) -> str:
+        """What was found, in one line."""
+        photos, labelled = self.table.height, self.table.height - self.table["label"].null_count()
+        told = f"{photos:,} photos of {self.source.name}"
+        if labelled or self.conflicting:
+            told += f": {labelled:,} labelled, {photos - labelled:,} unlabelled"
+            told += f" ({self.conflicting:,} given two labels)" if self.conflicting else ""
+            told += f", {len(self.classes):,} classes"
+        else:
+            told += ", without labels"
+        copies = self.duplicates["key"].is_in(self.table["key"].implode()).sum()
+        left_out = {
+            "unreadable": self.quarantine.height,
+            "copies": copies,
+            "other files of the same pixels": self.duplicates.height - copies,
+            "above max_images": self.left_out.height,
+            **self.skipped,
+        }
+        reasons = [f"{count:,} {reason}" for reason, count in left_out.items() if count]
+        return told + ("; left out: " + ", ".join(reasons) if reasons else "")
 
     def select(self, split: str | None = None) -> pl.DataFrame:
         """The rows of one split, or all."""
@@ -98,6 +127,8 @@ class Manifest:
             "duplicates": self.duplicates.height,
             "left_out": self.left_out.height,
             "splits_drawn": self.splits_drawn,
+            "skipped": self.skipped,
+            "conflicting": self.conflicting,
             "tables": facts,
         }
         root.write(f"{FOLDER}/{self.id}.json", seal(record))
@@ -143,8 +174,16 @@ class Manifest:
             # Saved anew meanwhile: the tables of before are gone.
             return cls.load(root, id)
         left_out = rest[0] if rest else _nothing()
-        drawn = record.get("splits_drawn", False)
-        return cls(source, table, quarantine, duplicates, left_out, drawn)
+        return cls(
+            source,
+            table,
+            quarantine,
+            duplicates,
+            left_out,
+            record.get("splits_drawn", False),
+            record.get("skipped", {}),
+            record.get("conflicting", 0),
+        )
 
     @classmethod
     def latest(cls, root: Root, name: str) -> "Manifest | None":
@@ -181,4 +220,8 @@ def _read_table(root: Root, name: str, fact: dict[str, Any]) -> pl.DataFrame:
         raise CorruptRecordError(
             f"{where} is damaged: its checksum differs. Run `tintem run` to index again."
         )
-    return pl.read_parquet(io.BytesIO(data))
+    table = pl.read_parquet(io.BytesIO(data))
+    if "key" in table.columns and "pixels" not in table.columns:
+        # Of a release that looked at bytes alone.
+        table = table.with_columns(pixels=pl.lit(None, SCHEMA["pixels"]))
+    return table

@@ -1,14 +1,17 @@
 """Which reader fits a source."""
 
+from pathlib import Path
+
 from storage.errors import SourceError
 from storage.images.folder import FolderReader
 from storage.images.manifest import Manifest
 from storage.images.parquet import ParquetReader, embeds_images
-from storage.images.select import is_glob, matching_files
+from storage.images.select import is_glob, matching_files, suffix_of
 from storage.images.source import ImageReader, SourceConfig
 from storage.images.synthetic import SCHEME, SyntheticReader
 from storage.images.table import TableReader
 from storage.images.tar import TarReader
+from storage.images.tar_stream import COMPRESSED_SUFFIXES, refuse_compressed
 from storage.root import Reading
 
 
@@ -24,7 +27,9 @@ def open_reader(source: SourceConfig | Manifest, reading: Reading | None = None)
     source = source.source if isinstance(source, Manifest) else source
     if source.uri.startswith(SCHEME):
         return SyntheticReader(source)
-    suffix = "." + source.uri.lower().rsplit(".", 1)[-1]
+    suffix = suffix_of(source.uri)
+    if suffix in COMPRESSED_SUFFIXES and not Path(source.uri).expanduser().is_dir():
+        refuse_compressed(source.uri, COMPRESSED_SUFFIXES[suffix])
     is_many = is_glob(source.uri)
     if suffix == ".tar":
         return TarReader(source)

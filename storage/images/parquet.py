@@ -1,7 +1,6 @@
 """Images inside Parquet files, as Hugging Face lays them out: a struct {bytes, path} per row."""
 
 import io
-import json
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ import polars as pl
 
 from storage.copies import CopyFolder
 from storage.errors import MissingObjectError, SourceError
+from storage.images.labels import LabelColumn, as_text, class_names
 from storage.images.select import (
     file_splits,
     known_splits,
@@ -124,14 +124,21 @@ class ParquetReader(ImageReader):
 
     def entries(self) -> pl.DataFrame:
         splits = file_splits(list(self._files), self.source.uri)
-        parts = [self._file_entries(path, splits[path]) for path in self._files]
+        listed = [self._file_entries(path, splits[path]) for path in self._files]
+        labels = as_text([labels for _, labels in listed])
+        parts = [
+            entries.with_columns(label=label).select(list(ENTRY_SCHEMA))
+            for (entries, _), label in zip(listed, labels, strict=True)
+        ]
         return pl.concat(parts)
 
-    def _file_entries(self, path: str, split: str | None) -> pl.DataFrame:
+    def _file_entries(self, path: str, split: str | None) -> tuple[pl.DataFrame, LabelColumn]:
         with _translate_errors(self._where(path)):
             return self._listed(path, self._root.path(path) or self._root.read(path), split)
 
-    def _listed(self, path: str, data: Path | bytes, split: str | None) -> pl.DataFrame:
+    def _listed(
+        self, path: str, data: Path | bytes, split: str | None
+    ) -> tuple[pl.DataFrame, LabelColumn]:
         file, where = pl.scan_parquet(data, glob=False), self._where(path)
         schema = file.collect_schema()
         names = schema.names()
@@ -141,21 +148,20 @@ class ParquetReader(ImageReader):
         label = None if self.source.labels == "none" else label
         table = file.select(
             bytes=_bytes_of(image, schema).bin.size().cast(pl.Int64).fill_null(0),
-            label=pl.col(label).cast(pl.String) if label else pl.lit(None, pl.String),
+            label=pl.col(label) if label else pl.lit(None, pl.String),
             split=pl.col(in_table).cast(pl.String) if in_table else pl.lit(None, pl.String),
         ).collect()
-        named = {str(i): name for i, name in enumerate(_class_names(data, label))}
         splits = known_splits(table["split"], where) if in_table else [split] * len(table)
-        return pl.DataFrame(
+        entries = pl.DataFrame(
             {
                 "uri": [f"{path}#{row}" for row in range(len(table))],
                 "bytes": table["bytes"],
                 "modified": [self._files[path].modified] * len(table),
-                "label": table["label"].replace(named),
                 "split": splits,
             },
-            schema=ENTRY_SCHEMA,
+            schema={name: dtype for name, dtype in ENTRY_SCHEMA.items() if name != "label"},
         )
+        return entries, LabelColumn(where, table["label"], class_names(data, label))
 
     def _images(self, path: str, data: Path | bytes, rows: slice = slice(None)) -> pl.Series:
         file = pl.scan_parquet(data, glob=False)
@@ -232,16 +238,6 @@ def _translate_errors(where: str) -> Iterator[None]:
             f"{where} is no readable Parquet ({reason}). Fetch it again (git lfs pull, if it is a "
             "Git LFS pointer), or leave it out."
         ) from error
-
-
-def _class_names(data: Path | bytes, label: str | None) -> list[str]:
-    """What Hugging Face writes beside integer labels."""
-    try:
-        described = json.loads(pl.read_parquet_metadata(data).get("huggingface", "{}"))
-    except ValueError:
-        return []
-    feature: Any = described.get("info", {}).get("features", {}).get(label, {})
-    return [str(name) for name in feature.get("names", [])] if isinstance(feature, dict) else []
 
 
 def _bytes_of(column: str, schema: pl.Schema) -> pl.Expr:

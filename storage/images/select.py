@@ -1,18 +1,22 @@
 """Which files a source's uri names, which of them are wanted, and what their names tell."""
 
 import fnmatch
+from collections import Counter
 from pathlib import Path
 
 import polars as pl
 
 from storage.errors import SourceError
-from storage.images.source import SourceConfig
+from storage.images.source import IMAGE_SUFFIXES, SourceConfig
 from storage.root import ObjectFacts, Root, open_root
 
 SPLIT_NAMES = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("test", "testing", "val", "valid", "validation", "eval", "dev"), "test"),
 }
+
+# Thumbnails of a Synology, companions of a Mac.
+_SYSTEM_FOLDERS = ("@eaDir", "__MACOSX")
 
 
 def matching_files(source: SourceConfig, suffix: str) -> tuple[Root, dict[str, ObjectFacts]]:
@@ -39,7 +43,10 @@ def matching_files(source: SourceConfig, suffix: str) -> tuple[Root, dict[str, O
         if path.lower().endswith(suffix) and included(path, source)
     }
     if not found:
-        raise SourceError(f"{source.uri} names no {suffix} file. Correct the source's uri.")
+        cure = "Correct the source's uri."
+        if facts and source.include:
+            cure = f"include ({', '.join(source.include)}) names files, not what is in them."
+        raise SourceError(f"{source.uri} names no {suffix} file. {cure}")
     return root, found
 
 
@@ -78,8 +85,36 @@ def is_glob(uri: str) -> bool:
 
 def included(path: str, source: SourceConfig) -> bool:
     """Whether a path is wanted: not hidden, and matching ``include`` where that is given."""
-    hidden = any(part.startswith(".") for part in path.split("/"))
-    return not hidden and matches(path, source)
+    return not is_hidden(path) and matches(path, source)
+
+
+def is_hidden(path: str) -> bool:
+    """Whether a file, or a folder above it, is hidden or of an operating system's own making."""
+    parts = [part for part in path.split("/") if part not in ("", ".")]
+    return any(part.startswith(".") or part in _SYSTEM_FOLDERS for part in parts)
+
+
+def left_out(path: str, source: SourceConfig) -> str | None:
+    """Why a file is not looked at as an image; None where it is."""
+    if is_hidden(path):
+        return "hidden"
+    suffix = suffix_of(path)
+    if suffix not in IMAGE_SUFFIXES:
+        return suffix or "without a suffix"
+    return None if matches(path, source) else "not in include"
+
+
+def suffix_of(path: str) -> str:
+    """The last suffix of a file's name, in lower case, with its dot; empty where it has none."""
+    name, dot, suffix = path.rpartition("/")[2].rpartition(".")
+    return f".{suffix.lower()}" if name and dot else ""
+
+
+def looked_for(skipped: Counter[str]) -> str:
+    """What was looked for, and found instead, in brackets."""
+    found = ", ".join(f"{count} {reason}" for reason, count in sorted(skipped.items()))
+    wanted = f"looked for {', '.join(IMAGE_SUFFIXES)}"
+    return f"({wanted}; found {found or 'nothing'})"
 
 
 def matches(path: str, source: SourceConfig) -> bool:
@@ -117,8 +152,8 @@ def pick_column(columns: list[str], wanted: str | None, usual: tuple[str, ...], 
         SourceError: if there is none; names the columns there are.
     """
     for name in (wanted,) if wanted else usual:
-        if name in columns:
-            return name
+        if (found := _column(columns, name)) is not None:
+            return found
     asked = f"no column {wanted!r}" if wanted else f"none of {', '.join(usual)}"
     raise SourceError(
         f"{what} has {asked}; its columns are {', '.join(columns)}. Name the right one."
@@ -128,5 +163,13 @@ def pick_column(columns: list[str], wanted: str | None, usual: tuple[str, ...], 
 def optional_column(columns: list[str], wanted: str | None, usual: str, what: str) -> str | None:
     """The column asked for (which must be there), or the usual one if it is there."""
     if wanted is None:
-        return usual if usual in columns else None
+        return _column(columns, usual)
     return pick_column(columns, wanted, (), what)
+
+
+def _column(columns: list[str], name: str) -> str | None:
+    """The column of a name, in any capitals where there is no exact one, if it is there once."""
+    if name in columns:
+        return name
+    alike = [column for column in columns if column.strip().lower() == name.strip().lower()]
+    return alike[0] if len(alike) == 1 else None

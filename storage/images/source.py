@@ -1,23 +1,15 @@
 """Where images come from: one description, one interface to list and read them."""
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from typing import Literal
 
 import polars as pl
 from pydantic import BaseModel, Field
 
-IMAGE_SUFFIXES = (
-    ".bmp",
-    ".gif",
-    ".jpeg",
-    ".jpg",
-    ".pgm",
-    ".png",
-    ".ppm",
-    ".tif",
-    ".tiff",
-    ".webp",
-)
+from tintem_pixels import SUFFIXES
+
+IMAGE_SUFFIXES = tuple(sorted(SUFFIXES))
 ENTRY_SCHEMA = {
     "uri": pl.String,
     "bytes": pl.Int64,
@@ -36,10 +28,18 @@ class SourceConfig(BaseModel, frozen=True, extra="forbid"):
         description="image folder, CSV or Parquet of URIs, Parquet with image bytes, *.tar or "
         "*.parquet; local or s3://",
     )
-    label_column: str | None = Field(None, description="column of labels; None: `label` if there")
+    label_column: str | None = Field(
+        None,
+        description="column of labels, in a tar cls, txt or a key of the JSON; None: `label`, and "
+        "cls, if there",
+    )
     uri_column: str | None = Field(None, description="column of paths; None: the usual names")
     split_column: str | None = Field(None, description="column of splits; None: `split` if there")
-    image_column: str | None = Field(None, description="column of bytes; None: the usual names")
+    image_column: str | None = Field(
+        None,
+        description="column of bytes, in a tar the extension of the photos (jpg, seg.png); None: "
+        "the usual names, in a tar the one image of a sample",
+    )
     labels: Literal["folders", "none", "auto"] = Field(
         "auto", description="auto: class folders or a label column where there are any"
     )
@@ -54,6 +54,13 @@ class SourceConfig(BaseModel, frozen=True, extra="forbid"):
     check: Literal["decode", "header"] = Field(
         "decode", description="how an image is found readable: all of it, or its header only"
     )
+    bits: int | None = Field(
+        None,
+        ge=1,
+        le=32,
+        description="bits in use in grey values stored in more than 8 (12: 0..4095); "
+        "None: as the files say",
+    )
 
 
 class ImageReader(ABC):
@@ -61,6 +68,10 @@ class ImageReader(ABC):
 
     def __init__(self, source: SourceConfig) -> None:
         self.source = source
+        self.skipped: Counter[str] = Counter()
+        """Files that :meth:`entries` did not look at: how many of each suffix, or why."""
+        self.conflicting = 0
+        """Images that are listed with two labels, and so have none."""
 
     @abstractmethod
     def entries(self) -> pl.DataFrame:

@@ -1,16 +1,20 @@
 """Images named by a CSV or Parquet table of paths and labels."""
 
 import io
+import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import PurePosixPath
+from urllib.parse import unquote
 
 import numpy as np
 import polars as pl
 
 from storage.errors import MissingObjectError, SourceError
+from storage.images.labels import LabelColumn, as_text
 from storage.images.select import known_splits, matches, optional_column, pick_column
 from storage.images.source import ENTRY_SCHEMA, ImageReader, SourceConfig
+from storage.images.text_table import read_text_table, refuse_web_addresses
 from storage.root import Root, clean_path, open_root
 
 _USUAL = ("uri", "url", "path", "image_path", "filepath", "file_path", "file", "filename",
@@ -42,6 +46,9 @@ class TableReader(ImageReader):
         uris = table[uri_column].cast(pl.String)
         if uris.null_count():
             raise SourceError(f"{where} has rows without {uri_column}. Remove or fill them.")
+        refuse_web_addresses(uris, where)
+        labels = table[label] if label else pl.Series("label", [None] * len(uris), pl.String)
+        (labels,) = as_text([LabelColumn(where, labels)])
         facts = np.zeros((len(uris), 2), np.int64)
         with ThreadPoolExecutor(_PARALLEL_LOOKUPS) as pool:
             # All at once, the questions that wait for a thread would fill the memory.
@@ -53,7 +60,7 @@ class TableReader(ImageReader):
                 "uri": uris,
                 "bytes": facts[:, 0],
                 "modified": facts[:, 1],
-                "label": table[label].cast(pl.String) if label else [None] * len(uris),
+                "label": labels,
                 "split": table[split].cast(pl.String) if split else [None] * len(uris),
             },
             schema=ENTRY_SCHEMA,
@@ -62,7 +69,15 @@ class TableReader(ImageReader):
         if entries.is_empty():
             raise SourceError(f"{where} names no images. Correct the source's uri or include.")
         entries = entries.with_columns(split=known_splits(entries["split"], where))
-        return entries.unique("uri", keep="first").sort("uri")
+        given = pl.col("label").drop_nulls()
+        labels_of = entries.group_by("uri").agg(
+            pl.when(given.n_unique() == 1).then(given.first()).alias("label"),
+            (given.n_unique() > 1).alias("conflict"),
+        )
+        self.conflicting = int(labels_of["conflict"].sum())
+        entries = entries.unique("uri", keep="first").drop("label")
+        entries = entries.join(labels_of.drop("conflict"), on="uri", how="left")
+        return entries.select(list(ENTRY_SCHEMA)).sort("uri")
 
     def _table(self) -> pl.DataFrame:
         try:
@@ -73,8 +88,7 @@ class TableReader(ImageReader):
         try:
             if self._name.lower().endswith(".parquet"):
                 return pl.read_parquet(io.BytesIO(data))
-            separator = "\t" if self._name.lower().endswith(".tsv") else ","
-            return pl.read_csv(data, separator=separator, infer_schema=False)
+            return read_text_table(data, self._name, self.source.uri)
         except pl.exceptions.PolarsError as error:
             message = f"{self.source.uri} is not a readable table ({error})."
             raise SourceError(message) from error
@@ -83,9 +97,16 @@ class TableReader(ImageReader):
         if uri.startswith("s3://"):
             folder, _, name = uri.rpartition("/")
             return _open_folder(folder), name
-        if uri.startswith("/"):
-            return _open_folder(str(PurePosixPath(uri).parent)), PurePosixPath(uri).name
-        return self._root, uri
+        path = unquote(uri.removeprefix("file://")) if uri.startswith("file://") else uri
+        if "\\" in path and not self._root.exists(path):
+            # Of a table that was written on Windows.
+            path = path.replace("\\", "/")
+        below = self._root.path()
+        if ".." in path.split("/") and below is not None:
+            path = os.path.normpath(below / path)
+        if path.startswith("/"):
+            return _open_folder(str(PurePosixPath(path).parent)), PurePosixPath(path).name
+        return self._root, path
 
     def _facts(self, uri: str) -> tuple[int, int]:
         """Size and date; zeros for a file that is not there, which reading will then report."""

@@ -1,19 +1,33 @@
-"""Images inside tar shards, as WebDataset lays them out: files of one sample share a stem."""
+"""Images inside tar shards, as WebDataset lays them out: files of one sample share a name.
 
-import io
+The name of a sample is the path of its files up to the first dot of the base name; what follows is
+the extension. ``cats/a.b/001.seg.png`` is the file ``seg.png`` of the sample ``cats/a.b/001``.
+"""
+
 import json
+import re
 import tarfile
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import IO, Any
 
 import polars as pl
 
 from storage.errors import MissingObjectError, SourceError
-from storage.images.select import file_splits, matching_files
+from storage.images.select import file_splits, is_hidden, looked_for, matching_files, suffix_of
 from storage.images.source import ENTRY_SCHEMA, IMAGE_SUFFIXES, ImageReader, SourceConfig
-from storage.root import Root
+from storage.images.tar_stream import archives, open_stream
 
 _LABEL_SUFFIXES = (".cls", ".json", ".txt")
+
+
+@dataclass
+class _Sample:
+    """The files of a sample that are looked at: images and labels, by extension."""
+
+    images: dict[str, tuple[str, int, int]] = field(default_factory=dict)
+    """Name, offset and size."""
+    labels: dict[str, str] = field(default_factory=dict)
 
 
 class TarReader(ImageReader):
@@ -24,14 +38,14 @@ class TarReader(ImageReader):
         self._root, self._files = matching_files(source, ".tar")
 
     def read(self, uri: str) -> bytes:
-        path, _, place = uri.partition("#")
-        try:
-            offset, size = place.partition("/")[0].split("+")
-            return self._root.read_range(path, int(offset), int(size))
-        except ValueError as error:
-            raise MissingObjectError(f"{uri!r} is no place in a tar shard.") from error
+        # Names of shards and of members may hold anything.
+        for place in re.finditer(r"#(\d+)\+(\d+)(/|$)", uri):
+            if uri[: place.start()] in self._files:
+                return self._root.read_range(uri[: place.start()], int(place[1]), int(place[2]))
+        raise MissingObjectError(f"{uri!r} is no place in a tar shard of {self._root.url}.")
 
     def entries(self) -> pl.DataFrame:
+        self.skipped.clear()
         splits = file_splits(list(self._files), self.source.uri)
         rows: list[dict[str, Any]] = []
         for path, fact in self._files.items():
@@ -41,102 +55,115 @@ class TarReader(ImageReader):
                         "uri": f"{path}#{offset}+{size}/{member}",
                         "bytes": size,
                         "modified": fact.modified,
-                        "label": None if self.source.labels == "none" else label,
+                        "label": label,
                         "split": splits[path],
                     }
                 )
         if not rows:
+            chosen = self.source.image_column
+            wanted = f" with the extension {chosen}" if chosen else ""
             raise SourceError(
-                f"{self.source.uri} holds no images (looked for {', '.join(IMAGE_SUFFIXES)}). "
-                "Correct the source's uri."
+                f"{self.source.uri} holds no images{wanted} {looked_for(self.skipped)}. "
+                + ("Correct image_column." if chosen else "Correct the source's uri.")
             )
         return pl.DataFrame(rows, schema=ENTRY_SCHEMA)
 
     def _images(self, path: str) -> Iterator[tuple[str, int, int, str | None]]:
-        labels: dict[str, str] = {}
-        images: list[tuple[str, int, int]] = []
-        try:
-            with (
-                self._stream(path) as stream,
-                # Names need not be UTF-8, and uris must: the name only decorates the place.
-                tarfile.open(fileobj=stream, mode="r:", errors="backslashreplace") as tar,
-            ):
-                for member in tar:
-                    if not member.isfile():
-                        continue
-                    suffix = "." + member.name.rsplit(".", 1)[-1].lower()
-                    if suffix in IMAGE_SUFFIXES:
-                        images.append((member.name, member.offset_data, member.size))
-                    elif suffix in _LABEL_SUFFIXES and self.source.labels != "none":
-                        label = self._label(suffix, tar.extractfile(member))
-                        if label is not None:
-                            labels[_stem(member.name)] = label
-                _refuse_early_end(stream, tar.offset)
-        except tarfile.TarError as error:
-            raise SourceError(
-                f"{self._root.url}/{path} is not a readable tar ({error}). Make it again."
-            ) from error
-        for name, offset, size in images:
-            yield name, offset, size, labels.get(_stem(name))
+        where = f"{self._root.url}/{path}"
+        with open_stream(self._root, path, self._files[path].bytes) as stream:
+            # Archives joined end to end may use the same names again.
+            for tar in archives(stream, where):
+                samples: dict[str, _Sample] = {}
+                try:
+                    for member in tar:
+                        self._look(tar, member, samples, where)
+                except tarfile.TarError as error:
+                    raise SourceError(
+                        f"{where} is not a readable tar ({error}). Make it again."
+                    ) from error
+                for name, sample in samples.items():
+                    if sample.images:
+                        image = self._image(name, sample, where)
+                        if image is not None:
+                            yield (*image, self._label(name, sample, where))
 
-    def _label(self, suffix: str, stream: IO[bytes] | None) -> str | None:
-        wanted = self.source.label_column
-        if stream is None or (suffix == ".txt" and wanted != "txt"):
+    def _look(
+        self, tar: tarfile.TarFile, member: tarfile.TarInfo, samples: dict[str, _Sample], where: str
+    ) -> None:
+        """Note a member in its sample, or among the skipped ones."""
+        if member.isdir():
+            return
+        suffix = suffix_of(member.name)
+        is_label = suffix in _LABEL_SUFFIXES
+        if is_hidden(member.name):
+            self.skipped["hidden"] += 1
+        elif not member.isreg() or member.issparse():
+            self.skipped["links or sparse files in a tar"] += 1
+        elif not is_label and suffix not in IMAGE_SUFFIXES:
+            self.skipped[suffix or "without a suffix"] += 1
+        else:
+            name, extension = _parts(member.name)
+            sample = samples.setdefault(name, _Sample())
+            if extension in sample.images or extension in sample.labels:
+                raise SourceError(
+                    f"{where} holds {member.name} twice: the files of a sample are told apart by "
+                    "what follows the first dot of their names. Rename one of them."
+                )
+            if not is_label:
+                sample.images[extension] = (member.name, member.offset_data, member.size)
+            elif self.source.labels != "none":
+                label = self._read_label(extension, tar.extractfile(member))
+                if label is not None:
+                    sample.labels[extension] = label
+
+    def _image(self, name: str, sample: _Sample, where: str) -> tuple[str, int, int] | None:
+        chosen = self.source.image_column
+        images = sample.images
+        if chosen is not None:
+            left = [extension for extension in images if extension != chosen.lstrip(".").lower()]
+            self.skipped.update(f".{suffix}" for suffix in left)
+            images = {e: image for e, image in images.items() if e not in left}
+        if len(images) > 1:
+            first, second, *_ = sorted(images)
+            raise SourceError(
+                f"{where}: the sample {name} has {len(images)} images, {first} and {second} among "
+                "them. Name the extension of the photos in image_column, or, if each is a photo of "
+                "its own, rename them: a sample's name ends at the first dot."
+            )
+        return next(iter(images.values()), None)
+
+    def _label(self, name: str, sample: _Sample, where: str) -> str | None:
+        labels, wanted = sample.labels, self.source.label_column
+        if wanted is not None and any(extension.endswith("json") for extension in labels):
+            labels = {e: label for e, label in labels.items() if e.endswith("json")}
+        if len(set(labels.values())) > 1:
+            first, second, *_ = sorted(labels)
+            raise SourceError(
+                f"{where}: the sample {name} has {len(labels)} labels, {first} and {second} among "
+                "them. Name the one that counts in label_column (cls, txt, or a key of the JSON), "
+                "or rename them: a sample's name ends at the first dot."
+            )
+        return next(iter(labels.values()), None)
+
+    def _read_label(self, extension: str, stream: IO[bytes] | None) -> str | None:
+        """The label in a file of a sample; None where it holds none, or another is wanted."""
+        wanted, kind = self.source.label_column, extension.rpartition(".")[2]
+        if stream is None or (kind == "txt" and wanted != "txt"):
+            return None
+        if wanted in ("cls", "txt") and kind != wanted:
             return None
         text = stream.read().decode(errors="replace").strip()
-        if suffix != ".json":
-            return text
+        if kind != "json":
+            return text or None
         try:
             found = json.loads(text).get(wanted or "label")
         except (ValueError, AttributeError):
             return None
         return None if found is None else str(found)
 
-    def _stream(self, path: str) -> IO[bytes]:
-        local = self._root.path(path)
-        if local is not None:
-            return local.open("rb")
-        size = self._files[path].bytes
-        return io.BufferedReader(_RemoteFile(self._root, path, size), buffer_size=2**20)
 
-
-class _RemoteFile(io.RawIOBase):
-    """A remote object read by ranges, so that listing a tar need not hold it in memory."""
-
-    def __init__(self, root: Root, path: str, size: int) -> None:
-        self._root, self._path, self._size, self._place = root, path, size, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._size}[whence]
-        self._place = start + offset
-        return self._place
-
-    def readinto(self, buffer: Any) -> int:
-        length = max(0, min(len(buffer), self._size - self._place))
-        if length:
-            buffer[:length] = self._root.read_range(self._path, self._place, length)
-        self._place += length
-        return length
-
-
-def _refuse_early_end(stream: IO[bytes], place: int) -> None:
-    """Raises tarfile.ReadError unless the archive ends where its members do.
-
-    tarfile takes a damaged header, or the end of a file that was cut, for the end of the archive,
-    and what follows would be lost without a word. Every writer ends with a block of zeros.
-    """
-    stream.seek(place)
-    if stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-        raise tarfile.ReadError(f"neither a file nor the archive's end at byte {place}")
-
-
-def _stem(name: str) -> str:
-    """What the files of one sample share: the path up to the first dot of the file's name."""
-    folder, _, file = name.rpartition("/")
-    return f"{folder}/{file.split('.')[0]}"
+def _parts(member: str) -> tuple[str, str]:
+    """The name of a member's sample and its extension, in lower case."""
+    folder, _, file = member.rpartition("/")
+    stem, _, extension = file.partition(".")
+    return f"{folder}/{stem}".removeprefix("./").lstrip("/"), extension.lower()

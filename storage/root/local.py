@@ -113,7 +113,9 @@ class LocalRoot(Root):
 
 
 def _facts(status: os.stat_result) -> ObjectFacts:
-    return ObjectFacts(status.st_size, status.st_mtime_ns)
+    # The date of the last change of the file, not of its content alone: programs that copy files
+    # set the latter back (rsync -t, cp -p), so that another content may bear the same date.
+    return ObjectFacts(status.st_size, max(status.st_ctime_ns, status.st_mtime_ns))
 
 
 @contextmanager

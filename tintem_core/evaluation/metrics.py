@@ -20,7 +20,7 @@ class Metric:
         teacher's own index, votes of neighbours, linear probes, scores of out-of-distribution
         photos, or their ranks beside the teacher's.
     lower_is_better: whether less of it is better.
-    needs_labels: whether it is measured only where every photo has a label.
+    needs_labels: whether it is measured over the photos that have a label.
     has_constant: whether a constant answer is measured beside it.
     """
 
@@ -76,8 +76,8 @@ def known_metrics(
 ) -> list[str]:
     """Return what an evaluation measures, as subject/set/name.
 
-    What needs labels is measured where every photo has one, and what is found among 10 where there
-    are more test photos than that.
+    What needs labels is measured over the photos that have one, and what is found among 10 where
+    there are more test photos than that.
 
     Args:
         answers: who answers in a space of the teacher's, the student itself or a training head.

@@ -191,3 +191,26 @@ def count_classes(labels_N: NDArray[np.integer], classes: int | None) -> int:
             "number the classes from 0."
         )
     return known
+
+
+_NEAR, _PAIRS = 0.05, 1000
+
+
+def near_copies(bank_NK: NDArray[np.floating], query_MK: NDArray[np.floating]) -> int:
+    """How many queries lie so near to a train embedding that they may be the same picture.
+
+    That is, at most 5% as far as two images lie apart in the median (1 - cosine, over at most 1,000
+    of each side), whatever the angles that the model uses.
+
+    Raises:
+        InputError, ShapeError, DegenerateError: as `nearest`.
+    """
+    cosines_M = nearest(bank_NK, query_MK, 1)[0][:, 0]
+    some_bank, some_queries = (
+        side[:: -(-len(side) // _PAIRS)].astype(np.float64) for side in (bank_NK, query_MK)
+    )
+    some_bank, some_queries = (
+        side / np.linalg.norm(side, axis=1, keepdims=True) for side in (some_bank, some_queries)
+    )
+    usual = float(np.median(1 - some_queries @ some_bank.T))
+    return int((1 - cosines_M <= _NEAR * usual).sum())

@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 import zarr
 
-from flows.config.load import load_config
+from flows.config.load import load_config, parse_config
 from flows.config.run import RunConfig
 from flows.data.features import fragmented
 from flows.data.rendering import view_source
@@ -25,6 +25,8 @@ from flows.stages.pipeline import Pipeline
 from storage.artifacts import read_file
 from storage.cache import CacheSpec, FeatureCache, Fragmentation, KindSpec
 from storage.lease import hold
+from storage.root.base import ObjectFacts
+from tests.photos import photo
 from tests.runs import Notes, write_config
 from tests.storage.cache.published import stored_rows
 from tintem_core.errors import InputError
@@ -254,3 +256,27 @@ def test_a_failing_write_stops_the_extraction(
     monkeypatch.setattr("flows.stages.shards.check_precision", lambda *_: None)
     with pytest.raises(OSError, match="No space left"):
         assert Pipeline(config).extracted
+
+
+def test_a_photo_replaced_under_the_same_size_and_date_is_read_by_the_next_run(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As on a disk that knows no date of change but the one that copying sets back.
+    monkeypatch.setattr("storage.root.local._facts", lambda status: ObjectFacts(status.st_size, 1))
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    for i in range(40):
+        photo(i).save(folder / f"{i:03d}.bmp")
+    settings["data"] = {**settings["data"], "uri": str(folder)}
+    first = Pipeline(parse_config(settings, "run"))
+    assert first.extracted
+    replaced = next(uri for uri in first.indexed.data.uris("train"))
+    photo(777).save(folder / replaced)
+    settings["views"]["count"] += 1
+    told = rf"{replaced} has changed since it was indexed: run the same command again"
+    with pytest.raises(InputError, match=told):
+        assert Pipeline(parse_config(settings, "run")).extracted
+    again = Pipeline(parse_config(settings, "run"))
+    assert again.extracted
+    assert set(again.indexed.data.keys()) != set(first.indexed.data.keys())
+    assert not list((tmp_path / "root" / "manifests").glob("*.changed/*"))

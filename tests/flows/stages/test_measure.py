@@ -167,3 +167,28 @@ def test_unlabelled_photos_have_no_neighbours_that_vote(
     names = {name.rpartition("/")[2] for name in Pipeline(config).evaluated.record["metrics"]}
     assert "shared_knn" not in names
     assert "same_photo_at_10" in names
+
+
+def test_photos_without_a_label_leave_the_others_their_scores(
+    settings: dict[str, Any], photo_folder: Callable[..., Path]
+) -> None:
+    every = Pipeline(configured(settings)).evaluated.record
+    loose = photo_folder(12, first=300)
+    (loose / "photo-0300-copy.png").write_bytes((loose / "photo-0300.png").read_bytes() + b"more")
+    notes = Notes()
+    with reporting_to(notes):
+        pipeline = Pipeline(configured(settings))
+        some = pipeline.evaluated.record
+    labels = pipeline.indexed.data.labels("test")
+    labelled = sum(label is not None for label in labels)
+    assert 0 < labelled < len(labels)
+    counts = {row["n"] for row in some["rows"] if row["name"] == "knn"}
+    assert counts == {labelled}
+    assert set(some["metrics"]) == set(every["metrics"])
+    told = f"scores by labels are over the {labelled} of {len(labels)} test photos of shapes"
+    assert [note for note in notes.notes if note.startswith(told)]
+    name = pipeline.config.data.name
+    assert notes.notes[0] == (
+        f"60 photos of {name}: 48 labelled, 12 unlabelled, 2 classes; left out: 1 other files of "
+        "the same pixels"
+    )

@@ -4,13 +4,14 @@ import os
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import polars as pl
 import pytest
 from PIL import Image
 
 from storage.errors import CorruptRecordError, MissingObjectError, SourceError
 from storage.identity import content_key
-from storage.images import Manifest, SourceConfig, build_manifest, open_reader
+from storage.images import Manifest, SourceConfig, build_manifest, is_image, open_reader
 from storage.images.index import _seen
 from storage.records import seal, unseal
 from storage.testing import damaged
@@ -59,11 +60,11 @@ def test_label_free_is_the_normal_case(folder, tmp_path, image):
         build_manifest(source(flat, labels="folders"))
 
 
-def test_split_folders_are_splits_not_classes(folder, tmp_path):
+def test_split_folders_are_splits_not_classes(folder, tmp_path, image):
     base = tmp_path / "split"
     for name in ("train", "val"):
         shutil.copytree(folder, base / name)
-    (base / "val/cat/01.jpg").write_bytes((folder / "cat/01.jpg").read_bytes() + b"x")
+    (base / "val/cat/01.jpg").write_bytes(image(99))
     manifest = build_manifest(source(base))
     assert manifest.classes == ["cat", "dog"]
     assert manifest.select("test")["uri"].to_list() == ["val/cat/01.jpg"]
@@ -87,6 +88,76 @@ def test_the_same_content_appears_once(folder):
     manifest = build_manifest(source(folder))
     assert manifest.table.height == 12
     assert manifest.duplicates["uri"].to_list() == ["dog/copy.jpg"]
+
+
+def test_the_same_pixels_in_other_files_appear_once_and_never_on_both_sides(tmp_path):
+    for i in range(60):
+        grey = (np.random.default_rng(i).integers(0, 4, (8, 8)) * 60).astype(np.uint8)
+        picture = Image.fromarray(grey)
+        picture.save(tmp_path / f"{i}.png")
+        picture.save(tmp_path / f"{i}-copy.png", compress_level=1)
+        picture.convert("RGB").save(tmp_path / f"{i}.bmp")
+        picture.transpose(Image.Transpose.ROTATE_180).save(tmp_path / f"{i}-turned.png")
+    manifest = build_manifest(source(tmp_path, test_share=0.5))
+    assert (manifest.table.height, manifest.duplicates.height) == (120, 120)
+    assert manifest.table["pixels"].n_unique() == 120
+    assert "120 other files of the same pixels" in manifest.summary
+    # Which of them stays follows from content, not from names.
+    for path in list(tmp_path.iterdir()):
+        path.rename(tmp_path / f"{path.name[::-1]}{path.suffix}")
+    assert set(build_manifest(manifest.source).keys()) == set(manifest.keys())
+    quick = build_manifest(source(tmp_path, check="header"))
+    assert quick.table.height > 120
+    assert build_manifest(manifest.source, previous=quick).table.height == 120
+
+
+def test_a_photo_whose_scale_differs_from_former_releases_has_another_key(tmp_path, image):
+    values = np.arange(64, dtype=np.uint16).reshape(8, 8)
+    buffers = {}
+    for name, frame in (("dark", values), ("full", values * 1040)):
+        Image.fromarray(frame).save(tmp_path / f"{name}.png")
+        buffers[name] = (tmp_path / f"{name}.png").read_bytes()
+    (tmp_path / "plain.jpg").write_bytes(image(1))
+    keys = {row["uri"]: row["key"] for row in build_manifest(source(tmp_path)).table.to_dicts()}
+    assert keys["full.png"] == content_key(buffers["full"])
+    assert keys["plain.jpg"] == content_key(image(1))
+    assert keys["dark.png"] != content_key(buffers["dark"])
+    assert is_image(buffers["dark"], keys["dark.png"], None)
+    assert not is_image(buffers["dark"], keys["dark.png"], 12)
+    quick = build_manifest(source(tmp_path, check="header"))
+    assert set(quick.keys()) == set(keys.values())
+    before = build_manifest(source(tmp_path))
+    other = build_manifest(source(tmp_path, bits=12), previous=before)
+    assert len(set(other.keys()) - set(keys.values())) == 2
+
+
+def test_a_photo_without_finite_values_is_set_aside(folder):
+    Image.fromarray(np.full((8, 8), np.nan, np.float32)).save(folder / "cat/nan.tif")
+    manifest = build_manifest(source(folder, max_unreadable_share=0.5))
+    assert manifest.quarantine.to_dicts() == [
+        {"uri": "cat/nan.tif", "reason": "it holds no finite value"}
+    ]
+
+
+def test_a_photo_with_two_labels_has_none_and_is_told(folder, image):
+    shutil.copy(folder / "cat/01.jpg", folder / "dog/copy.jpg")
+    with Image.open(folder / "cat/02.jpg") as picture:
+        picture.save(folder / "dog/other-file.png")
+    manifest = build_manifest(source(folder))
+    assert manifest.table["label"].null_count() == manifest.conflicting == 2
+    assert "10 labelled, 2 unlabelled (2 given two labels), 2 classes" in manifest.summary
+    assert "1 copies, 1 other files of the same pixels" in manifest.summary
+
+
+def test_a_file_replaced_by_one_of_the_same_size_and_date_is_read_again(folder, image):
+    path = folder / "cat/01.jpg"
+    data = image(1) + bytes(len(image(99)))
+    path.write_bytes(data)
+    before, status = build_manifest(source(folder)), path.stat()
+    path.write_bytes((image(99) + bytes(len(data)))[: len(data)])
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    after = build_manifest(source(folder), previous=before)
+    assert content_key(path.read_bytes()) in set(after.keys())
 
 
 def test_unreadable_images_are_set_aside_with_the_reason(folder, image):
@@ -299,7 +370,7 @@ def test_an_interrupted_save_leaves_the_manifest_of_before(folder, root, changed
     before = after = build_manifest(source(folder))
     if changed:
         # The same images, and so the same id, but other files.
-        shutil.copy(folder / "cat/01.jpg", folder / "dog/copy.jpg")
+        shutil.copy(folder / "cat/01.jpg", folder / "cat/copy.jpg")
         after = build_manifest(source(folder), previous=before)
     assert after.id == before.id
     for calls in range(4 if changed else 2):
@@ -338,7 +409,7 @@ def test_saving_what_is_stored_already_writes_no_table(folder, root):
 def test_a_manifest_that_is_saved_anew_while_it_is_read_is_read_anew(folder, root, monkeypatch):
     before = build_manifest(source(folder))
     before.save(root)
-    shutil.copy(folder / "cat/01.jpg", folder / "dog/copy.jpg")
+    shutil.copy(folder / "cat/01.jpg", folder / "cat/copy.jpg")
     after = build_manifest(source(folder), previous=before)
     read, saved = type(root).read, []
 
@@ -398,3 +469,36 @@ def test_sources_that_cannot_work_say_what_and_where(tmp_path, folder):
         build_manifest(source(tmp_path / "odd.csv"))
     with pytest.raises(SourceError, match="no column 'c'"):
         build_manifest(source(tmp_path / "odd.csv", uri_column="a", label_column="c"))
+
+
+def test_files_of_every_usual_suffix_are_read_and_others_counted_by_suffix(tmp_path, image):
+    forms = {".jfif": "JPEG", ".jpe": "JPEG", ".mpo": "JPEG", ".avif": "AVIF", ".jp2": "JPEG2000",
+             ".WEBP": "WEBP", ".Tif": "TIFF", ".pbm": "PPM"}  # fmt: skip
+    for i, (suffix, form) in enumerate(forms.items()):
+        (tmp_path / f"{i}{suffix}").write_bytes(image(i, form=form))
+    for name in ("a.heic", "b.HEIC", "c.xmp", "README", ".hidden.jpg", "@eaDir/x.jpg"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(image(50))
+    manifest = build_manifest(source(tmp_path))
+    assert manifest.table.height == len(forms)
+    assert manifest.skipped == {".heic": 2, ".xmp": 1, "hidden": 2, "without a suffix": 1}
+    told = "left out: 2 .heic, 1 .xmp, 2 hidden, 1 without a suffix"
+    assert manifest.summary == f"8 photos of demo, without labels; {told}"
+    few = build_manifest(source(tmp_path, include=("*.jp2",)))
+    assert few.skipped["not in include"] == len(forms) - 1
+
+
+def test_what_was_left_out_survives_storage(folder, root):
+    (folder / "x.xmp").write_text("")
+    shutil.copy(folder / "cat/01.jpg", folder / "dog/copy.jpg")
+    manifest = build_manifest(source(folder))
+    loaded = Manifest.load(root, manifest.save(root))
+    assert loaded.summary == manifest.summary
+    assert (loaded.skipped, loaded.conflicting) == ({".xmp": 1}, 1)
+
+
+def test_a_folder_without_photos_says_what_it_holds(tmp_path):
+    (tmp_path / "a.heif-sequence").write_text("")
+    with pytest.raises(SourceError, match=r"found 1 \.heif-sequence\)"):
+        build_manifest(source(tmp_path))

@@ -271,3 +271,120 @@ def test_unusable_files_say_what_and_where(place, image):
         build_manifest(source(place.url))
     with pytest.raises(SourceError, match="must end in"):
         build_manifest(source(f"{place.url}/*.jpg"))
+
+
+def uris_of(manifest):
+    return [uri.partition("/")[2] for uri in manifest.table["uri"]]
+
+
+def test_a_sample_is_named_up_to_the_first_dot_of_the_base_name(place, image):
+    members = {}
+    for i in range(4):
+        members[f"a.b/c.d/{i}.jpg"] = image(i)
+        members[f"a.b/c.d/{i}.cls"] = str(i % 2).encode()
+    members |= {"e.left.jpg": image(8), "e.right.cls": b"1", "./f.JPG": image(9), "f.cls": b"0"}
+    place.write("x.tar", tar(members))
+    manifest = build_manifest(source(f"{place.url}/x.tar"))
+    labels = dict(zip(uris_of(manifest), manifest.table["label"], strict=True))
+    wanted = {f"a.b/c.d/{i}.jpg": str(i % 2) for i in range(4)}
+    assert labels == {**wanted, "e.left.jpg": "1", "./f.JPG": "0"}
+    check_reads(manifest)
+
+
+def test_two_images_or_two_labels_of_a_sample_are_refused_by_name(place, image):
+    members = {}
+    for i in range(3):
+        members[f"cam1.2024-05-{i:02d}.jpg"] = image(i)
+        members[f"cam1.2024-05-{i:02d}.cls"] = str(i % 3).encode()
+    place.write("dots.tar", tar(members))
+    with pytest.raises(SourceError, match=r"dots\.tar: the sample cam1 has 3 images, 2024-05-00"):
+        build_manifest(source(f"{place.url}/dots.tar"))
+    place.write("two.tar", tar({"a.jpg": image(0), "a.cls": b"1", "a.json": b'{"label": 2}'}))
+    with pytest.raises(SourceError, match="the sample a has 2 labels, cls and json"):
+        build_manifest(source(f"{place.url}/two.tar"))
+    for column, label in (("cls", "1"), ("none", "1"), ("label", "2")):
+        chosen = build_manifest(source(f"{place.url}/two.tar", label_column=column))
+        assert chosen.classes == [label]
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for data in (b"1", b"2"):
+            info = tarfile.TarInfo("a.cls")
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    place.write("again.tar", buffer.getvalue())
+    with pytest.raises(SourceError, match=r"again\.tar holds a\.cls twice"):
+        build_manifest(source(f"{place.url}/again.tar"))
+
+
+def test_a_setting_chooses_among_the_images_of_a_sample(place, image):
+    members = {}
+    for i in range(5):
+        members[f"{i}.jpg"] = image(i)
+        members[f"{i}.seg.png"] = image(100 + i, form="PNG")
+        members[f"{i}.cls"] = str(i % 2).encode()
+    place.write("x.tar", tar(members))
+    with pytest.raises(SourceError, match=r"sample 0 has 2 images, jpg and seg\.png.*image_column"):
+        build_manifest(source(f"{place.url}/x.tar"))
+    photos = build_manifest(source(f"{place.url}/x.tar", image_column="jpg"))
+    assert uris_of(photos) == [f"{i}.jpg" for i in range(5)]
+    assert "5 .seg.png" in photos.summary
+    masks = build_manifest(source(f"{place.url}/x.tar", image_column="seg.png"))
+    assert uris_of(masks) == [f"{i}.seg.png" for i in range(5)]
+    assert masks.classes == ["0", "1"]
+    with pytest.raises(SourceError, match=r"extension png .*Correct image_column"):
+        build_manifest(source(f"{place.url}/x.tar", image_column="png"))
+    with pytest.raises(SourceError, match=r"include \(\*\.jpg\) names files, not what is in them"):
+        build_manifest(source(f"{place.url}/x.tar", include=("*.jpg",)))
+
+
+def test_hidden_members_and_other_files_are_left_out_and_counted(place, image):
+    members = {f"./{i}.jpg": image(i) for i in range(3)}
+    members |= {f"./._{i}.jpg": b"Mac OS X" for i in range(3)}
+    members |= {".thumbs/0.jpg": image(9), "__MACOSX/x.jpg": b"", "a/@eaDir/1.jpg": image(8)}
+    members |= {"x.npy": b"", "README": b""}
+    place.write("x.tar", tar(members))
+    for name, data in members.items():
+        place.write(f"folder/{name.removeprefix('./')}", data)
+    for where in ("x.tar", "folder"):
+        manifest = build_manifest(source(f"{place.url}/{where}"))
+        assert manifest.table.height == 3
+        assert manifest.skipped == {".npy": 1, "hidden": 6, "without a suffix": 1}
+
+
+def test_archives_joined_end_to_end_are_read_whole(place, image):
+    parts = [tar({f"{i}.jpg": image(10 * part + i) for i in range(3)}) for part in range(3)]
+    place.write("x.tar", b"".join(parts))
+    manifest = build_manifest(source(f"{place.url}/x.tar"))
+    assert manifest.table.height == 9
+    check_reads(manifest)
+    place.write("x.tar", parts[0] + b"something else" * 100)
+    with pytest.raises(SourceError, match="not a readable tar"):
+        build_manifest(source(f"{place.url}/x.tar"))
+
+
+def test_names_of_shards_and_members_may_hold_a_hash_sign(place, image):
+    for name in ("a#b.tar", "c#1+2/d.tar", "#.tar"):
+        place.write(name, tar({"x#1+2/y#.jpg": image(0), "z.jpg": image(1)}))
+        manifest = build_manifest(source(f"{place.url}/{name}"))
+        assert manifest.table.height == 2
+        check_reads(manifest)
+
+
+@pytest.mark.parametrize(
+    ("name", "magic", "program"),
+    [
+        ("x.tar.gz", b"\x1f\x8b", "gunzip"),
+        ("x.tgz", b"\x1f\x8b", "gunzip"),
+        ("x.tar.zst", b"\x28\xb5\x2f\xfd", "unzstd"),
+        ("x.tar.xz", b"\xfd7zXZ\0", "unxz"),
+        ("x.tar.bz2", b"BZh9", "bunzip2"),
+        ("x.tar", b"\x1f\x8b", "gunzip"),
+        ("x.tar", b"\x28\xb5\x2f\xfd", "unzstd"),
+    ],
+)
+def test_a_compressed_tar_is_refused_with_the_cure(place, name, magic, program):
+    place.write(name, magic + bytes(2000))
+    with pytest.raises(SourceError, match=f"is a compressed tar.*Unpack it with {program}"):
+        build_manifest(source(f"{place.url}/{name}"))
+    with pytest.raises(SourceError, match=rf"(?i)unpack it.* with {program}|/\*\.tar"):
+        build_manifest(source(place.url))

@@ -5,7 +5,13 @@ import pytest
 
 from tintem_core.errors import DegenerateError, InputError, ShapeError
 from tintem_core.evaluation.cosine import unit_rows
-from tintem_core.evaluation.neighbours import knn_accuracy, knn_predict, nearest, neighbour_overlap
+from tintem_core.evaluation.neighbours import (
+    knn_accuracy,
+    knn_predict,
+    near_copies,
+    nearest,
+    neighbour_overlap,
+)
 
 
 def _tables(bank: int = 60, queries: int = 25) -> tuple[np.ndarray, np.ndarray]:
@@ -101,3 +107,14 @@ def test_rows_without_direction_and_impossible_k_are_refused() -> None:
     half = unit_rows(bank.astype(np.float16))
     assert half.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(half, axis=1), 1, rtol=1e-6)
+
+
+def test_near_copies_are_counted_against_the_usual_distance() -> None:
+    rng = np.random.default_rng(0)
+    bank, others = rng.normal(size=(200, 32)), rng.normal(size=(50, 32))
+    copies = bank[:7] + 0.05 * rng.normal(size=(7, 32))
+    assert near_copies(bank, others) == 0
+    assert near_copies(bank, np.concatenate([others, copies])) == 7
+    # A model that puts all images into a narrow cone: all cosines are near 1.
+    cone = np.full(32, 30.0)
+    assert near_copies(bank + cone, np.concatenate([others, copies]) + cone) == 7
