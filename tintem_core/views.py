@@ -32,7 +32,7 @@ _RECIPE_VERSION = 1
 _DECODING_VERSION = 2
 
 
-class ViewRecipe(BaseModel, frozen=True, extra="forbid"):
+class ViewRecipe(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """How views are cut from an image."""
 
     name: Literal["eval", "light", "timm"] = Field(
@@ -41,7 +41,7 @@ class ViewRecipe(BaseModel, frozen=True, extra="forbid"):
         "timm: random crop, flip, RandAugment and erasing (the paper's)",
     )
     min_scale: float = Field(0.35, gt=0, le=1, description="smallest crop, share of image area")
-    max_ratio: float = Field(4 / 3, ge=1, description="largest aspect ratio of a crop")
+    max_ratio: float = Field(4 / 3, ge=1, le=100, description="largest aspect ratio of a crop")
     flip: float = Field(0.5, ge=0, le=1, description="probability of a horizontal flip")
     augment: str = Field("rand-m9-mstd0.5-inc1", description="RandAugment policy, recipe timm only")
     erase: float = Field(0.25, ge=0, le=1, description="probability of erasing, recipe timm only")

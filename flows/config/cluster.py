@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field, model_validator
 from tintem_core.errors import InputError
 
 
-class ClusterConfig(BaseModel, frozen=True, extra="forbid"):
+class ClusterConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """Shards and students are tasks on a Ray cluster; their number at once follows from these."""
 
     address: str = Field(
@@ -16,12 +16,20 @@ class ClusterConfig(BaseModel, frozen=True, extra="forbid"):
         description="local: this machine alone; host:port of a cluster that this machine is one "
         "of; ray://host:port of one seen from outside",
     )
-    cpus_per_task: int = Field(1, ge=1, description="cores that a task is given, and uses")
+    cpus_per_task: int = Field(
+        1, ge=1, le=4_096, description="cores that a task is given, and uses"
+    )
     gpus_per_task: float | None = Field(
-        None, ge=0, description="GPUs that a task is given; null: one where the cluster has any"
+        None,
+        ge=0,
+        le=1_024,
+        description="GPUs that a task is given; null: one where the cluster has any",
     )
     shards_per_task: int = Field(
-        8, ge=1, description="neighbouring shards that one task embeds; each is stored by itself"
+        8,
+        ge=1,
+        le=1_000_000,
+        description="neighbouring shards that one task embeds; each is stored by itself",
     )
 
     @model_validator(mode="before")

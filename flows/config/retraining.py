@@ -9,7 +9,7 @@ _VARYING = ("student", "training", "mapping")
 _LIMITS = ("minimum", "maximum", "may_fall", "may_rise")
 
 
-class GateConfig(BaseModel, frozen=True, extra="forbid"):
+class GateConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """What a number of the evaluation must be before a student is promoted."""
 
     metric: str = Field(
@@ -18,10 +18,16 @@ class GateConfig(BaseModel, frozen=True, extra="forbid"):
     minimum: float | None = Field(None, description="smallest value, in the metric's unit")
     maximum: float | None = Field(None, description="largest value, in the metric's unit")
     may_fall: float | None = Field(
-        None, ge=0, description="how far below the current latest it may be, in the metric's unit"
+        None,
+        ge=0,
+        le=1e6,
+        description="how far below the current latest it may be, in the metric's unit",
     )
     may_rise: float | None = Field(
-        None, ge=0, description="how far above the current latest it may be, in the metric's unit"
+        None,
+        ge=0,
+        le=1e6,
+        description="how far above the current latest it may be, in the metric's unit",
     )
 
     @model_validator(mode="after")
@@ -40,12 +46,13 @@ class GateConfig(BaseModel, frozen=True, extra="forbid"):
         return self
 
 
-class NightlyConfig(BaseModel, frozen=True, extra="forbid"):
+class NightlyConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """When a night trains again, which students, and what they must reach."""
 
     growth: float | None = Field(
         0.1,
         gt=0,
+        le=1e6,
         description="train again when there are this many new training photos, as a share of those "
         "already decided on; null: never because of growth",
     )

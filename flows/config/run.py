@@ -19,11 +19,14 @@ from tintem_core.training.config import TrainingConfig
 from tintem_core.views import ViewRecipe
 
 
-class OtherTeacherConfig(TeacherConfig, frozen=True, extra="forbid"):
+class OtherTeacherConfig(TeacherConfig, frozen=True, extra="forbid", allow_inf_nan=False):
     """One more teacher, beside the first."""
 
     weight: float = Field(
-        1.0, gt=0, description="share of its cosines in the joint ones; the first teacher has 1"
+        1.0,
+        gt=0,
+        le=1e6,
+        description="share of its cosines in the joint ones; the first teacher has 1",
     )
 
     def teacher(self) -> TeacherConfig:
@@ -31,7 +34,7 @@ class OtherTeacherConfig(TeacherConfig, frozen=True, extra="forbid"):
         return TeacherConfig.model_validate(self.model_dump(exclude={"weight"}))
 
 
-class ViewsConfig(BaseModel, frozen=True, extra="forbid"):
+class ViewsConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """The training views: how many are cached per image, and how they are cut."""
 
     count: int = Field(4, ge=1, le=256, description="cached training views per image")
@@ -44,7 +47,7 @@ class ViewsConfig(BaseModel, frozen=True, extra="forbid"):
         return self
 
 
-class CacheConfig(BaseModel, frozen=True, extra="forbid"):
+class CacheConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """How teacher features are stored."""
 
     dtype: Literal["float16", "int8", "float32"] = Field(
@@ -74,7 +77,10 @@ class CacheConfig(BaseModel, frozen=True, extra="forbid"):
         description="smallest cosine of the stored form to the teacher's float32, measured first",
     )
     truth_images: int = Field(
-        8, ge=1, description="cached views embedded again before a training, to test the cache"
+        8,
+        ge=1,
+        le=10_000,
+        description="cached views embedded again before a training, to test the cache",
     )
     truth_cosine: float = Field(0.999, gt=0, le=1, description="what each of them must reach")
 
@@ -96,12 +102,16 @@ def _known_format(name: str) -> str:
     return name
 
 
-class EvaluationConfig(BaseModel, frozen=True, extra="forbid"):
+class EvaluationConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """What is measured on photos that were never trained on."""
 
     ood: tuple[SourceConfig, ...] = Field((), description="named out-of-distribution sets")
-    knn: int = Field(10, ge=1, description="neighbours that vote (cosine, temperature 0.07)")
-    ood_neighbour: int = Field(1, ge=1, description="which nearest neighbour gives the OOD score")
+    knn: int = Field(
+        10, ge=1, le=1_000_000, description="neighbours that vote (cosine, temperature 0.07)"
+    )
+    ood_neighbour: int = Field(
+        1, ge=1, le=1_000_000, description="which nearest neighbour gives the OOD score"
+    )
     ood_score: Annotated[str, AfterValidator(_known_score)] = Field(
         "nearest-cosine", description="what tells an outlier: nearest-cosine"
     )
@@ -110,7 +120,9 @@ class EvaluationConfig(BaseModel, frozen=True, extra="forbid"):
         description="linear probes on teacher and student: linear (SGD, as DINOv2), logistic "
         "(L-BFGS); their choices are made on a part of train",
     )
-    resamples: int = Field(1000, ge=100, description="bootstrap resamples behind each interval")
+    resamples: int = Field(
+        1000, ge=100, le=100_000, description="bootstrap resamples behind each interval"
+    )
 
     def identity(self) -> dict[str, Any]:
         """Return everything that determines what is measured."""
@@ -119,13 +131,13 @@ class EvaluationConfig(BaseModel, frozen=True, extra="forbid"):
         return self.model_dump(mode="json", exclude={"ood", *unnamed})
 
 
-class ExportConfig(BaseModel, frozen=True, extra="forbid"):
+class ExportConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """When an exported model may be published."""
 
     minimum_cosine: float = Field(
         0.9999, gt=0, le=1, description="smallest cosine of ONNX Runtime to torch over real photos"
     )
-    images: int = Field(64, ge=1, description="photos that the check runs on")
+    images: int = Field(64, ge=1, le=100_000, description="photos that the check runs on")
     formats: tuple[Annotated[str, AfterValidator(_known_format)], ...] = Field(
         ("onnx",), description="the first is what devices get; each is checked on real photos"
     )
@@ -143,20 +155,26 @@ class ExportConfig(BaseModel, frozen=True, extra="forbid"):
         return self.model_dump(exclude={"formats"} if self.formats == ("onnx",) else set())
 
 
-class RuntimeConfig(BaseModel, frozen=True, extra="forbid"):
+class RuntimeConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """Settings that change how fast a run is, never what comes out."""
 
     device: str = Field(
         "auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:1"
     )
-    decode_threads: int | None = Field(None, ge=1, description="null: one per core")
+    decode_threads: int | None = Field(None, ge=1, le=1_024, description="null: one per core")
     loader_workers: int | None = Field(
-        None, ge=0, description="processes that prepare training batches; null: 0 on a CPU"
+        None,
+        ge=0,
+        le=1_024,
+        description="processes that prepare training batches; null: 0 on a CPU",
     )
-    memory_gb: float = Field(2.0, ge=0, description="training views kept in memory up to this size")
+    memory_gb: float = Field(
+        2.0, ge=0, le=1e6, description="training views kept in memory up to this size"
+    )
     latents_memory_gb: float = Field(
         0.0,
         ge=0,
+        le=1e6,
         description="a cache's embeddings are held in memory where they need no more than this; "
         "each process holds its own",
     )
@@ -168,13 +186,17 @@ class RuntimeConfig(BaseModel, frozen=True, extra="forbid"):
     copies_gb: float | None = Field(
         None,
         gt=0,
+        le=1e9,
         description="the oldest copies go above this size; null: 50, or half of the free disk",
     )
-    checkpoint_seconds: float = Field(30.0, ge=0, description="time between two checkpoints")
+    checkpoint_seconds: float = Field(
+        30.0, ge=0, le=1e7, description="time between two checkpoints"
+    )
     compile: bool = Field(False, description="torch.compile the training step (rounding differs)")
     processes: int = Field(
         1,
         ge=1,
+        le=4_096,
         description="processes of this machine that train together, one for each GPU "
         "(rounding differs)",
     )
@@ -183,7 +205,7 @@ class RuntimeConfig(BaseModel, frozen=True, extra="forbid"):
     )
 
 
-class RunConfig(BaseModel, frozen=True, extra="forbid"):
+class RunConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """A run, fully described."""
 
     root: str = Field("tintem-data", description="folder or s3://bucket/prefix of all results")

@@ -6,7 +6,7 @@ from storage.images import SourceConfig
 from storage.images.synthetic import synthetic_source
 
 
-class SupportConfig(BaseModel, frozen=True, extra="forbid"):
+class SupportConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """Further images to learn from: what the teacher says of things that the data does not show."""
 
     synthetic: int = Field(

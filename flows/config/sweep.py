@@ -26,7 +26,7 @@ class Point:
     """The place in the config that an error names."""
 
 
-class SweepConfig(BaseModel, frozen=True, extra="forbid"):
+class SweepConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """Students that differ in some settings of student, training and mapping."""
 
     grid: dict[str, tuple[Any, ...]] = Field(
@@ -44,6 +44,7 @@ class SweepConfig(BaseModel, frozen=True, extra="forbid"):
     at_once: int | None = Field(
         None,
         ge=1,
+        le=1_024,
         description="students in work at once, each in a process of its own, GPUs dealt out among "
         "them; null: one per GPU, and with fewer than two GPUs, or several runtime.processes, one "
         "after the other",

@@ -144,6 +144,12 @@ class StepDataset(Dataset[Batch]):
                 f"set training.batch_size to a multiple of {self._processes} (there are {images} "
                 "training images)."
             )
+        if share < 2:
+            raise InputError(
+                f"batches of {batch_size} images, shared by {self._processes} processes, leave one "
+                "image to each, which batch norm cannot learn from: set training.batch_size to at "
+                f"least {2 * self._processes} (there are {images} training images)."
+            )
         # Of this process. At least one photo, and where support is wanted one image of it.
         self._supporting = 0
         if support:

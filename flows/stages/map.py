@@ -31,6 +31,9 @@ _TENSORS = "mapping.safetensors"
 
 
 _ROWS_AT_ONCE = 4096
+_ROWS_LOOKED_AT = 512
+# Above what float16 rounds away, far below any two photos that differ.
+_LEAST_VARIANCE = 1e-5
 
 
 def fit(config: RunConfig, root: Root, indexed: Indexed, extracted: Extracted) -> Mapped:
@@ -53,6 +56,7 @@ def _fit(
     """Fit and measure; return the mapping's files and its record."""
     width = mapping_width(config)
     train = taught_latents(root, extracted, indexed.data, "train")
+    _refuse_constant(indexed.data.name, train)
     tokens = None
     if config.cache.full_tokens:
         tokens = taught_tokens(root, extracted, indexed.data, "train")
@@ -103,6 +107,23 @@ def _fit(
     }
     files = {_TENSORS: save({k: v.contiguous() for k, v in fitted.mapping.state_dict().items()})}
     return files, record
+
+
+def _refuse_constant(name: str, latents: Latents) -> None:
+    """Raises InputError where the teacher says the same of all photos."""
+    rows = np.unique(np.linspace(0, len(latents) - 1, _ROWS_LOOKED_AT).astype(np.int64))
+    found = latents.take(np.zeros_like(rows), rows).astype(np.float64)
+    lengths = np.linalg.norm(found, axis=1, keepdims=True)
+    directions = np.divide(found, lengths, out=np.zeros_like(found), where=lengths > 0)
+    # 1 minus the mean cosine of all pairs, a photo with itself included.
+    variance = 1 - np.square(directions.mean(axis=0)).sum()
+    if not variance > _LEAST_VARIANCE:
+        raise InputError(
+            f"the teacher gives nearly the same embedding for all photos of {name} (1 - their mean "
+            f"cosine is {variance:.1g}): there is nothing to learn. Look whether the photos "
+            "differ, whether data.bits is right, and whether teacher.weights are those of "
+            "teacher.model."
+        )
 
 
 def load_mapping(config: RunConfig, root: Root, mapped: Mapped) -> Mapping:

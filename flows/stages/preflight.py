@@ -1,14 +1,24 @@
 """What can be known to be wrong before any work starts."""
 
+import os
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
+
 import numpy as np
+import psutil
+import torch
 from PIL import Image
 
 from flows.config.cluster import require_ray
-from flows.config.run import RunConfig
+from flows.config.run import RunConfig, RuntimeConfig
 from flows.data.weights import initial_weights
+from flows.provenance import provenance
 from flows.stages.models import load_teacher
+from storage.identity import digest
 from tintem_core.errors import InputError
-from tintem_core.models.student import natural_width
+from tintem_core.export.formats import export_format
+from tintem_core.models.student import build_student, natural_width
 from tintem_core.training.state import check_optimizer
 from tintem_core.views import ViewRecipe, render_view
 
@@ -22,6 +32,7 @@ def preflight(config: RunConfig) -> None:
     """
     if config.runtime.cluster is not None:
         require_ray()
+    _check_machine(config.runtime)
     natural = natural_width(config.student)
     check_optimizer(config.training.optimizer)
     if config.views.recipe.name == "timm":
@@ -44,6 +55,93 @@ def preflight(config: RunConfig) -> None:
                 f"{embedding}: one mapping cannot serve both. Set cache.tokens to false, or choose "
                 "another teacher."
             )
+    count = teachers[0].describe()["tokens"][0] if config.training.needs_tokens else None
+    try_student(config, width, count)
+
+
+def _check_machine(runtime: RuntimeConfig) -> None:
+    """Refuse what would take this machine down."""
+    cores = os.cpu_count() or 1
+    memory = psutil.virtual_memory().total
+    started = {
+        "runtime.processes": (runtime.processes, max(cores, torch.cuda.device_count())),
+        "runtime.loader_workers": (
+            (runtime.loader_workers or 0) * runtime.processes,
+            4 * cores + 4,
+        ),
+        "runtime.decode_threads": (runtime.decode_threads or 0, 16 * cores),
+    }
+    for name, (wanted, most) in started.items():
+        if wanted > most:
+            raise InputError(
+                f"{name} would start {wanted:,} on this machine of {cores} cores: set it so that "
+                f"at most {most} are."
+            )
+    for name in ("memory_gb", "latents_memory_gb"):
+        if getattr(runtime, name) * 1e9 > memory:
+            raise InputError(
+                f"runtime.{name} is {getattr(runtime, name):g}, but this machine has "
+                f"{memory / 1e9:.0f} GB of memory: set it to a part of that."
+            )
+
+
+def try_student(config: RunConfig, width: int, tokens: int | None) -> None:
+    """Make sure that a student of this kind can be trained and exported.
+
+    Tried once per user and kind, and remembered in the user's cache folder.
+
+    Args:
+        config: the run.
+        width: K.
+        tokens: how many patch tokens the teacher has, where they are compared.
+
+    Raises:
+        InputError: if it cannot.
+    """
+    kind = {
+        "student": config.student.model_dump(include={"model", "image_size", "stages", "options"}),
+        "width": width,
+        "tokens": tokens,
+        "formats": list(config.export.formats),
+        "packages": provenance()["packages"],
+    }
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tintem" / "tried"
+    tried = folder / digest(kind)
+    if tried.exists():
+        return
+    _try_student(config, width, tokens)
+    # A folder that cannot be written to costs some seconds each time.
+    with suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        tried.touch()
+
+
+def _try_student(config: RunConfig, width: int, tokens: int | None) -> None:
+    """Train the untrained student on two images and export it: nothing fails after hours."""
+    model, size = config.student.model, config.student.image_size
+    student = build_student(config.student, width, 0, tokens=tokens is not None)
+    pixels = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    doing = "trained"
+    try:
+        with torch.random.fork_rng(devices=[]):
+            if tokens is None:
+                student(pixels).mean().backward()
+            else:
+                embedding, patches = student.with_tokens(pixels, tokens)
+                (embedding.mean() + patches.mean()).backward()  # type: ignore[no-untyped-call]
+        doing = "exported"
+        # Machines that only train have none of it.
+        if all(find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime")):
+            for name in config.export.formats:
+                export_format(name).to_bytes(student, size, {})
+    except InputError:
+        raise
+    except Exception as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise InputError(
+            f"student.model: {model} at {size} px cannot be {doing}: {reason[0]}. Choose another "
+            "model, or another student.image_size or student.options."
+        ) from error
 
 
 def _try_policy(recipe: ViewRecipe) -> None:

@@ -20,7 +20,7 @@ _FEWEST_CHUNK_ROWS = 32
 _CHUNKS_PER_SHARD = 8
 
 
-class KindSpec(BaseModel, frozen=True, extra="forbid"):
+class KindSpec(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """One array of embeddings."""
 
     shape: tuple[int, ...] = Field(
@@ -55,7 +55,7 @@ class KindSpec(BaseModel, frozen=True, extra="forbid"):
         return self.items * np.dtype(self.dtype).itemsize
 
 
-class CacheSpec(BaseModel, frozen=True, extra="forbid"):
+class CacheSpec(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """Everything that determines the values of a cache; its digest is the cache's name."""
 
     slug: str = Field(min_length=1, description="the readable part of the id")
@@ -86,7 +86,7 @@ class CacheSpec(BaseModel, frozen=True, extra="forbid"):
         return self.model_dump(mode="json", exclude={"kinds": {"__all__": {"grid"}}})
 
 
-class Layout(BaseModel, frozen=True, extra="forbid"):
+class Layout(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """How rows are cut into shards; it changes files, never values."""
 
     rows_per_shard: int = Field(

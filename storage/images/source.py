@@ -19,7 +19,7 @@ ENTRY_SCHEMA = {
 }
 
 
-class SourceConfig(BaseModel, frozen=True, extra="forbid"):
+class SourceConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """A set of images."""
 
     name: str = Field(min_length=1, description="dataset name, part of every id made from it")
@@ -44,7 +44,9 @@ class SourceConfig(BaseModel, frozen=True, extra="forbid"):
         "auto", description="auto: class folders or a label column where there are any"
     )
     include: tuple[str, ...] = Field((), description="keep paths that match one of these globs")
-    max_images: int | None = Field(None, ge=1, description="keep this many, chosen by content")
+    max_images: int | None = Field(
+        None, ge=1, le=10_000_000_000, description="keep this many, chosen by content"
+    )
     test_share: float = Field(
         0.2, ge=0, lt=1, description="share put into test where no split is given"
     )

@@ -24,7 +24,7 @@ Ints = NDArray[np.int64]
 _EPSILON = 1e-5
 
 
-class LinearProbeConfig(BaseModel, frozen=True, extra="forbid"):
+class LinearProbeConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """BatchNorm without affine + linear, trained by SGD; a grid of heads at once."""
 
     epochs: int = Field(100, ge=1, description="passes over the training part")
@@ -41,7 +41,7 @@ class LinearProbeConfig(BaseModel, frozen=True, extra="forbid"):
     seed: int = Field(0, ge=0, description="of the split, the start and the order")
 
 
-class LogisticConfig(BaseModel, frozen=True, extra="forbid"):
+class LogisticConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """L-BFGS logistic regression on standardised embeddings."""
 
     regularisations: tuple[float, ...] = Field(

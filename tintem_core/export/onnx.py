@@ -7,6 +7,7 @@ import contextlib
 import io
 import logging
 import warnings
+from collections.abc import Iterator
 from functools import partial
 
 import numpy as np
@@ -38,7 +39,8 @@ def to_onnx(student: Student, image_size: int, description: dict[str, str]) -> b
     # The exporter reports its own progress and its own deprecations: nothing a user can act on.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     logging.getLogger("onnxscript").setLevel(logging.ERROR)
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+    quiet = contextlib.redirect_stdout(io.StringIO())
+    with warnings.catch_warnings(), quiet, _plain_attention(student):
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             student,
@@ -55,6 +57,19 @@ def to_onnx(student: Student, image_size: int, description: dict[str, str]) -> b
         entry = model.metadata_props.add()
         entry.key, entry.value = key, value
     return model.SerializeToString()
+
+
+@contextlib.contextmanager
+def _plain_attention(model: torch.nn.Module) -> Iterator[None]:
+    """Have timm's attention written out inside the block: not every fused form can be exported."""
+    fused = [m for m in model.modules() if getattr(m, "fused_attn", False)]
+    for module in fused:
+        module.fused_attn = False  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        for module in fused:
+            module.fused_attn = True  # type: ignore[assignment]
 
 
 def session(model: bytes, threads: int | None = None) -> onnxruntime.InferenceSession:

@@ -11,10 +11,12 @@ Head = Literal["linear", "layernorm", "orthogonal"]
 FITTED_OBJECTIVES = ("sne", "cosine")
 
 
-class MappingConfig(BaseModel, frozen=True, extra="forbid"):
+class MappingConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """How the teacher-to-student mapping is fitted."""
 
-    width: int | None = Field(None, ge=1, description="K; null takes the student's natural width")
+    width: int | None = Field(
+        None, ge=1, le=65_536, description="K; null takes the student's natural width"
+    )
     objective: Literal["svd", "pca-basis", "random-orthogonal", "sne", "cosine"] = Field(
         "cosine",
         description="closed form (svd, pca-basis, random-orthogonal), or what the fit minimises",
@@ -36,16 +38,26 @@ class MappingConfig(BaseModel, frozen=True, extra="forbid"):
     fit: Literal["once", "joint"] = Field(
         "once", description="on the cache before the students, or inside each student's step"
     )
-    steps: int = Field(300, ge=1, description="optimiser steps of sne and cosine")
-    batch_size: int = Field(512, ge=3, description="rows compared with each other in a step")
+    steps: int = Field(300, ge=1, le=10_000_000, description="optimiser steps of sne and cosine")
+    batch_size: int = Field(
+        512, ge=3, le=16_384, description="rows compared with each other in a step"
+    )
     token_images: int = Field(
-        64, ge=1, description="images of a step whose tokens are compared, where tokens are cached"
+        64,
+        ge=1,
+        le=65_536,
+        description="images of a step whose tokens are compared, where tokens are cached",
     )
-    learning_rate: float = Field(3e-4, gt=0, description="Adam's peak; decays to 0 on a cosine")
+    learning_rate: float = Field(
+        3e-4, gt=0, le=100, description="Adam's peak; decays to 0 on a cosine"
+    )
     moment_rows: int = Field(
-        100_000, ge=1, description="most rows, drawn with the seed, that the closed form reads"
+        100_000,
+        ge=1,
+        le=100_000_000,
+        description="most rows, drawn with the seed, that the closed form reads",
     )
-    seed: int = Field(0, ge=0, description="of batches, random starts and mixed axes")
+    seed: int = Field(0, ge=0, le=2**63 - 1, description="of batches, random starts and mixed axes")
 
     @model_validator(mode="after")
     def _joint_needs_an_objective(self) -> Self:

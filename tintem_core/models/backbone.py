@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from tintem_core.errors import InputError, UnknownModelError, WeightsError
 
 
-class BackboneConfig(BaseModel, frozen=True, extra="forbid"):
+class BackboneConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """A timm model and the size of its input."""
 
     model: str = Field(description="timm model name, as in timm.list_models()")

@@ -24,12 +24,13 @@ from tintem_core.models.backbone import (
 )
 
 
-class StudentConfig(BackboneConfig, frozen=True, extra="forbid"):
+class StudentConfig(BackboneConfig, frozen=True, extra="forbid", allow_inf_nan=False):
     """The small model that is trained."""
 
     stages: int | None = Field(
         None,
         ge=1,
+        le=1_000,
         description="keep only the first so many stages of the model (of a ViT, blocks), as a "
         "smaller student that can start from the weights of the whole; null: all",
     )

@@ -20,7 +20,7 @@ from tintem_core.models.backbone import (
 from tintem_core.models.embedder import Embedder, Precision
 
 
-class TeacherConfig(BackboneConfig, frozen=True, extra="forbid"):
+class TeacherConfig(BackboneConfig, frozen=True, extra="forbid", allow_inf_nan=False):
     """The frozen model whose latent space the students learn."""
 
     weights: str = Field(
@@ -28,7 +28,9 @@ class TeacherConfig(BackboneConfig, frozen=True, extra="forbid"):
         description="'pretrained' (fetched by timm) or a path to a .safetensors or .pth file",
     )
     precision: Precision = Field("float32", description="autocast type of the forward pass")
-    batch_size: int = Field(64, ge=1, description="images per forward; halved when memory runs out")
+    batch_size: int = Field(
+        64, ge=1, le=65_536, description="images per forward; halved when memory runs out"
+    )
 
 
 class Teacher(Embedder):

@@ -14,7 +14,7 @@ def _known(name: str) -> str:
     return name
 
 
-class ObjectiveConfig(TermWeights, frozen=True, extra="forbid"):
+class ObjectiveConfig(TermWeights, frozen=True, extra="forbid", allow_inf_nan=False):
     """What the student is asked for."""
 
     objective: Annotated[str, AfterValidator(_known)] = Field(

@@ -23,25 +23,31 @@ _SCHEDULE_SETTINGS: dict[Schedule, set[str]] = {
 }
 
 
-class TrainingConfig(ObjectiveConfig, frozen=True, extra="forbid"):
+class TrainingConfig(ObjectiveConfig, frozen=True, extra="forbid", allow_inf_nan=False):
     """How a student is trained."""
 
-    epochs: int = Field(60, ge=1, description="passes over the training images, one view each")
+    epochs: int = Field(
+        60, ge=1, le=1_000_000, description="passes over the training images, one view each"
+    )
     extends: int | None = Field(
         None,
         ge=1,
+        le=1_000_000,
         description="start from the finished student of this many epochs; the learning-rate "
         "schedule, warm-up included, starts anew over the epochs that remain",
     )
-    batch_size: int = Field(64, ge=2, description="images per optimiser step, of all processes")
+    batch_size: int = Field(
+        64, ge=2, le=1_048_576, description="images per optimiser step, of all processes"
+    )
     accumulation: int = Field(
         1,
         ge=1,
+        le=1_048_576,
         description="pieces that each process computes a batch in, one after the other; doubled "
         "where the GPU's memory does not hold a piece",
     )
     views: int | None = Field(
-        None, ge=1, description="use only this many of the cached views; null for all"
+        None, ge=1, le=256, description="use only this many of the cached views; null for all"
     )
     evaluation_view: float = Field(
         0.5,
@@ -68,21 +74,33 @@ class TrainingConfig(ObjectiveConfig, frozen=True, extra="forbid"):
         "decay_epochs; step and multistep fall by decay_rate; constant stays",
     )
     decay_epochs: float = Field(
-        30, gt=0, description="epochs between two decays of step; length of the last of wsd, rsqrt"
+        30,
+        gt=0,
+        le=1e6,
+        description="epochs between two decays of step; length of the last of wsd, rsqrt",
     )
     decay_milestones: tuple[float, ...] = Field(
         (), description="epochs after which multistep decays"
     )
     decay_rate: float = Field(0.1, gt=0, le=1, description="factor of a decay: step, multistep")
-    power: float = Field(1.0, gt=0, description="exponent of the polynomial: poly")
-    learning_rate: float = Field(3e-3, gt=0, description="peak learning rate, after the warm-up")
-    final_learning_rate: float = Field(
-        1e-5, ge=0, description="learning rate at the end; step, multistep and constant have none"
+    power: float = Field(1.0, gt=0, le=100, description="exponent of the polynomial: poly")
+    learning_rate: float = Field(
+        3e-3, gt=0, le=1_000, description="peak learning rate, after the warm-up"
     )
-    warmup_learning_rate: float = Field(1e-6, ge=0, description="where the warm-up starts")
-    warmup_epochs: float = Field(2, ge=0, description="epochs of linear warm-up")
-    weight_decay: float = Field(0.05, ge=0, description="decoupled weight decay")
-    clip_norm: float | None = Field(None, gt=0, description="gradient norm limit; null for none")
+    final_learning_rate: float = Field(
+        1e-5,
+        ge=0,
+        le=1_000,
+        description="learning rate at the end; step, multistep and constant have none",
+    )
+    warmup_learning_rate: float = Field(
+        1e-6, ge=0, le=1_000, description="where the warm-up starts"
+    )
+    warmup_epochs: float = Field(2, ge=0, le=1e6, description="epochs of linear warm-up")
+    weight_decay: float = Field(0.05, ge=0, le=1_000, description="decoupled weight decay")
+    clip_norm: float | None = Field(
+        None, gt=0, le=1e9, description="gradient norm limit; null for none"
+    )
     ema_decay: float | None = Field(
         None,
         gt=0,
@@ -92,7 +110,7 @@ class TrainingConfig(ObjectiveConfig, frozen=True, extra="forbid"):
     precision: Precision = Field(
         "float32", description="autocast type of the student's forward pass"
     )
-    seed: int = Field(0, ge=0, description="initial weights and data order")
+    seed: int = Field(0, ge=0, le=2**63 - 1, description="initial weights and data order")
     select: Literal["last", "best"] = Field(
         "last",
         description="the student's weights: the last ones, or the best on photos held out of the "
@@ -102,11 +120,15 @@ class TrainingConfig(ObjectiveConfig, frozen=True, extra="forbid"):
         0.1, gt=0, lt=1, description="share of the training photos held out, select 'best' only"
     )
     validate_every: int = Field(
-        10, ge=1, description="epochs between two validations, the last one at the end"
+        10,
+        ge=1,
+        le=1_000_000,
+        description="epochs between two validations, the last one at the end",
     )
     select_knn: int = Field(
         200,
         ge=1,
+        le=1_000_000,
         description="neighbours that vote in a validation (cosine, temperature 0.1), at most all "
         "photos that are trained on",
     )

@@ -140,7 +140,8 @@ def _backward_in_memory(run: TrainingState, module: nn.Module, batch: Batch) -> 
         try:
             return _backward(run, module, batch)
         except torch.OutOfMemoryError as error:
-            pieces = min(2 * run.pieces, images)
+            most = _most_pieces(images)
+            pieces = min(2 * run.pieces, most)
             if world_size() > 1 or run.learner.objective.compares_images:
                 # Other processes wait for this one inside a collective: they cannot start anew.
                 # And which images are compared with each other is for the user to say.
@@ -148,9 +149,9 @@ def _backward_in_memory(run: TrainingState, module: nn.Module, batch: Batch) -> 
                     f"out of GPU memory with training.accumulation {run.pieces}: set it to "
                     f"{pieces}, or training.batch_size lower."
                 ) from error
-            if run.pieces >= images:
+            if run.pieces >= most:
                 raise TintemError(
-                    "the GPU's memory does not hold one image of this student: take a smaller "
+                    "the GPU's memory does not hold two images of this student: take a smaller "
                     "student.model or student.image_size, or training.precision bfloat16."
                 ) from error
             run.pieces = pieces
@@ -164,7 +165,7 @@ def _backward(run: TrainingState, module: nn.Module, batch: Batch) -> Tensor:
     """Add up the gradients of a batch's pieces; return the mean loss, float64, detached."""
     run.optimizer.zero_grad(set_to_none=True)
     images = len(batch.pixels)
-    count = min(run.pieces, images)
+    count = min(run.pieces, _most_pieces(images))
     split = [[None] * count if t is None else t.tensor_split(count) for t in batch]
     mean = torch.zeros_like(run.epoch_loss)
     for number, piece in enumerate(zip(*split, strict=True)):
@@ -176,6 +177,11 @@ def _backward(run: TrainingState, module: nn.Module, batch: Batch) -> Tensor:
             run.scaler.scale(loss).backward()
         mean += loss.detach()
     return mean
+
+
+def _most_pieces(images: int) -> int:
+    """Return into how many pieces a batch can be cut, each of two images for batch norm."""
+    return max(1, images // 2)
 
 
 def _agreed(loss: Tensor, is_due: bool) -> tuple[Tensor, bool | Tensor]:

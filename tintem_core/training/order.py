@@ -17,7 +17,7 @@ Array = np.ndarray[Any, np.dtype[np.int64]]
 _ROUNDS = 8
 
 
-class EpochOrder(BaseModel, frozen=True, extra="forbid"):
+class EpochOrder(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """The order in which a training sees its rows."""
 
     rows: int = Field(ge=1, lt=2**62, description="rows of one epoch")

@@ -7,12 +7,14 @@ import numpy as np
 import onnxruntime
 import polars as pl
 import pytest
+from PIL import Image
 
 from flows.config.load import parse_config
 from flows.config.run import RunConfig
 from flows.reporting.base import reporting_to
 from flows.stages.pipeline import Pipeline
 from tests.runs import Notes, write_teacher
+from tintem_core.errors import InputError
 
 
 def configured(settings: dict[str, Any], **changes: Any) -> RunConfig:
@@ -256,3 +258,18 @@ def test_batches_prepared_by_other_processes_train_the_same_student(
         path = Path(config.root) / "students" / Pipeline(config).trained.id / "student.safetensors"
         students.append(path.read_bytes())
     assert students[0] == students[1] == students[2]
+
+
+def test_photos_that_a_teacher_cannot_tell_apart_are_refused_before_the_training(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    folder = tmp_path / "dark"
+    folder.mkdir()
+    for level in range(40):
+        # Black but for one pixel: other bytes, other pixels, nothing to see.
+        pixels = np.zeros((48, 40, 3), np.uint8)
+        pixels[level, 20] = 3
+        Image.fromarray(pixels).save(folder / f"{level}.png")
+    settings["data"] = {**settings["data"], "uri": str(folder)}
+    with pytest.raises(InputError, match="nearly the same embedding for all photos of shapes"):
+        assert Pipeline(parse_config(settings, "test")).trained
