@@ -203,7 +203,7 @@ def _choices(
     if config.cache.dtype not in dtypes:
         dtypes.append(config.cache.dtype)
     found = []
-    for tokens in (False, True):
+    for tokens in (False, True) if "tokens" in shapes else (False,):
         for dtype in dtypes:
             sizes = []
             for w in work:

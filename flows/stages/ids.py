@@ -81,7 +81,7 @@ def requested_tokens(config: RunConfig, teacher: Teacher, mapping_id: str) -> li
     Raises:
         InputError: if tokens and embedding differ in width.
     """
-    shapes = teacher.describe()
+    shapes = teacher.describe(tokens=True)
     count, width = shapes["tokens"]
     require_one_width(width, shapes["global"][-1])
     tokens = _token_kind(config, (count, mapping_width(config)))
@@ -115,11 +115,12 @@ def cache_spec(
     Args:
         tokens: whether patch tokens are wanted, where the run stores them at all.
     """
-    shapes = teacher.describe()
+    has_tokens = config.cache.full_tokens and tokens
+    shapes = teacher.describe(tokens=has_tokens)
     kinds = {
         "global": KindSpec(shape=shapes["global"], dims=("feature",), dtype=config.cache.dtype)
     }
-    if config.cache.full_tokens and tokens:
+    if has_tokens:
         kinds["tokens"] = _token_kind(config, shapes["tokens"])
     return CacheSpec(
         slug=f"{teacher.config.model}-{teacher.config.image_size}px-{dataset}-{recipe.name}",

@@ -55,7 +55,8 @@ def preflight(config: RunConfig) -> None:
                 f"{embedding}: one mapping cannot serve both. Set cache.tokens to false, or choose "
                 "another teacher."
             )
-    count = teachers[0].describe()["tokens"][0] if config.training.needs_tokens else None
+    shapes = [teacher.describe(tokens=config.cache.tokens) for teacher in teachers]
+    count = shapes[0]["tokens"][0] if config.training.needs_tokens else None
     try_student(config, width, count)
 
 
@@ -125,10 +126,13 @@ def _try_student(config: RunConfig, width: int, tokens: int | None) -> None:
     try:
         with torch.random.fork_rng(devices=[]):
             if tokens is None:
-                student(pixels).mean().backward()
+                embedding = student(pixels)
+                embedding.mean().backward()
             else:
                 embedding, patches = student.with_tokens(pixels, tokens)
                 (embedding.mean() + patches.mean()).backward()  # type: ignore[no-untyped-call]
+        if tuple(embedding.shape) != (2, width):
+            raise ValueError(f"it gives {tuple(embedding.shape[1:])} numbers, not {width}")
         doing = "exported"
         # Machines that only train have none of it.
         if all(find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime")):

@@ -6,16 +6,20 @@ Legend: ``B`` batch, ``T`` tokens, ``D`` width, ``S`` side in pixels.
 import difflib
 import hashlib
 import math
+import sys
 from collections.abc import Mapping
 from typing import Any
 
 import timm
 import torch
 from pydantic import BaseModel, Field
-from timm.layers import to_2tuple
+from timm.layers import PatchEmbed
 from torch import Tensor, nn
 
 from tintem_core.errors import InputError, UnknownModelError, WeightsError
+
+# What timm fetches from elsewhere, or reads from a folder.
+_HUBS = ("hf-hub:", "hf_hub:", "local-dir:")
 
 
 class BackboneConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
@@ -176,7 +180,7 @@ def build_backbone(
         InputError: if the model cannot take this image size, or its weights cannot be fetched.
     """
     name = config.model
-    if not timm.is_model(name):
+    if not name.startswith(_HUBS) and not timm.is_model(name):
         close = difflib.get_close_matches(name, timm.list_models(), n=3)
         hint = f" Did you mean {', '.join(close)}?" if close else ""
         raise UnknownModelError(
@@ -196,7 +200,9 @@ def build_backbone(
             f"the pretrained weights of {name} could not be fetched ({type(error).__name__}): "
             "check the network, or give `weights: path/to/file.safetensors`."
         ) from error
-    patch = to_2tuple(getattr(getattr(model, "patch_embed", None), "patch_size", 1))
+    embed = getattr(model, "patch_embed", None)
+    # Others overlap their patches, or pad them.
+    patch = embed.patch_size if isinstance(embed, PatchEmbed) else (1, 1)
     if any(config.image_size % side for side in patch):
         raise InputError(
             f"{name} cuts images into patches of {patch[0]} px, which does not divide "
@@ -233,6 +239,8 @@ def load_weights(backbone: Backbone, tensors: Mapping[str, Tensor], source: str)
         k: v for k, v in tensors.items() if k not in backbone.removed and not k.startswith(dropped)
     }
     wanted = {k: tuple(v.shape) for k, v in model.state_dict().items()}
+    if {k: tuple(v.shape) for k, v in kept.items()} != wanted:
+        kept = _converted(model, kept)
     found = {k: tuple(v.shape) for k, v in kept.items()}
     problems = [f"'{k}' is missing" for k in wanted if k not in found]
     problems += [f"'{k}' is not part of the model" for k in found if k not in wanted]
@@ -250,6 +258,19 @@ def load_weights(backbone: Backbone, tensors: Mapping[str, Tensor], source: str)
         )
     model.load_state_dict(kept)
     return len(kept)
+
+
+def _converted(model: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Rename what authors published, and resample position embeddings, as timm does it."""
+    convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    if convert is None:
+        return tensors
+    try:
+        converted: dict[str, Tensor] = convert(dict(tensors), model)
+    except (RuntimeError, LookupError, AttributeError, TypeError, ValueError):
+        # What does not fit is told by name below.
+        return tensors
+    return converted
 
 
 def load_matching(module: nn.Module, tensors: Mapping[str, Tensor]) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from tintem_core.errors import WeightsError
@@ -22,6 +22,11 @@ from tintem_core.models.backbone import (
     resample_tokens,
     weights_digest,
 )
+
+_SET_HERE = {
+    "num_classes", "features_only", "pretrained", "checkpoint_path", "img_size", "in_chans",
+    "pretrained_cfg", "out_indices",
+}  # fmt: skip
 
 
 class StudentConfig(BackboneConfig, frozen=True, extra="forbid", allow_inf_nan=False):
@@ -44,6 +49,16 @@ class StudentConfig(BackboneConfig, frozen=True, extra="forbid", allow_inf_nan=F
     options: dict[str, bool | int | float | str] = Field(
         {}, description="further arguments of timm.create_model, such as patch_size or depth"
     )
+
+    @field_validator("options")
+    @classmethod
+    def _are_the_users(cls, options: dict[str, Any]) -> dict[str, Any]:
+        if taken := sorted(_SET_HERE & options.keys()):
+            raise ValueError(
+                f"'{taken[0]}' is set by TinTeM: leave it out (weights are student.weights and "
+                "student.pretrained)"
+            )
+        return options
 
     @property
     def title(self) -> str:

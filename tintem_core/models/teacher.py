@@ -10,6 +10,7 @@ import numpy as np
 from pydantic import Field
 from torch import Tensor
 
+from tintem_core.errors import InputError
 from tintem_core.models.backbone import (
     Backbone,
     BackboneConfig,
@@ -63,12 +64,33 @@ class Teacher(Embedder):
             **self.backbone.normalisation,
         }
 
-    def describe(self) -> dict[str, tuple[int, ...]]:
-        """Return the shapes of one image's embedding and tokens, found by a dry run."""
+    def describe(self, *, tokens: bool = False) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of one image's embedding and tokens, found by a dry run.
+
+        Args:
+            tokens: whether patch tokens are needed; else there is none of a teacher without a
+                single grid of them.
+
+        Raises:
+            InputError: if the model cannot be run at this size, or has not the tokens needed.
+        """
         size = self.config.image_size
-        out = self.embed(np.zeros((1, size, size, 3), np.uint8), tokens=True)
-        assert out.tokens is not None
-        return {"global": out.embedding.shape[1:], "tokens": out.tokens.shape[1:]}
+        grey = np.full((1, size, size, 3), 127, np.uint8)
+        try:
+            try:
+                out = self.embed(grey, tokens=True)
+            except InputError:
+                if tokens:
+                    raise
+                out = self.embed(grey)
+        except (RuntimeError, ValueError, TypeError, AssertionError, IndexError) as error:
+            reason = str(error).strip().splitlines() or [type(error).__name__]
+            raise InputError(
+                f"teacher.model: {self.config.model} cannot be run on images of {size} px: "
+                f"{reason[0]}. Choose another teacher.image_size or model."
+            ) from error
+        shapes = {"global": out.embedding.shape[1:]}
+        return shapes if out.tokens is None else {**shapes, "tokens": out.tokens.shape[1:]}
 
 
 def build_teacher(

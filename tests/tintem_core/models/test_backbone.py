@@ -8,6 +8,7 @@ import torch
 from tintem_core.errors import InputError, UnknownModelError, WeightsError
 from tintem_core.models.backbone import BackboneConfig, build_backbone, load_weights, weights_digest
 from tintem_core.models.student import StudentConfig, build_student, natural_width, warm_start
+from tintem_core.models.teacher import TeacherConfig, build_teacher
 
 
 def test_a_misspelt_model_name_suggests_the_right_one() -> None:
@@ -147,3 +148,42 @@ def test_more_stages_than_a_model_has_are_refused() -> None:
     config = StudentConfig(model="test_resnet", image_size=64, stages=9)
     with pytest.raises(InputError, match="has not so many: timm can cut it into 5 stages"):
         build_student(config, width=16, seed=0)
+
+
+def test_weights_of_another_image_size_are_resampled_as_timm_does() -> None:
+    small = build_backbone(BackboneConfig(model="test_vit", image_size=64))
+    large = build_backbone(BackboneConfig(model="test_vit", image_size=160)).model.state_dict()
+    load_weights(small, large, "weights of 160 px")
+    assert small.model.pos_embed.shape[1] < large["pos_embed"].shape[1]
+    torch.testing.assert_close(small.model.blocks[0].attn.qkv.weight,
+                               large["blocks.0.attn.qkv.weight"])  # fmt: skip
+
+
+def test_a_kernel_is_not_taken_for_a_stride() -> None:
+    backbone = build_backbone(BackboneConfig(model="pvt_v2_b0", image_size=64)).eval()
+    with torch.inference_mode():
+        assert backbone(torch.zeros(1, 3, 64, 64)).shape == (1, backbone.width)
+
+
+@pytest.mark.parametrize("model", ["crossvit_tiny_240", "coat_tiny"])
+def test_a_teacher_with_several_token_grids_is_fine_without_tokens(model: str) -> None:
+    size = 240 if "240" in model else 64
+    teacher = build_teacher(
+        TeacherConfig(model=model, image_size=size),
+        build_backbone(BackboneConfig(model=model, image_size=size)).model.state_dict(),
+    )
+    assert list(teacher.describe()) == ["global"]
+    with pytest.raises(InputError, match="no single grid of patch tokens"):
+        teacher.describe(tokens=True)
+
+
+def test_a_teacher_that_cannot_be_run_is_one_sentence() -> None:
+    name, size = "maxxvit_rmlp_nano_rw_256", 100
+    try:
+        backbone = build_backbone(BackboneConfig(model=name, image_size=size))
+    except InputError as error:
+        assert "\n" not in str(error)
+        return
+    config = TeacherConfig(model=name, image_size=size)
+    with pytest.raises(InputError, match="cannot be run on images of 100 px"):
+        build_teacher(config, backbone.model.state_dict()).describe()
