@@ -4,13 +4,18 @@ from storage.images.index import build_manifest, draws_splits
 from storage.images.manifest import Manifest
 from storage.images.open import open_reader
 from storage.images.source import IMAGE_SUFFIXES, ImageReader, SourceConfig
+from storage.images.survey import ARCHIVES, TABLES, Survey, survey
 
 __all__ = [
+    "ARCHIVES",
     "IMAGE_SUFFIXES",
+    "TABLES",
     "ImageReader",
     "Manifest",
     "SourceConfig",
+    "Survey",
     "build_manifest",
     "draws_splits",
     "open_reader",
+    "survey",
 ]

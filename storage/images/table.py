@@ -1,20 +1,22 @@
 """Images named by a CSV or Parquet table of paths and labels."""
 
 import io
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import PurePosixPath
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from storage.errors import MissingObjectError, SourceError
 from storage.images.select import known_splits, matches, optional_column, pick_column
-from storage.images.source import ENTRY_SCHEMA, ImageReader, SourceConfig
+from storage.images.source import ENTRY_SCHEMA, Head, ImageReader, SourceConfig
 from storage.root import Root, clean_path, open_root
 
-_USUAL = ("uri", "url", "path", "image_path", "filepath", "file_path", "file", "filename",
-          "file_name", "image")  # fmt: skip
+USUAL_URI_COLUMNS = ("uri", "url", "path", "image_path", "filepath", "file_path", "file",
+                     "filename", "file_name", "image")  # fmt: skip
 _PARALLEL_LOOKUPS = 32
 _LOOKUPS_AT_ONCE = 100_000
 
@@ -32,9 +34,28 @@ class TableReader(ImageReader):
         return root.read(path)
 
     def entries(self) -> pl.DataFrame:
+        return self._entries(self._looked_up)
+
+    def head(self, _most: int, /) -> Head:
+        # A table is one file; it is the question for each image's size and date that costs.
+        return Head.of(self._entries(lambda uris: np.zeros((len(uris), 2), np.int64)))
+
+    def columns(self) -> pl.DataFrame:
+        return self._table()
+
+    def _looked_up(self, uris: pl.Series) -> NDArray[np.int64]:
+        facts = np.zeros((len(uris), 2), np.int64)
+        with ThreadPoolExecutor(_PARALLEL_LOOKUPS) as pool:
+            # All at once, the questions that wait for a thread would fill the memory.
+            for start in range(0, len(uris), _LOOKUPS_AT_ONCE):
+                part = slice(start, start + _LOOKUPS_AT_ONCE)
+                facts[part] = list(pool.map(self._facts, uris[part]))
+        return facts
+
+    def _entries(self, facts_of: Callable[[pl.Series], NDArray[np.int64]]) -> pl.DataFrame:
         table = self._table()
         source, where = self.source, self.source.uri
-        uri_column = pick_column(table.columns, source.uri_column, _USUAL, where)
+        uri_column = pick_column(table.columns, source.uri_column, USUAL_URI_COLUMNS, where)
         label = optional_column(table.columns, source.label_column, "label", where)
         split = optional_column(table.columns, source.split_column, "split", where)
         if source.labels == "none":
@@ -42,12 +63,7 @@ class TableReader(ImageReader):
         uris = table[uri_column].cast(pl.String)
         if uris.null_count():
             raise SourceError(f"{where} has rows without {uri_column}. Remove or fill them.")
-        facts = np.zeros((len(uris), 2), np.int64)
-        with ThreadPoolExecutor(_PARALLEL_LOOKUPS) as pool:
-            # All at once, the questions that wait for a thread would fill the memory.
-            for start in range(0, len(uris), _LOOKUPS_AT_ONCE):
-                part = slice(start, start + _LOOKUPS_AT_ONCE)
-                facts[part] = list(pool.map(self._facts, uris[part]))
+        facts = facts_of(uris)
         entries = pl.DataFrame(
             {
                 "uri": uris,

@@ -1,19 +1,24 @@
 """Images inside tar shards, as WebDataset lays them out: files of one sample share a stem."""
 
 import io
+import itertools
 import json
 import tarfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import IO, Any
 
 import polars as pl
 
 from storage.errors import MissingObjectError, SourceError
 from storage.images.select import file_splits, matching_files
-from storage.images.source import ENTRY_SCHEMA, IMAGE_SUFFIXES, ImageReader, SourceConfig
+from storage.images.source import ENTRY_SCHEMA, IMAGE_SUFFIXES, Head, ImageReader, SourceConfig
 from storage.root import Root
 
 _LABEL_SUFFIXES = (".cls", ".json", ".txt")
+# A remote archive is read through where it is listed.
+_REMOTE_IMAGES = 100
+_MEMBERS_LOOKED_AT = 200
 
 
 class TarReader(ImageReader):
@@ -32,10 +37,39 @@ class TarReader(ImageReader):
             raise MissingObjectError(f"{uri!r} is no place in a tar shard.") from error
 
     def entries(self) -> pl.DataFrame:
+        return self._listed(None)[0]
+
+    def head(self, most: int, /) -> Head:
+        if self._root.path() is None:
+            most = min(most, _REMOTE_IMAGES)
+        entries, seen = self._listed(most)
+        share = seen / sum(fact.bytes for fact in self._files.values())
+        if share == 1:
+            return Head.of(entries)
+        splits = file_splits(list(self._files), self.source.uri).values()
+        named = frozenset(split for split in splits if split)
+        return Head(entries, round(entries.height / share), False, named)
+
+    def columns(self) -> pl.DataFrame:
+        """Fields of the first .json files; none where .cls files give the labels."""
+        records: list[dict[str, Any]] = []
+        with self._opened(next(iter(self._files))) as (_, tar):
+            for member in itertools.islice(tar, _MEMBERS_LOOKED_AT):
+                suffix = _suffix(member.name)
+                if suffix == ".cls":
+                    return pl.DataFrame()
+                if suffix == ".json" and (stream := tar.extractfile(member)) is not None:
+                    records.append(_plain_fields(stream.read()))
+        return pl.DataFrame(records, infer_schema_length=None, strict=False)
+
+    def _listed(self, most: int | None) -> tuple[pl.DataFrame, int]:
+        """Entries, at most so many, and how many bytes of archives were looked at."""
         splits = file_splits(list(self._files), self.source.uri)
         rows: list[dict[str, Any]] = []
+        seen = 0
         for path, fact in self._files.items():
-            for member, offset, size, label in self._images(path):
+            images, is_whole, place = self._images(path, most and most - len(rows))
+            for member, offset, size, label in images:
                 rows.append(
                     {
                         "uri": f"{path}#{offset}+{size}/{member}",
@@ -45,39 +79,56 @@ class TarReader(ImageReader):
                         "split": splits[path],
                     }
                 )
+            seen += fact.bytes if is_whole else place
+            if not is_whole or len(rows) == most:
+                break
         if not rows:
             raise SourceError(
                 f"{self.source.uri} holds no images (looked for {', '.join(IMAGE_SUFFIXES)}). "
                 "Correct the source's uri."
             )
-        return pl.DataFrame(rows, schema=ENTRY_SCHEMA)
+        return pl.DataFrame(rows, schema=ENTRY_SCHEMA), seen
 
-    def _images(self, path: str) -> Iterator[tuple[str, int, int, str | None]]:
+    def _images(
+        self, path: str, most: int | None
+    ) -> tuple[list[tuple[str, int, int, str | None]], bool, int]:
+        """Name, offset, size, label of images; whether these are all; where the listing ended."""
         labels: dict[str, str] = {}
         images: list[tuple[str, int, int]] = []
+        is_whole, place = True, 0
+        with self._opened(path) as (stream, tar):
+            for member in tar:
+                if not member.isfile():
+                    continue
+                suffix = _suffix(member.name)
+                if suffix in IMAGE_SUFFIXES:
+                    # Only here, as the label of the last one may follow it.
+                    if len(images) == most:
+                        is_whole, place = False, member.offset
+                        break
+                    images.append((member.name, member.offset_data, member.size))
+                elif suffix in _LABEL_SUFFIXES and self.source.labels != "none":
+                    label = self._label(suffix, tar.extractfile(member))
+                    if label is not None:
+                        labels[_stem(member.name)] = label
+            if is_whole:
+                _refuse_early_end(stream, tar.offset)
+        found = [(name, offset, size, labels.get(_stem(name))) for name, offset, size in images]
+        return found, is_whole, place
+
+    @contextmanager
+    def _opened(self, path: str) -> Iterator[tuple[IO[bytes], tarfile.TarFile]]:
         try:
             with (
                 self._stream(path) as stream,
                 # Names need not be UTF-8, and uris must: the name only decorates the place.
                 tarfile.open(fileobj=stream, mode="r:", errors="backslashreplace") as tar,
             ):
-                for member in tar:
-                    if not member.isfile():
-                        continue
-                    suffix = "." + member.name.rsplit(".", 1)[-1].lower()
-                    if suffix in IMAGE_SUFFIXES:
-                        images.append((member.name, member.offset_data, member.size))
-                    elif suffix in _LABEL_SUFFIXES and self.source.labels != "none":
-                        label = self._label(suffix, tar.extractfile(member))
-                        if label is not None:
-                            labels[_stem(member.name)] = label
-                _refuse_early_end(stream, tar.offset)
+                yield stream, tar
         except tarfile.TarError as error:
             raise SourceError(
                 f"{self._root.url}/{path} is not a readable tar ({error}). Make it again."
             ) from error
-        for name, offset, size in images:
-            yield name, offset, size, labels.get(_stem(name))
 
     def _label(self, suffix: str, stream: IO[bytes] | None) -> str | None:
         wanted = self.source.label_column
@@ -140,3 +191,17 @@ def _stem(name: str) -> str:
     """What the files of one sample share: the path up to the first dot of the file's name."""
     folder, _, file = name.rpartition("/")
     return f"{folder}/{file.split('.')[0]}"
+
+
+def _suffix(name: str) -> str:
+    return "." + name.rsplit(".", 1)[-1].lower()
+
+
+def _plain_fields(text: bytes) -> dict[str, str | int]:
+    """Fields of a JSON record that can be labels."""
+    try:
+        record = json.loads(text)
+    except ValueError:
+        return {}
+    fields = record.items() if isinstance(record, dict) else ()
+    return {name: value for name, value in fields if isinstance(value, str | int)}
