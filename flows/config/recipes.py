@@ -29,14 +29,15 @@ class Recipe:
 
     @property
     def title(self) -> str:
+        """For how many photos, in words."""
         if self.most_photos is None:
-            return "more"
+            return f"more than {RECIPES[-2].most_photos:,}"
         return f"up to {self.most_photos:,}"
 
 
-# The paper's are those of the last row: B = 1024, AdamW at 5e-4, a warm-up of 5 epochs and 300 epochs
-# of 1.28 million photos (deploy/recipes/cospress-imagenet.yaml). A smaller batch gives a smaller
-# training its number of steps; with few steps, each is larger.
+# The last row is the paper's: B = 1024, AdamW at 5e-4, a warm-up of 5 epochs and 300 epochs of 1.28
+# million photos (deploy/recipes/cospress-imagenet.yaml). The others have smaller batches, so that
+# there are enough steps, and higher learning rates, because there are fewer steps all the same.
 RECIPES = (
     Recipe(
         most_photos=3_000,
@@ -112,7 +113,7 @@ def recipe_table() -> str:
         ("`views.count`", *(f"{r.views}" for r in RECIPES)),
         ("`training.epochs`", *(f"{r.epochs}" for r in RECIPES)),
         ("`training.batch_size`", *(f"{r.batch_size}" for r in RECIPES)),
-        ("`training.learning_rate`", *(f"{r.learning_rate:.0e}" for r in RECIPES)),
+        ("`training.learning_rate`", *(f"{r.learning_rate:g}" for r in RECIPES)),
         ("`training.warmup_epochs`", *(f"{r.warmup_epochs}" for r in RECIPES)),
         ("`training.support`", *(f"{r.support}" for r in RECIPES)),
         ("`support.synthetic`", *(f"{r.synthetic:,}" for r in RECIPES)),
