@@ -13,8 +13,8 @@ from storage.root import open_root
 from tintem_core.errors import InputError
 
 _SIDE = 224
-# The patch sides of the template's models, pixels, and the fewest patches along a side: of photos of
-# 32 px a student would see four patches, too few to tell where in the photo something is.
+# The patch sides of the template's models, pixels, and the fewest patches along a side: of photos
+# of 32 px a student would see four patches, too few to tell where in the photo something is.
 _TEACHER_PATCH, _STUDENT_PATCH, _FEWEST_PATCHES = 14, 16, 8
 _FEWEST_TRAIN, _FEWEST_TEST = 16, 4
 # Settings of a source that a survey finds out, in the order in which they are written.

@@ -68,11 +68,10 @@ def _a_class_named_train(root: Root) -> str:
 
 
 def _table(root: Root) -> str:
-    lines = ["id,photo file,Category,set,split"]
+    lines = ["id,photo file,Category,set"]
     for i, data in enumerate(PHOTOS):
         root.write(f"pictures/{i}.png", data)
-        lines.append(f"{i},pictures/{i}.png,{_labels()[i]},{_splits()[i]},")
-    lines = [line.rpartition(",")[0] for line in lines]
+        lines.append(f"{i},pictures/{i}.png,{_labels()[i]},{_splits()[i]}")
     root.write("list.csv", "\n".join(lines).encode())
     return f"{root.url}/list.csv"
 
