@@ -48,7 +48,10 @@ class Written:
         if found.beside:
             lines.append(("note", f"{found.beside} lies beside the photos and is not read"))
         if not found.is_complete:
-            lines.append(("note", "not all photos were counted: tintem plan counts them"))
+            lines.append(
+                ("note", "not all photos were counted: tintem plan counts them, and "
+                 "docs/training.md has the settings for other numbers")
+            )  # fmt: skip
         if found.is_complete and found.photos < _FEWEST_TRAIN + _FEWEST_TEST:
             lines.append(
                 ("note", f"a run needs {_FEWEST_TRAIN} photos to learn from and {_FEWEST_TEST} to "
@@ -150,7 +153,11 @@ def _input_size(side: int, patch: int) -> int:
 
 
 def _count(found: Survey) -> str:
-    return f"{found.photos:,}" if found.is_complete else f"{found.photos:,} or more"
+    if found.is_complete:
+        return f"{found.photos:,}"
+    # Of archives the bytes tell about how many there are; of a bucket only a part was listed.
+    is_estimate = found.source.uri.lower().endswith(ARCHIVES)
+    return f"about {found.photos:,}" if is_estimate else f"{found.photos:,} or more"
 
 
 def _labels(found: Survey) -> str:

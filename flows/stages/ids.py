@@ -242,7 +242,9 @@ def _further_targets(config: RunConfig, caches: Extracted, images: Indexed) -> d
     return found
 
 
-def student_cache_spec(config: RunConfig, student_id: str, width: int, dataset: str) -> CacheSpec:
+def student_cache_spec(
+    config: RunConfig, student_id: str, width: int, dataset: str
+) -> CacheSpec:
     """Say what the cache of a student's own embeddings of a dataset holds, evaluation view."""
     view = {**EVAL.identity(), "base_size": config.teacher.image_size}
     kind = KindSpec(shape=(width,), dims=("feature",), dtype="float32")

@@ -64,7 +64,8 @@ class Head:
     entries: pl.DataFrame
     """By `ENTRY_SCHEMA`; sizes and dates may be zero, as they are not asked for."""
     photos: int
-    """How many images there are in all: an estimate where the listing is not complete."""
+    """How many images there are in all; where the listing is not complete, an estimate by bytes for
+    archives, and how many were listed for folders."""
     is_complete: bool
     splits: frozenset[str]
     """The splits that are named anywhere, also beyond the entries listed."""

@@ -205,6 +205,38 @@ def test_photos_in_a_bucket_are_found_with_their_labels(s3_url: str, tmp_path: P
     assert indexed.data.manifest.classes == ["cat", "dog"]
 
 
+def test_a_long_listing_of_a_bucket_is_cut_and_sees_every_split(
+    s3_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("storage.images.survey._LOOKED_AT", 10)
+    written = init(_class_folders(open_root(s3_url)), tmp_path / "tintem.yaml")
+    assert 10 <= written.survey.photos < COUNT
+    assert written.survey.splits == ("train", "test")
+    told = written.lines()
+    assert "or more" in dict(told)["photos"]
+    assert any("not all photos were counted" in text for _, text in told)
+
+
+def test_photos_in_large_tar_files_are_estimated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("storage.images.survey._LOOKED_AT", 10)
+    written = init(_tars_with_cls(open_root(tmp_path / "photos")), tmp_path / "tintem.yaml")
+    assert not written.survey.is_complete
+    assert 30 < written.survey.photos < 50
+    assert written.survey.splits == ("train", "test")
+    assert "about" in dict(written.lines())["photos"]
+
+
+def test_a_large_parquet_in_a_bucket_is_estimated_by_its_first_file(
+    s3_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    written = init(_parquet_of_images(open_root(s3_url)), tmp_path / "tintem.yaml")
+    assert 30 < written.survey.photos < 50
+    assert written.survey.splits == ("train", "test")
+
+
 @pytest.mark.parametrize(
     ("files", "message"),
     [
