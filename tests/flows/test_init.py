@@ -4,6 +4,7 @@ import io
 import json
 import tarfile
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -208,7 +209,7 @@ def test_photos_in_a_bucket_are_found_with_their_labels(s3_url: str, tmp_path: P
 def test_a_long_listing_of_a_bucket_is_cut_and_sees_every_split(
     s3_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("storage.images.survey._LOOKED_AT", 10)
+    monkeypatch.setattr(import_module("storage.images.survey"), "_LOOKED_AT", 10)
     written = init(_class_folders(open_root(s3_url)), tmp_path / "tintem.yaml")
     assert 10 <= written.survey.photos < COUNT
     assert written.survey.splits == ("train", "test")
@@ -220,7 +221,7 @@ def test_a_long_listing_of_a_bucket_is_cut_and_sees_every_split(
 def test_photos_in_large_tar_files_are_estimated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("storage.images.survey._LOOKED_AT", 10)
+    monkeypatch.setattr(import_module("storage.images.survey"), "_LOOKED_AT", 10)
     written = init(_tars_with_cls(open_root(tmp_path / "photos")), tmp_path / "tintem.yaml")
     assert not written.survey.is_complete
     assert 30 < written.survey.photos < 50
