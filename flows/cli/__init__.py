@@ -62,13 +62,17 @@ def quickstart(
 
 @app.command()
 def init(
-    images: Annotated[str, typer.Argument(help="folder of photos, or s3://bucket/folder")],
+    images: Annotated[
+        str,
+        typer.Argument(help="folder of photos, table, tar or Parquet files; or s3://bucket/folder"),
+    ],
     config: Annotated[Path, typer.Option("--config", help="file to write")] = Path("tintem.yaml"),
 ) -> None:
-    """Write a commented config for some photos."""
+    """Look at some photos, and write a commented config for them."""
     from flows.config.init import write_config
 
-    write_config(images, config)
+    for word, found in write_config(images, config).lines():
+        console.print(f"[bold]{word}[/bold]  {escape(found)}", highlight=False, soft_wrap=True)
     name = escape(str(config))
     console.print(f"wrote {name}; look it over, then: [bold]tintem run {name}", highlight=False)
 

@@ -7,11 +7,13 @@ import polars as pl
 
 from storage.errors import SourceError
 from storage.images.select import SPLIT_NAMES, left_out, looked_for
-from storage.images.source import ENTRY_SCHEMA, ImageReader, SourceConfig
+from storage.images.source import ENTRY_SCHEMA, Head, ImageReader, SourceConfig
 from storage.images.tar_stream import COMPRESSED_SUFFIXES
 from storage.root import open_root
 
 _BATCH = 100_000
+# Each folder of a bucket costs a request of its own in a short listing.
+_FOLDERS_LOOKED_AT = 50
 
 
 class FolderReader(ImageReader):
@@ -42,8 +44,26 @@ class FolderReader(ImageReader):
             )
         return _with_labels(files.sort("uri"), self.source)
 
-    def _images(self) -> Iterator[tuple[str, int, int]]:
-        for path, fact in self._root.walk():
+    def head(self, most: int, /) -> Head:
+        if self._root.path() is not None:
+            return super().head(most)
+        found = list(itertools.islice(self._images(), most))
+        is_complete = len(found) < most
+        if not is_complete:
+            # A bucket lists its folders one after the other: the first may hold `most` images.
+            folders = self._root.folders()[:_FOLDERS_LOOKED_AT]
+            for folder in folders:
+                found += itertools.islice(self._images(f"{folder}/"), most // len(folders))
+        schema = {name: ENTRY_SCHEMA[name] for name in _FILE_COLUMNS}
+        files = pl.DataFrame(found, schema=schema, orient="row").unique("uri").sort("uri")
+        if files.is_empty():
+            raise SourceError(f"{self.source.uri} holds no images. {self._cure()}")
+        entries = _with_labels(files, self.source)
+        splits = frozenset(entries["split"].drop_nulls())
+        return Head(entries, files.height, is_complete, splits)
+
+    def _images(self, prefix: str = "") -> Iterator[tuple[str, int, int]]:
+        for path, fact in self._root.walk(prefix):
             if (reason := left_out(path, self.source)) is None:
                 yield path, fact.bytes, fact.modified
             else:

@@ -1,20 +1,19 @@
 """Images inside Parquet files, as Hugging Face lays them out: a struct {bytes, path} per row."""
 
-import io
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-import numpy as np
 import polars as pl
 
 from storage.copies import CopyFolder
 from storage.errors import MissingObjectError, SourceError
 from storage.images.labels import LabelColumn, as_text, class_names
+from storage.images.pack import packed, packed_bytes, packed_image
 from storage.images.select import (
     file_splits,
     known_splits,
@@ -25,13 +24,13 @@ from storage.images.select import (
 from storage.images.source import ENTRY_SCHEMA, ImageReader, SourceConfig
 from storage.root import Reading, Root
 
-_USUAL = ("image", "img", "jpg", "png", "bytes")
+USUAL_IMAGE_COLUMNS = ("image", "img", "jpg", "png", "bytes")
 # A block costs little more than one image where images are wanted at random; blocks that are
 # wanted one after the other are read many at once, as each time costs a whole row group.
 _BLOCK_BYTES = 2 * 2**20
 _BLOCKS_AHEAD = 16
 _KEPT_BYTES = 256 * 2**20
-_COUNT_BYTES, _PLACE_BYTES = 4, 8
+_ROWS_LOOKED_AT = 10_000
 
 
 class ParquetReader(ImageReader):
@@ -105,7 +104,7 @@ class ParquetReader(ImageReader):
             try:
                 if name not in self._unpacked:
                     self._unpack(path, name)
-                return _packed_image(self._copies.path(name), row)
+                return packed_image(self._copies.path(name), row)
             except FileNotFoundError:
                 # Another process dropped the copy to keep its own limit.
                 self._unpacked.discard(name)
@@ -116,10 +115,10 @@ class ParquetReader(ImageReader):
         with self._unpacking:
             if name in self._unpacked:
                 return
-            if not (copy.exists() and self._copies.has(name, _packed_bytes(copy))):
+            if not (copy.exists() and self._copies.has(name, packed_bytes(copy))):
                 with _translate_errors(self._where(path)):
                     images = self._images(path, self._root.read(path))
-                self._copies.put(name, _packed(images))
+                self._copies.put(name, packed(images))
             self._unpacked.add(name)
 
     def entries(self) -> pl.DataFrame:
@@ -131,6 +130,19 @@ class ParquetReader(ImageReader):
             for (entries, _), label in zip(listed, labels, strict=True)
         ]
         return pl.concat(parts)
+
+    def columns(self) -> pl.DataFrame:
+        """Rows of the first file: bytes as null, so that they are not read, and no lists."""
+        path = next(iter(self._files))
+        with _translate_errors(self._where(path)):
+            file = pl.scan_parquet(self._root.path(path) or self._root.read(path), glob=False)
+            schema = file.collect_schema()
+            plain = [name for name, kind in schema.items() if not kind.is_nested()]
+            kept = file.select(n for n in plain if schema[n] != pl.Binary).head(_ROWS_LOOKED_AT)
+            bytes_in = {
+                n: pl.lit(None, pl.Binary) for n, kind in schema.items() if holds_bytes(kind)
+            }
+            return kept.collect().with_columns(**bytes_in)
 
     def _file_entries(self, path: str, split: str | None) -> tuple[pl.DataFrame, LabelColumn]:
         with _translate_errors(self._where(path)):
@@ -172,8 +184,12 @@ class ParquetReader(ImageReader):
 
     def _image_column(self, path: str, schema: pl.Schema) -> str:
         where = self._where(path)
-        usual = tuple(name for name in _USUAL if name in schema and holds_bytes(schema[name]))
-        column = pick_column(schema.names(), self.source.image_column, usual or _USUAL, where)
+        usual = tuple(
+            name for name in USUAL_IMAGE_COLUMNS if name in schema and holds_bytes(schema[name])
+        )
+        column = pick_column(
+            schema.names(), self.source.image_column, usual or USUAL_IMAGE_COLUMNS, where
+        )
         if not holds_bytes(schema[column]):
             raise SourceError(f"{where}: column {column!r} holds no image bytes. Name another.")
         return column
@@ -243,43 +259,3 @@ def _translate_errors(where: str) -> Iterator[None]:
 def _bytes_of(column: str, schema: pl.Schema) -> pl.Expr:
     whole = pl.col(column)
     return whole.struct.field("bytes") if isinstance(schema[column], pl.Struct) else whole
-
-
-def _packed(images: pl.Series) -> bytes:
-    """Many images as one file, each of which one seek finds.
-
-    Their number, the byte where each begins and where the last ends, the images back to back.
-    """
-    sizes = images.bin.size().cast(pl.Int64).fill_null(0).to_numpy()
-    first = _COUNT_BYTES + _PLACE_BYTES * (len(images) + 1)
-    pack = io.BytesIO()
-    pack.write(len(images).to_bytes(_COUNT_BYTES, "little"))
-    pack.write(np.cumsum([first, *sizes], dtype="<i8").tobytes())
-    for data in images:
-        pack.write(data or b"")
-    return pack.getvalue()
-
-
-def _packed_bytes(pack: Path) -> int:
-    """How long a pack is by its own account, which nobody has checked yet."""
-    with pack.open("rb") as stream:
-        return _pack_place(stream, _pack_count(stream))
-
-
-def _packed_image(pack: Path, row: int) -> bytes:
-    """One image of a pack; nothing where it has no such row, or no image in it."""
-    with pack.open("rb") as stream:
-        if row >= _pack_count(stream):
-            return b""
-        start, end = _pack_place(stream, row), _pack_place(stream, row + 1)
-        stream.seek(start)
-        return stream.read(end - start)
-
-
-def _pack_count(pack: IO[bytes]) -> int:
-    return int.from_bytes(pack.read(_COUNT_BYTES), "little")
-
-
-def _pack_place(pack: IO[bytes], row: int) -> int:
-    pack.seek(_COUNT_BYTES + _PLACE_BYTES * row)
-    return int.from_bytes(pack.read(_PLACE_BYTES), "little")

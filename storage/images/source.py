@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections import Counter
+from dataclasses import dataclass
 from typing import Literal
 
 import polars as pl
@@ -65,6 +66,25 @@ class SourceConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     )
 
 
+@dataclass(frozen=True)
+class Head:
+    """What a bounded look at a source tells."""
+
+    entries: pl.DataFrame
+    """By `ENTRY_SCHEMA`; sizes and dates may be zero, as they are not asked for."""
+    photos: int
+    """How many images there are in all; where the listing is not complete, an estimate by bytes for
+    archives, and how many were listed for folders."""
+    is_complete: bool
+    splits: frozenset[str]
+    """The splits that are named anywhere, also beyond the entries listed."""
+
+    @classmethod
+    def of(cls, entries: pl.DataFrame) -> "Head":
+        """All entries of a source."""
+        return cls(entries, entries.height, True, frozenset(entries["split"].drop_nulls()))
+
+
 class ImageReader(ABC):
     """Lists and reads the images of a source. Reading is thread-safe; can be pickled."""
 
@@ -82,3 +102,15 @@ class ImageReader(ABC):
     @abstractmethod
     def read(self, uri: str) -> bytes:
         """The encoded image. Raises MissingObjectError."""
+
+    def head(self, _most: int, /) -> Head:
+        """A look at the source that costs little; all of it where a listing is cheap.
+
+        Args:
+            _most: about how many entries to look at where each of them costs a request or a read.
+        """
+        return Head.of(self.entries())
+
+    def columns(self) -> pl.DataFrame:
+        """Some rows of what is written beside the images, to choose columns by; may be empty."""
+        return pl.DataFrame()

@@ -17,8 +17,8 @@ from storage.images.source import ENTRY_SCHEMA, ImageReader, SourceConfig
 from storage.images.text_table import read_text_table, refuse_web_addresses
 from storage.root import Root, clean_path, open_root
 
-_USUAL = ("uri", "url", "path", "image_path", "filepath", "file_path", "file", "filename",
-          "file_name", "image")  # fmt: skip
+USUAL_URI_COLUMNS = ("uri", "url", "path", "image_path", "filepath", "file_path", "file",
+                     "filename", "file_name", "image")  # fmt: skip
 _PARALLEL_LOOKUPS = 32
 _LOOKUPS_AT_ONCE = 100_000
 
@@ -38,7 +38,7 @@ class TableReader(ImageReader):
     def entries(self) -> pl.DataFrame:
         table = self._table()
         source, where = self.source, self.source.uri
-        uri_column = pick_column(table.columns, source.uri_column, _USUAL, where)
+        uri_column = pick_column(table.columns, source.uri_column, USUAL_URI_COLUMNS, where)
         label = optional_column(table.columns, source.label_column, "label", where)
         split = optional_column(table.columns, source.split_column, "split", where)
         if source.labels == "none":
@@ -78,6 +78,9 @@ class TableReader(ImageReader):
         entries = entries.unique("uri", keep="first").drop("label")
         entries = entries.join(labels_of.drop("conflict"), on="uri", how="left")
         return entries.select(list(ENTRY_SCHEMA)).sort("uri")
+
+    def columns(self) -> pl.DataFrame:
+        return self._table()
 
     def _table(self) -> pl.DataFrame:
         try:

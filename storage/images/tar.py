@@ -4,10 +4,12 @@ The name of a sample is the path of its files up to the first dot of the base na
 the extension. ``cats/a.b/001.seg.png`` is the file ``seg.png`` of the sample ``cats/a.b/001``.
 """
 
+import itertools
 import json
 import re
 import tarfile
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import IO, Any
 
@@ -19,6 +21,7 @@ from storage.images.source import ENTRY_SCHEMA, IMAGE_SUFFIXES, ImageReader, Sou
 from storage.images.tar_stream import archives, open_stream
 
 _LABEL_SUFFIXES = (".cls", ".json", ".txt")
+_MEMBERS_LOOKED_AT = 200
 
 
 @dataclass
@@ -67,6 +70,23 @@ class TarReader(ImageReader):
                 + ("Correct image_column." if chosen else "Correct the source's uri.")
             )
         return pl.DataFrame(rows, schema=ENTRY_SCHEMA)
+
+    def columns(self) -> pl.DataFrame:
+        """Fields of the first .json files; none where .cls files give the labels."""
+        records: list[dict[str, Any]] = []
+        path = next(iter(self._files))
+        with (
+            open_stream(self._root, path, self._files[path].bytes) as stream,
+            closing(archives(stream, f"{self._root.url}/{path}")) as tars,
+        ):
+            tar = next(tars)
+            for member in itertools.islice(tar, _MEMBERS_LOOKED_AT):
+                if suffix_of(member.name) == ".cls":
+                    return pl.DataFrame()
+                if suffix_of(member.name) == ".json":
+                    content = tar.extractfile(member)
+                    records.append(_plain_fields(b"" if content is None else content.read()))
+        return pl.DataFrame(records, infer_schema_length=None, strict=False)
 
     def _images(self, path: str) -> Iterator[tuple[str, int, int, str | None]]:
         where = f"{self._root.url}/{path}"
@@ -167,3 +187,13 @@ def _parts(member: str) -> tuple[str, str]:
     folder, _, file = member.rpartition("/")
     stem, _, extension = file.partition(".")
     return f"{folder}/{stem}".removeprefix("./").lstrip("/"), extension.lower()
+
+
+def _plain_fields(text: bytes) -> dict[str, str | int]:
+    """Fields of a JSON record that can be labels."""
+    try:
+        record = json.loads(text)
+    except ValueError:
+        return {}
+    fields = record.items() if isinstance(record, dict) else ()
+    return {name: value for name, value in fields if isinstance(value, str | int)}

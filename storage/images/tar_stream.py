@@ -2,7 +2,7 @@
 
 import io
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import IO, Any
 
 from storage.errors import SourceError
@@ -38,7 +38,7 @@ def open_stream(root: Root, path: str, size: int) -> IO[bytes]:
     return io.BufferedReader(_RemoteFile(root, path, size), buffer_size=2**20)
 
 
-def archives(stream: IO[bytes], where: str) -> Iterator[tarfile.TarFile]:
+def archives(stream: IO[bytes], where: str) -> Generator[tarfile.TarFile, None, None]:
     """The archives in a file, each of which must be read whole before the next is asked for.
 
     Raises:

@@ -13,6 +13,7 @@ from flows.config.load import load_config
 from flows.stages.pipeline import Pipeline
 from flows.stages.preflight import preflight
 from storage.errors import StorageInputError
+from tests.photos import photo
 from tests.runs import write_config
 from tintem_core.errors import InputError
 
@@ -178,5 +179,6 @@ def test_init_finds_the_folder_again_whatever_its_name(name: str, tmp_path: Path
     from flows.config.init import write_config as init
 
     (tmp_path / name).mkdir()
+    photo(0).save(tmp_path / name / "one.png")
     init(tmp_path / name, tmp_path / "run.yaml")
     assert load_config(tmp_path / "run.yaml").data.uri == str(tmp_path / name)
