@@ -66,7 +66,7 @@ class PlainEngine:
 
 _RESULTS = {
     "index": "indexed",
-    "extract": "stored",
+    "extract": "all_caches",
     "evaluate": "evaluated",
     "distill": "exported",
 }
