@@ -223,9 +223,9 @@ def test_their_extraction_killed_goes_on_where_it_was(
     def commits() -> dict[Path, int]:
         return {p: p.stat().st_mtime_ns for p in root.glob("caches/*-mapped-*/commits/*.json")}
 
-    assert kill_when(start(path, "stored"), lambda: len(commits()) >= 3)
+    assert kill_when(start(path, "all_caches"), lambda: len(commits()) >= 3)
     before = commits()
-    finish(path, "stored")
+    finish(path, "all_caches")
     after = commits()
     assert len(after) > len(before)
     assert {p: after[p] for p in before} == before
