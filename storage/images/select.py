@@ -7,7 +7,7 @@ from pathlib import Path
 import polars as pl
 
 from storage.errors import SourceError
-from storage.images.source import IMAGE_SUFFIXES, SourceConfig
+from storage.images.source import IMAGE_KINDS, IMAGE_SUFFIXES, SourceConfig
 from storage.root import ObjectFacts, Root, open_root
 
 SPLIT_NAMES = {
@@ -113,8 +113,7 @@ def suffix_of(path: str) -> str:
 def looked_for(skipped: Counter[str]) -> str:
     """What was looked for, and found instead, in brackets."""
     found = ", ".join(f"{count} {reason}" for reason, count in sorted(skipped.items()))
-    wanted = f"looked for {', '.join(IMAGE_SUFFIXES)}"
-    return f"({wanted}; found {found or 'nothing'})"
+    return f"(looked for {IMAGE_KINDS}; found {found or 'nothing'})"
 
 
 def matches(path: str, source: SourceConfig) -> bool:

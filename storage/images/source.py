@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field
 from tintem_pixels import SUFFIXES
 
 IMAGE_SUFFIXES = tuple(sorted(SUFFIXES))
+IMAGE_KINDS = f".jpg, .png, .tif, .webp and {len(IMAGE_SUFFIXES) - 4} more suffixes of images"
 ENTRY_SCHEMA = {
     "uri": pl.String,
     "bytes": pl.Int64,

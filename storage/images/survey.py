@@ -14,7 +14,7 @@ from storage.images.inspect import inspect
 from storage.images.open import open_reader
 from storage.images.parquet import USUAL_IMAGE_COLUMNS, ParquetReader
 from storage.images.select import is_glob, split_of
-from storage.images.source import IMAGE_SUFFIXES, Head, ImageReader, SourceConfig
+from storage.images.source import IMAGE_KINDS, IMAGE_SUFFIXES, Head, ImageReader, SourceConfig
 from storage.images.table import USUAL_URI_COLUMNS, TableReader
 from storage.images.tar import TarReader
 from storage.root import Root, open_root
@@ -126,7 +126,7 @@ def _source_uri(uri: str) -> tuple[str, str]:
         )
     there = ", ".join(f"{n} {kind or 'without suffix'}" for kind, n in counts.most_common(3))
     raise SourceError(
-        f"{uri} holds no photos (looked for {', '.join(IMAGE_SUFFIXES)}, {', '.join(ARCHIVES)}, "
+        f"{uri} holds no photos (looked for {IMAGE_KINDS}, {', '.join(ARCHIVES)}, "
         f"{', '.join(TABLES)}; found {there or 'nothing'}): give the folder that holds yours."
     )
 
