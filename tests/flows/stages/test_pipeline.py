@@ -129,7 +129,7 @@ def test_what_changes_the_features_changes_the_cache(
         change = {**change, "teacher__weights": str(tmp_path / "other.safetensors")}
     first = Pipeline(configured(settings)).extracted
     second = Pipeline(configured(settings, **change)).extracted
-    assert second.views != first.views
+    assert second.training_cache != first.training_cache
     assert not second.reused
 
 
@@ -137,8 +137,8 @@ def test_one_changed_weight_changes_every_cache(settings: dict[str, Any], tmp_pa
     first = Pipeline(configured(settings)).extracted
     write_teacher(tmp_path / "teacher.safetensors", seed=1)
     second = Pipeline(configured(settings)).extracted
-    assert second.views != first.views
-    assert second.evaluation != first.evaluation
+    assert second.training_cache != first.training_cache
+    assert second.evaluation_caches != first.evaluation_caches
     assert not second.reused
 
 

@@ -269,9 +269,9 @@ def test_a_resumed_training_remembers_its_pieces() -> None:
     assert resumed.pieces == 4
 
 
-def test_a_student_too_large_for_one_image_is_refused() -> None:
+def test_a_student_too_large_for_two_images_is_refused() -> None:
     config = TrainingConfig(epochs=1, batch_size=8)
-    with pytest.raises(TintemError, match="does not hold one image"):
+    with pytest.raises(TintemError, match="does not hold two images"):
         run_on(with_memory_for(start(config), 0), config)
 
 
