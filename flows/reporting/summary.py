@@ -83,6 +83,8 @@ def summary_rows(
         if row is not None:
             of_teacher = found.get(("teacher", dataset, _OF_TEACHER.get(metric, metric)))
             constant = found.get(("constant", dataset, metric))
+            if of_teacher is not None and (chance := of_teacher.get("chance")) is not None:
+                label += f" (chance {chance:.3f})"
             rows.append(Row(group, label, _worth(row, of_teacher, constant), _cell(row)))
 
     faithful = f"Faithfulness, {evaluation['test_photos']} unseen photos"
@@ -126,14 +128,13 @@ def _worth(
     row: dict[str, Any], teacher: dict[str, Any] | None, constant: dict[str, Any] | None
 ) -> str:
     """Say what there is to compare a student's number with."""
+    if teacher is not None:
+        return _cell(teacher)
     if constant is not None:
         return f"(constant answer {constant['value']:.3f})"
     # An evaluation of an older release knew no chance.
     chance = row.get("chance")
-    worth = "–" if chance is None else f"(chance {chance:.3f})"
-    if teacher is None:
-        return worth
-    return _cell(teacher) if chance is None else f"{_cell(teacher)} {worth}"
+    return "–" if chance is None else f"(chance {chance:.3f})"
 
 
 def _cell(row: dict[str, Any]) -> str:

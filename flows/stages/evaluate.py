@@ -114,8 +114,8 @@ def _tell(data: Dataset, near: int) -> None:
     if near:
         reporter().note(
             f"{near:,} of {len(labels):,} test photos of {data.name} look to the teacher nearly "
-            "the same as a train photo: copies that were saved anew flatter every score. Name the "
-            "splits in the source if they matter"
+            "the same as a train photo: if they are copies, saved anew, they flatter every score. "
+            "Splits that the source names keep them apart"
         )
 
 
