@@ -201,7 +201,7 @@ def test_the_processes_end_with_the_run_that_started_them(
     shared["training"]["epochs"] = 500
     root = Path(shared["root"])
     code = (
-        "import sys; from flows.config.run.load import load_config; "
+        "import sys; from flows.config.load import load_config; "
         "from flows.stages.pipeline import Pipeline; Pipeline(load_config(sys.argv[1])).trained"
     )
     config = write_config(tmp_path, shared)
