@@ -110,7 +110,7 @@ def curve_bytes(root: Path) -> bytes:
 def test_a_training_killed_again_and_again_gives_the_same_weights(
     select: str, tmp_path: Path, settings: dict[str, Any]
 ) -> None:
-    settings["training"].update(epochs=60, select=select, validate_every=3)
+    settings["training"].update(epochs=60, select=select, validate_every=3, validation_share=0.25)
     settings["runtime"]["checkpoint_seconds"] = 0
     whole = write_config(tmp_path, settings, "whole.yaml")
     finish(whole, "trained")

@@ -89,7 +89,8 @@ def test_one_student_fails_alone_and_is_repeated_alone(
             {
                 "name": "diverges",
                 "training.objective": "proteus",
-                "training.learning_rate": 1e30,
+                "training.optimizer": "sgd",
+                "training.learning_rate": 1_000,
             },
         ],
     }
