@@ -85,7 +85,7 @@ class TrainingConfig(ObjectiveConfig, frozen=True, extra="forbid", allow_inf_nan
     decay_rate: float = Field(0.1, gt=0, le=1, description="factor of a decay: step, multistep")
     power: float = Field(1.0, gt=0, le=100, description="exponent of the polynomial: poly")
     learning_rate: float = Field(
-        3e-3, gt=0, le=1_000, description="peak learning rate, after the warm-up"
+        3e-3, gt=0, le=1e30, description="peak learning rate, after the warm-up"
     )
     final_learning_rate: float = Field(
         1e-5,
