@@ -49,7 +49,7 @@ def kill_when(process: subprocess.Popen[Any], reached: Callable[[], bool]) -> bo
             process.wait()
             return True
         time.sleep(0.002)
-    assert process.poll() == 0, process.stderr and process.stderr.read().decode()
+    assert process.poll() == 0, process.stderr and process.stderr.read()
     return False
 
 

@@ -68,7 +68,7 @@ class Cells:
 @pytest.fixture(scope="module")
 def cells(tmp_path_factory: pytest.TempPathFactory) -> Cells:
     cells = Cells(tmp_path_factory.mktemp("cells"))
-    ended = cells.run()
+    ended = cells.hold()
     assert ended.outcome == "promoted", ended.says
     return cells
 

@@ -47,8 +47,8 @@ import os, signal, sys
 from flows.config.load import load_config
 from flows.retraining import run
 if sys.argv[2:] == ["die before promoting"]:
-    run.bring_into_force = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-print(run.Night(load_config(sys.argv[1])).run().outcome)
+    run.promote_candidate = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+print(run.RetrainingRun(load_config(sys.argv[1])).run().outcome)
 """
 
 
@@ -239,7 +239,7 @@ def test_labels_that_a_gate_needs_are_missed_before_any_work(
     from tintem_core.errors import InputError
 
     settings["data"]["uri"] = str(photo_folder(40, name="flat"))
-    with pytest.raises(InputError, match=r"gates\[0\]: 'student/test/knn' is measured only where"):
+    with pytest.raises(InputError, match=r"gates\[0\]: .student/test/knn. is measured over the .*have labels"):
         hold(settings, gates=[{"metric": "student/test/knn", "minimum": 0.5}])
     assert not open_root(settings["root"]).exists("caches")
 
