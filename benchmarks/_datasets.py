@@ -20,10 +20,11 @@ from flows.config.load import parse_config
 from flows.config.run import RunConfig
 from flows.data.features import evaluation_latents
 from flows.stages.map import apply, load_mapping
-from flows.stages.measure import Spaces, measure
+from flows.stages.measure import measure
 from flows.stages.pipeline import Pipeline
+from flows.stages.spaces import Spaces, classes_of
 from tintem_core.evaluation.metrics import ALL
-from tintem_core.evaluation.ood import auroc, nearest_cosine_score
+from tintem_core.evaluation.ood import Bank, auroc, nearest_cosine_score
 
 Array = NDArray[np.float32]
 Settings = dict[str, Any]
@@ -157,8 +158,8 @@ class Material:
         return found
 
     def _rows(self, config: RunConfig, spaces: dict[str, Spaces]) -> list[dict[str, Any]]:
-        strange = {"strange": spaces["strange"]}
-        return measure(config, self.data, spaces["train"], spaces["test"], strange)
+        sets = {"test": spaces["test"], "strange": spaces["strange"]}
+        return measure(config, spaces["train"], sets, classes_of(self.data, {}))
 
     @staticmethod
     def _of_test(embeddings: dict[str, Array]) -> tuple[Array, Array]:
@@ -169,7 +170,7 @@ class Material:
         if (normal := NORMAL.get(self.data.name)) is None:
             return {}
         known, wanted = (np.array(self.data.labels(split)) for split in ("train", "test"))
-        scores = nearest_cosine_score(bank[known == normal], queries)
+        scores = nearest_cosine_score(Bank(bank[known == normal]), queries)
         return {"defects": auroc(scores[wanted == normal], scores[wanted != normal])}
 
 

@@ -14,8 +14,8 @@ from flows.data.loader import PixelStore, StepDataset, Taught, batches_from
 from flows.data.rendering import eval_source, renderer
 from flows.stages.ids import taught_views
 from flows.stages.map import mean_target
-from flows.stages.measure import Spaces, spaces_of
 from flows.stages.models import new_objective
+from flows.stages.spaces import Spaces, spaces_of
 from flows.stages.training_data import class_numbers
 from storage.images import SourceConfig
 from tintem_core.models.device import place

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from flows.config.run import RunConfig
 from flows.config.variants import RetrainedStudent, keeps_mapping, retrained_students
 from tintem_core.errors import InputError
-from tintem_core.evaluation.metrics import known_metrics
+from tintem_core.evaluation.metrics import BOUNDS, known_metrics
 
 
 def closest_first(known: Iterable[str], wanted: str) -> list[str]:
@@ -14,7 +14,7 @@ def closest_first(known: Iterable[str], wanted: str) -> list[str]:
 
     def likeness(name: str) -> tuple[bool, float]:
         ratio = difflib.SequenceMatcher(None, name, wanted).ratio()
-        return not name.startswith("constant/"), ratio
+        return not name.startswith(("constant/", *(f"{bound}/" for bound in BOUNDS))), ratio
 
     return sorted(known, key=likeness, reverse=True)
 
@@ -27,7 +27,15 @@ def metrics_of(config: RunConfig) -> list[str]:
         for number, model in enumerate(models)
     ]
     ood = [source.name for source in config.evaluation.ood]
-    return known_metrics(config.training.kind.answers, ood, names, config.evaluation.probes)
+    settings = config.evaluation
+    return known_metrics(
+        config.training.kind.answers,
+        ood,
+        names,
+        settings.probes,
+        ood_score=settings.ood_score,
+        same_classes=settings.same_classes,
+    )
 
 
 def check(config: RunConfig) -> None:

@@ -5,12 +5,12 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, Field, field_validator, model_validator
 
 from flows.config.cluster import ClusterConfig
+from flows.config.evaluation import EvaluationConfig
 from flows.config.retraining import NightlyConfig
 from flows.config.support import SupportConfig
 from flows.config.sweep import SweepConfig
 from storage.cache.spec import MOST_ROWS_PER_SHARD
 from storage.images import SourceConfig
-from tintem_core.evaluation.ood import SCORES
 from tintem_core.export.formats import FORMATS
 from tintem_core.mapping.config import MappingConfig
 from tintem_core.models.student import StudentConfig
@@ -90,45 +90,10 @@ class CacheConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
         return self.tokens and not self.keep_mapped
 
 
-def _known_score(name: str) -> str:
-    if name not in SCORES:
-        raise ValueError(f"there is no such score; known are {', '.join(SCORES)}")
-    return name
-
-
 def _known_format(name: str) -> str:
     if name not in FORMATS:
         raise ValueError(f"there is no such format; known are {', '.join(FORMATS)}")
     return name
-
-
-class EvaluationConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
-    """What is measured on photos that were never trained on."""
-
-    ood: tuple[SourceConfig, ...] = Field((), description="named out-of-distribution sets")
-    knn: int = Field(
-        10, ge=1, le=1_000_000, description="neighbours that vote (cosine, temperature 0.07)"
-    )
-    ood_neighbour: int = Field(
-        1, ge=1, le=1_000_000, description="which nearest neighbour gives the OOD score"
-    )
-    ood_score: Annotated[str, AfterValidator(_known_score)] = Field(
-        "nearest-cosine", description="what tells an outlier: nearest-cosine"
-    )
-    probes: tuple[Literal["linear", "logistic"], ...] = Field(
-        (),
-        description="linear probes on teacher and student: linear (SGD, as DINOv2), logistic "
-        "(L-BFGS); their choices are made on a part of train",
-    )
-    resamples: int = Field(
-        1000, ge=100, le=100_000, description="bootstrap resamples behind each interval"
-    )
-
-    def identity(self) -> dict[str, Any]:
-        """Return everything that determines what is measured."""
-        usual = {"ood_score": "nearest-cosine", "probes": ()}
-        unnamed = {name for name, value in usual.items() if getattr(self, name) == value}
-        return self.model_dump(mode="json", exclude={"ood", *unnamed})
 
 
 class ExportConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):

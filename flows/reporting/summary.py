@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from flows.config.run import RunConfig
-from tintem_core.evaluation.metrics import ALL
+from tintem_core.evaluation.few_shot import SHOTS
+from tintem_core.evaluation.metrics import ALL, BOUNDS
 
 
 @dataclass(frozen=True)
@@ -83,9 +84,11 @@ def summary_rows(
         if row is not None:
             of_teacher = found.get(("teacher", dataset, _OF_TEACHER.get(metric, metric)))
             constant = found.get(("constant", dataset, metric))
+            bounds = [found.get((bound, dataset, metric)) for bound in BOUNDS]
             if of_teacher is not None and (chance := of_teacher.get("chance")) is not None:
                 label += f" (chance {chance:.3f})"
-            rows.append(Row(group, label, _worth(row, of_teacher, constant), _cell(row)))
+            worth = _worth(row, of_teacher, constant, bounds)
+            rows.append(Row(group, label, worth, _cell(row)))
 
     faithful = f"Faithfulness, {evaluation['test_photos']} unseen photos"
     for label, metric in _FAITHFULNESS:
@@ -96,12 +99,18 @@ def summary_rows(
         label = label.format(neighbours)
         add(shared, label, "test", metric, "head" if is_head else "student")
     add("Accuracy", f"kNN, k = {neighbours}", "test", "knn")
+    add("Accuracy", "kNN, mean over classes", "test", "knn_over_classes")
+    for shots in SHOTS:
+        add("Accuracy", f"{shots} labelled per class", "test", f"few_shot_{shots}")
     add("Accuracy", "linear probe (SGD)", "test", "linear_probe")
     add("Accuracy", "linear probe (L-BFGS)", "test", "logistic_probe")
     add("Accuracy", "same kNN answer", "test", "knn_agreement")
     for name in ood:
-        group = f"Out of distribution: {name}"
+        shift = config.evaluation.shifts.get(name)
+        group = f"Out of distribution: {name}" + (f" ({shift})" if shift else "")
+        add(group, f"kNN, k = {neighbours}", name, "knn")
         add(group, "AUROC", name, "auroc")
+        add(group, "AUPR", name, "aupr")
         add(group, "FPR95 (lower is better)", name, "fpr95")
         add(group, "score rank correlation", name, "ood_rank_correlation")
         add(group, "pairwise cosines, Pearson", name, "pairwise_pearson")
@@ -125,16 +134,23 @@ _OF_TEACHER = {"shared_knn": "knn"}
 
 
 def _worth(
-    row: dict[str, Any], teacher: dict[str, Any] | None, constant: dict[str, Any] | None
+    row: dict[str, Any],
+    teacher: dict[str, Any] | None,
+    constant: dict[str, Any] | None,
+    bounds: list[dict[str, Any] | None],
 ) -> str:
     """Say what there is to compare a student's number with."""
     if teacher is not None:
         return _cell(teacher)
     if constant is not None:
         return f"(constant answer {constant['value']:.3f})"
-    # An evaluation of an older release knew no chance.
-    chance = row.get("chance")
-    return "–" if chance is None else f"(chance {chance:.3f})"
+    said = [f"{bound['subject']} {bound['value']:.3f}" for bound in bounds if bound is not None]
+    if row.get("chance") is not None:
+        said.insert(0, f"chance {row['chance']:.3f}")
+    if said:
+        return f"({', '.join(said)})"
+    # An evaluation of an older release knew no more.
+    return "–"
 
 
 def _cell(row: dict[str, Any]) -> str:

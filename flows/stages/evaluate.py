@@ -20,9 +20,12 @@ from flows.provenance import provenance
 from flows.reporting.base import reporter
 from flows.stages.ensure import ensure_artifact
 from flows.stages.ids import artifact_id, evaluation_spec
-from flows.stages.measure import Spaces, measure, ood_scores, spaces_of
+from flows.stages.measure import measure
+from flows.stages.measure_classes import per_class
+from flows.stages.measure_outliers import ood_scores, thresholds
 from flows.stages.models import load_objective, load_student
 from flows.stages.results import Evaluated, Indexed, Mapped, Trained
+from flows.stages.spaces import Spaces, classes_of, spaces_of
 from flows.stages.student_embeddings import student_embeddings
 from storage.root import Root
 from tintem_core.evaluation.bootstrap import Draws
@@ -73,33 +76,45 @@ def _evaluate(
 
     train = spaces(indexed.data, "train")
     test = spaces(indexed.data, "test")
-    ood = {name: spaces(d, None) for name, d in indexed.ood.items()}
-    rows = measure(config, indexed.data, train, test, ood)
+    sets = {"test": test, **{name: spaces(d, None) for name, d in indexed.ood.items()}}
+    settings = config.evaluation
+    further = {name: indexed.ood[name] for name in settings.same_classes}
+    classes = classes_of(indexed.data, further)
+    rows = measure(config, train, sets, classes)
     near = near_copies(train.teacher, test.teacher)
     _tell(indexed.data, near)
     if extracted.others:
         for dataset in indexed.datasets():
             is_data = dataset is indexed.data
-            student_NK = (test if is_data else ood[dataset.name]).student
-            split = "test" if is_data else None
+            name, split = ("test", "test") if is_data else (dataset.name, None)
+            student_NK = sets[name].student
             latents = latents_by_teacher(root, extracted, dataset, split, config.teacher.model)
-            name = "test" if is_data else dataset.name
             rows += _per_teacher(config, name, latents, student_NK)
-    table = io.BytesIO()
+    scores = ood_scores(settings, train, sets, classes)
+    limits = thresholds(settings, scores)
     # Whether a measure knows its chance is not told by the first rows.
-    pl.DataFrame(rows, infer_schema_length=None).write_parquet(table)
-    curves = io.BytesIO()
-    ood_scores(config, train, test, ood).write_parquet(curves)
+    tables = {"metrics": pl.DataFrame(rows, infer_schema_length=None), "ood_scores": scores}
+    if classes is not None:
+        own = (pl.col("subject") == "student") & (pl.col("dataset") == "test")
+        strange = scores.filter(own)["score"].to_numpy() < limits["student"]
+        tables["classes"] = per_class(settings, train, test, classes, strange)
     record = {
         "spec": spec,
         "metrics": {_label(row): row["value"] for row in rows},
         "rows": rows,
         "test_photos": len(test.teacher),
         "near_copies": near,
+        "ood_thresholds": limits,
         "provenance": provenance(),
     }
-    files = {"metrics.parquet": table.getvalue(), "ood_scores.parquet": curves.getvalue()}
+    files = {f"{name}.parquet": _parquet(table) for name, table in tables.items()}
     return files, record
+
+
+def _parquet(table: pl.DataFrame) -> bytes:
+    buffer = io.BytesIO()
+    table.write_parquet(buffer)
+    return buffer.getvalue()
 
 
 def _tell(data: Dataset, near: int) -> None:

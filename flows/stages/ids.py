@@ -22,7 +22,7 @@ from tintem_core.models.student import natural_width, pretrained_digest
 from tintem_core.models.teacher import Teacher, TeacherConfig
 from tintem_core.views import EVAL, ViewRecipe
 
-METHODS = {"mappings": 1, "students": 1, "embeddings": 1, "evaluations": 3, "exports": 1}
+METHODS = {"mappings": 1, "students": 1, "embeddings": 1, "evaluations": 4, "exports": 1}
 
 
 def _method(kind: str) -> dict[str, object]:
@@ -174,9 +174,6 @@ def mapping_width(config: RunConfig) -> int:
 def mapping_name(config: RunConfig, spec: dict[str, object]) -> str:
     """Return the id of a mapping with a :func:`mapping_spec`."""
     return make_id(f"{config.mapping.objective}-{spec['width']}-{config.data.name}", spec)
-
-
-# Counts up when the same recipe gives other weights.
 
 
 def student_spec(

@@ -15,7 +15,7 @@ from flows.stages.pipeline import Pipeline
 from tests.photos import photo
 from tintem_core.errors import InputError
 from tintem_core.evaluation.cosine import unit_rows
-from tintem_core.evaluation.ood import SCORES
+from tintem_core.evaluation.ood import SCORES, Bank, OODScore
 from tintem_core.export.formats import FORMATS, Embed
 from tintem_core.models.student import Student
 from tintem_core.objectives import OBJECTIVES, Objective, ObjectiveKind, Parts, Targets
@@ -37,10 +37,9 @@ def first_coordinates(parts: Parts) -> Objective:
     return FirstCoordinates(parts.mapping.linear.out_features)
 
 
-def cosine_to_mean(
-    bank: NDArray[np.floating], queries: NDArray[np.floating], k: int
-) -> NDArray[np.float32]:
-    return unit_rows(queries) @ unit_rows(unit_rows(bank).mean(axis=0, keepdims=True))[0]
+def cosine_to_mean(bank: Bank, queries: NDArray[np.floating]) -> NDArray[np.float32]:
+    mean = unit_rows(bank.embeddings).mean(axis=0, keepdims=True)
+    return unit_rows(queries) @ unit_rows(mean)[0]
 
 
 class Program:
@@ -78,7 +77,7 @@ def test_what_is_registered_runs_through_the_pipeline(
         build=first_coordinates, loss="error of the first coordinates", trained="trained for a test"
     )
     monkeypatch.setitem(OBJECTIVES, "first-coordinates", kind)
-    monkeypatch.setitem(SCORES, "cosine-to-mean", cosine_to_mean)
+    monkeypatch.setitem(SCORES, "cosine-to-mean", OODScore(cosine_to_mean))
     monkeypatch.setitem(FORMATS, "program", f"{__name__}:PROGRAM")
     (tmp_path / "strange").mkdir()
     for seed in range(5):
@@ -100,9 +99,10 @@ def test_what_is_registered_runs_through_the_pipeline(
     other = Pipeline(usual)
     assert other.evaluated.id != done.evaluated.id
     assert other.trained.id == done.trained.id
-    name = "student/strange/auroc"
-    assert other.evaluated.record["metrics"].keys() == done.evaluated.record["metrics"].keys()
-    assert name in done.evaluated.record["metrics"]
+    # The one that was not asked for is told by its name, and measures the same.
+    first, second = (run.evaluated.record["metrics"] for run in (done, other))
+    assert first["student/strange/auroc"] == second["student/strange/auroc_cosine-to-mean"]
+    assert second["student/strange/auroc"] == first["student/strange/auroc_nearest-cosine"]
 
 
 @pytest.mark.parametrize(

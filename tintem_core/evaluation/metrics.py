@@ -4,10 +4,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from tintem_core.evaluation.few_shot import SHOTS
+from tintem_core.evaluation.ood import SCORES
+
 ALL = "all"
 """The test photos and those of every OOD set together."""
+BOUNDS = ("random mapping", "mapped")
+"""What a student's angles lie between: the teacher mapped at random, and as it was fitted."""
 
-Measured = Literal["target", "angles", "shared space", "votes", "probes", "ood", "ood ranks"]
+Measured = Literal[
+    "target", "angles", "shared space", "votes", "agreement", "probes", "ood", "ood ranks"
+]
 
 
 @dataclass(frozen=True)
@@ -17,8 +24,8 @@ class Metric:
     name: as records and gates have it.
     label: what people read.
     of: what it is measured of: the answer beside its target, angles against the teacher's, the
-        teacher's own index, votes of neighbours, linear probes, scores of out-of-distribution
-        photos, or their ranks beside the teacher's.
+        teacher's own index, votes of labelled photos, their agreement with the teacher's, linear
+        probes, scores of out-of-distribution photos, or their ranks beside the teacher's.
     lower_is_better: whether less of it is better.
     needs_labels: whether it is measured over the photos that have a label.
     has_constant: whether a constant answer is measured beside it.
@@ -51,15 +58,26 @@ _METRICS = (
     Metric("shared_overlap_10", "teacher's 10 neighbours in its index", "shared space"),
     Metric("shared_knn", "kNN accuracy in the teacher's index", "shared space", needs_labels=True),
     Metric("knn", "kNN accuracy", "votes", needs_labels=True),
-    Metric("knn_agreement", "same kNN answer as the teacher", "votes", needs_labels=True),
+    Metric("knn_over_classes", "kNN accuracy, mean over classes", "votes", needs_labels=True),
+    *(
+        Metric(f"few_shot_{n}", f"accuracy with {n} labelled per class", "votes", needs_labels=True)
+        for n in SHOTS
+    ),
+    Metric("knn_agreement", "same kNN answer as the teacher", "agreement", needs_labels=True),
     Metric("linear_probe", "linear probe accuracy (SGD)", "probes", needs_labels=True),
     Metric("logistic_probe", "linear probe accuracy (L-BFGS)", "probes", needs_labels=True),
     Metric("auroc", "OOD AUROC", "ood"),
+    Metric("aupr", "OOD AUPR, OOD positive", "ood"),
     Metric("fpr95", "OOD FPR95", "ood", lower_is_better=True),
     Metric("fpr95_openood", "OOD FPR95 by OpenOOD's definition", "ood", lower_is_better=True),
     Metric("ood_rank_correlation", "OOD score rank correlation", "ood ranks"),
 )
-CATALOGUE = {metric.name: metric for metric in _METRICS}
+# Of the scores that are not the chosen one.
+_OTHER_SCORES = {
+    score: Metric(f"auroc_{score}", f"OOD AUROC by {score}", "ood", needs_labels=kind.needs_labels)
+    for score, kind in SCORES.items()
+}
+CATALOGUE = {metric.name: metric for metric in (*_METRICS, *_OTHER_SCORES.values())}
 
 
 def metric_of(path: str) -> Metric:
@@ -73,35 +91,47 @@ def known_metrics(
     ood: Iterable[str] = (),
     teachers: Iterable[str] = (),
     probes: Iterable[str] = (),
+    *,
+    ood_score: str = "nearest-cosine",
+    same_classes: Iterable[str] = (),
 ) -> list[str]:
     """Return what an evaluation measures, as subject/set/name.
 
-    What needs labels is measured over the photos that have one, and what is found among 10 where
-    there are more test photos than that.
+    What needs labels is measured over the photos that have one, what is found among 10 where there
+    are more test photos than that, and what takes n labelled photos of a class where each class has
+    them.
 
     Args:
         answers: who answers in a space of the teacher's, the student itself or a training head.
         ood: names of the out-of-distribution sets.
         teachers: names of the teachers, where there are several.
         probes: which linear probes are fitted, linear or logistic.
+        ood_score: the score that is measured in full.
+        same_classes: names of the sets of ``ood`` whose labels are scored too.
     """
-    probes = [f"{name}_probe" for name in probes]
-    ood = tuple(ood)
+    by_labels = [*_names("votes"), *(f"{name}_probe" for name in probes)]
+    outliers = _names("ood")
+    outliers += [m.name for score, m in _OTHER_SCORES.items() if score != ood_score]
+    ood, labelled = tuple(ood), ("test", *same_classes)
     found = []
     for subject in dict.fromkeys(["student", answers or "student"]):
         for name in ("test", *ood):
             target = _names("target") if subject == answers else []
             found += [f"{subject}/{name}/{m}" for m in (*target, *_names("angles"))]
-        found += [f"{subject}/test/{m}" for m in (*_names("votes"), *probes)]
+        for name in labelled:
+            found += [f"{subject}/{name}/{m}" for m in (*by_labels, *_names("agreement"))]
         found += [f"{subject}/{ALL}/pairwise_pearson"] if ood else []
         for name in ood:
-            found += [f"{subject}/{name}/{m}" for m in _names("ood", "ood ranks")]
+            found += [f"{subject}/{name}/{m}" for m in (*outliers, *_names("ood ranks"))]
     if answers is not None:
         found += [f"{answers}/test/{m}" for m in _names("shared space")]
         constant = [metric.name for metric in _METRICS if metric.has_constant]
         found += [f"constant/{name}/{m}" for name in ("test", *ood) for m in constant]
-    found += [f"teacher/test/{m}" for m in ("knn", *probes)]
-    found += [f"teacher/{name}/{m}" for name in ood for m in _names("ood")]
+    for bound in BOUNDS if answers == "student" else ():
+        found += [f"{bound}/{name}/{m}" for name in ("test", *ood) for m in _names("angles")]
+        found += [f"{bound}/{ALL}/pairwise_pearson"] if ood else []
+    found += [f"teacher/{name}/{m}" for name in labelled for m in by_labels]
+    found += [f"teacher/{name}/{m}" for name in ood for m in outliers]
     for teacher in teachers:
         found += [f"student against {teacher}/{name}/{m}" for name in ("test", *ood)
                   for m in _names("angles")]  # fmt: skip

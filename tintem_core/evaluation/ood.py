@@ -6,21 +6,40 @@ Legend: N bank images, M queries, K width. Arrays are NumPy.
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tintem_core.errors import DegenerateError
+from tintem_core.errors import DegenerateError, InputError
+from tintem_core.evaluation.cosine import unit_rows
 from tintem_core.evaluation.neighbours import nearest
 
 Scores = NDArray[np.floating]
-Score = Callable[[NDArray[np.floating], NDArray[np.floating], int], NDArray[np.float32]]
-"""(bank (N, K), queries (M, K), k) to (M,), the higher the more in-distribution."""
 
 
-def nearest_cosine_score(
-    bank_NK: NDArray[np.floating], query_MK: NDArray[np.floating], k: int = 1
-) -> NDArray[np.float32]:
+@dataclass(frozen=True)
+class Bank:
+    """The train images that queries are compared with.
+
+    embeddings: shape (N, K). labels: classes, shape (N,), -1 where an image has none; None: there
+    are no classes. k: which nearest neighbour counts.
+    """
+
+    embeddings: NDArray[np.floating]
+    labels: NDArray[np.integer] | None = None
+    k: int = 1
+
+
+@dataclass(frozen=True)
+class OODScore:
+    """A score by name: (bank, queries (M, K)) to (M,), the higher the more in-distribution."""
+
+    score: Callable[[Bank, NDArray[np.floating]], NDArray[np.float32]]
+    needs_labels: bool = False
+
+
+def nearest_cosine_score(bank: Bank, query_MK: NDArray[np.floating]) -> NDArray[np.float32]:
     """Cosine to the k-th nearest train embedding, the higher the more in-distribution.
 
     k = 1 is the paper's score; k > 1 is deep nearest neighbours (Sun et al., ICML 2022).
@@ -31,10 +50,80 @@ def nearest_cosine_score(
     Raises:
         InputError, ShapeError, DegenerateError: as `neighbours.nearest`.
     """
-    return nearest(bank_NK, query_MK, k)[0][:, k - 1]
+    return nearest(bank.embeddings, query_MK, bank.k)[0][:, bank.k - 1]
 
 
-SCORES: dict[str, Score] = {"nearest-cosine": nearest_cosine_score}
+def mahalanobis_score(bank: Bank, query_MK: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Minus the squared Mahalanobis distance to the nearest class mean, of unit rows.
+
+    All classes share one covariance (Lee et al., NeurIPS 2018). Without labels there is one mean.
+    The covariance is shrunk after Ledoit and Wolf (2004): there may be fewer images than K.
+
+    Raises:
+        ShapeError, DegenerateError: as `cosine.unit_rows`.
+    """
+    rows, labels = _labelled(bank)
+    return -_squared_distances(rows, labels, unit_rows(query_MK)).min(axis=1)
+
+
+def relative_mahalanobis_score(bank: Bank, query_MK: NDArray[np.floating]) -> NDArray[np.float32]:
+    """The squared distance to one mean of all images less that to the nearest class mean.
+
+    Ren et al., "A simple fix to Mahalanobis distance", arXiv 2106.09022.
+
+    Raises:
+        InputError: there are no labels.
+        ShapeError, DegenerateError: as `cosine.unit_rows`.
+    """
+    if bank.labels is None:
+        raise InputError(
+            "relative-mahalanobis compares classes, and the train images have no labels: choose "
+            "another evaluation.ood_score."
+        )
+    query = unit_rows(query_MK)
+    rows, labels = _labelled(bank)
+    everything = _squared_distances(rows, np.zeros(len(rows), np.int64), query)[:, 0]
+    return everything - _squared_distances(rows, labels, query).min(axis=1)
+
+
+def _labelled(bank: Bank) -> tuple[NDArray[np.floating], NDArray[np.integer]]:
+    rows = unit_rows(bank.embeddings)
+    if bank.labels is None:
+        return rows, np.zeros(len(rows), np.int64)
+    told = bank.labels >= 0
+    return rows[told], bank.labels[told]
+
+
+def _squared_distances(
+    rows_NK: NDArray[np.floating], labels_N: NDArray[np.integer], query_MK: NDArray[np.floating]
+) -> NDArray[np.float32]:
+    """Squared Mahalanobis distances of queries to class means, (M, C)."""
+    # Here, because every config names a score.
+    from sklearn.covariance import ledoit_wolf
+
+    classes, members_N = np.unique(labels_N, return_inverse=True)
+    means_CK = np.stack(
+        [rows_NK[members_N == c].mean(axis=0, dtype=np.float64) for c in range(len(classes))]
+    )
+    residual_NK = rows_NK - means_CK[members_N]
+    covariance_KK, _ = ledoit_wolf(residual_NK, assume_centered=True)
+    if not np.trace(covariance_KK) > 0:
+        raise DegenerateError(
+            "All train embeddings of a class are the same: no distance has a scale."
+        )
+    factor_KK = np.linalg.cholesky(np.linalg.inv(covariance_KK))
+    query_MK, means_CK = query_MK @ factor_KK, means_CK @ factor_KK
+    squared_MC = (
+        (query_MK**2).sum(axis=1)[:, None] + (means_CK**2).sum(axis=1) - 2 * query_MK @ means_CK.T
+    )
+    return squared_MC.astype(np.float32)
+
+
+SCORES = {
+    "nearest-cosine": OODScore(nearest_cosine_score),
+    "mahalanobis": OODScore(mahalanobis_score),
+    "relative-mahalanobis": OODScore(relative_mahalanobis_score, needs_labels=True),
+}
 """What tells an outlier, by the name that evaluation.ood_score has."""
 
 
@@ -49,6 +138,28 @@ def auroc(id_scores: Scores, ood_scores: Scores) -> float:
     below = np.searchsorted(ranked, ours, "left")
     not_above = np.searchsorted(ranked, ours, "right")
     return float((below.sum() + not_above.sum()) / (2 * len(ours) * len(theirs)))
+
+
+def aupr(id_scores: Scores, ood_scores: Scores) -> float:
+    """Average precision with the OOD images as the positive class (OpenOOD's AUPR-OUT).
+
+    Chance is the share of OOD images.
+    """
+    ours, theirs = _checked(id_scores, ood_scores)
+    ranked = np.sort(theirs)
+    # Of every OOD image: what is rejected by the threshold that just rejects it.
+    right = np.searchsorted(ranked, ranked, "right")
+    wrong = np.searchsorted(np.sort(ours), ranked, "right")
+    return float(np.mean(right / (right + wrong)))
+
+
+def threshold(id_scores: Scores, false_alarm_rate: float) -> float:
+    """The highest threshold that rejects at most this share of the ID images.
+
+    Rejected means score < threshold.
+    """
+    ours, _ = _checked(id_scores, id_scores)
+    return float(np.sort(ours)[math.floor(false_alarm_rate * len(ours) + 1e-9)])
 
 
 def fpr95(id_scores: Scores, ood_scores: Scores) -> float:

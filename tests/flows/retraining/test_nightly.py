@@ -239,7 +239,9 @@ def test_labels_that_a_gate_needs_are_missed_before_any_work(
     from tintem_core.errors import InputError
 
     settings["data"]["uri"] = str(photo_folder(40, name="flat"))
-    with pytest.raises(InputError, match=r"gates\[0\]: .student/test/knn. is measured over the .*have labels"):
+    with pytest.raises(
+        InputError, match=r"gates\[0\]: .student/test/knn. is measured over the .*have labels"
+    ):
         hold(settings, gates=[{"metric": "student/test/knn", "minimum": 0.5}])
     assert not open_root(settings["root"]).exists("caches")
 

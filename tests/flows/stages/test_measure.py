@@ -1,12 +1,14 @@
 """What an evaluation measures, what it tells, and what becomes of those of older releases."""
 
 import copy
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 
 from flows.config.checks import metrics_of
@@ -16,6 +18,7 @@ from flows.experiments.plot import draw
 from flows.reporting.base import reporting_to
 from flows.reporting.summary import Row, summary_rows
 from flows.stages.pipeline import Pipeline
+from storage.artifacts import read_file
 from storage.identity import make_id
 from tests.flows.stages.test_pipeline import configured
 from tests.runs import Notes
@@ -72,8 +75,77 @@ def test_numbers_stand_beside_what_nothing_would_reach(settings: dict[str, Any])
     assert cosine.teacher == f"(constant answer {constant:.3f})"
     assert cosine.student.startswith(f"{metrics['student/test/cosine_to_mapped']:.3f} [")
     assert rows["same photo found first"].teacher == f"(chance {1 / photos:.3f})"
-    assert rows["same 10 nearest neighbours"].teacher == f"(chance {10 / (photos - 1):.3f})"
+    overlap = [metrics[f"{who}/test/neighbour_overlap_10"] for who in ("random mapping", "mapped")]
+    assert rows["same 10 nearest neighbours"].teacher == (
+        f"(chance {10 / (photos - 1):.3f}, random mapping {overlap[0]:.3f}, "
+        f"mapped {overlap[1]:.3f})"
+    )
     assert not any("Spearman" in label for label in rows)
+
+
+def test_angles_lie_between_a_mapping_at_random_and_the_fitted_one(
+    settings: dict[str, Any],
+) -> None:
+    record = Pipeline(configured(settings)).evaluated.record
+    for name in ("test/pairwise_pearson", "other/pairwise_pearson", f"{ALL}/pairwise_pearson"):
+        random, fitted = (
+            record["metrics"][f"{who}/{name}"] for who in ("random mapping", "mapped")
+        )
+        assert 0 < random < fitted <= 1
+
+
+def test_the_threshold_of_an_outlier_is_stored_and_keeps_its_rate(settings: dict[str, Any]) -> None:
+    pipeline = Pipeline(configured(settings, evaluation__false_alarm_rate=0.25))
+    record = pipeline.evaluated.record
+    scores = table_of(pipeline, "ood_scores")
+    for who in ("teacher", "student"):
+        own = scores.filter((pl.col("subject") == who) & (pl.col("dataset") == "test"))["score"]
+        assert (own < record["ood_thresholds"][who]).sum() == int(0.25 * record["test_photos"])
+    assert "student/other/auroc_mahalanobis" in record["metrics"]
+    assert Pipeline(configured(settings)).evaluated.id != pipeline.evaluated.id
+
+
+def test_every_class_has_its_row(settings: dict[str, Any]) -> None:
+    pipeline = Pipeline(configured(settings))
+    metrics, found = pipeline.evaluated.record["metrics"], table_of(pipeline, "classes")
+    assert sorted(found["label"]) == ["disc", "plain"]
+    assert found["n"].sum() == pipeline.evaluated.record["test_photos"]
+    shares = found["n"] / found["n"].sum()
+    for column, name in (
+        ("knn", "student/test/knn"),
+        ("teacher_knn", "teacher/test/knn"),
+        ("faithfulness", "student/test/cosine_to_mapped"),
+    ):
+        assert (found[column] * shares).sum() == pytest.approx(metrics[name])
+    assert found["knn"].mean() == pytest.approx(metrics["student/test/knn_over_classes"])
+    assert found["knn"].is_sorted()
+
+
+def test_the_same_classes_under_other_conditions_are_scored_by_their_labels(
+    settings: dict[str, Any], photo_folder: Callable[..., Path]
+) -> None:
+    settings["evaluation"]["ood"] = [
+        {"name": "dusk", "uri": str(photo_folder(20, ("disc", "plain"), name="dusk", first=400))}
+    ]
+    plain = Pipeline(configured(settings)).evaluated.record["metrics"]
+    assert not any(name.startswith("student/dusk/knn") for name in plain)
+    shifted = Pipeline(configured(settings, evaluation__shifts={"dusk": "covariate"}))
+    record = shifted.evaluated.record
+    assert set(metrics_of(shifted.config)) == set(record["metrics"])
+    (row,) = (r for r in record["rows"] if (r["subject"], r["dataset"], r["name"]) == (
+        "student", "dusk", "knn"))  # fmt: skip
+    assert row["n"] == 20
+    group = "Out of distribution: dusk (covariate)"
+    assert told(shifted, record)[group, "kNN, k = 10 (chance 0.500)"].student.startswith(
+        f"{row['value']:.3f}"
+    )
+    with pytest.raises(InputError, match=r"no set of evaluation\.ood is named 'dawn'"):
+        configured(settings, evaluation__shifts={"dawn": "near"})
+
+
+def table_of(pipeline: Pipeline, name: str) -> pl.DataFrame:
+    stored = read_file(pipeline.root, "evaluations", pipeline.evaluated.id, f"{name}.parquet")
+    return pl.read_parquet(io.BytesIO(stored))
 
 
 def test_accuracies_stand_beside_the_most_frequent_class(settings: dict[str, Any]) -> None:

@@ -2,20 +2,32 @@
 
 import numpy as np
 import pytest
-from sklearn.metrics import roc_auc_score, roc_curve
+from sklearn.covariance import LedoitWolf
+from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from tintem_core.errors import DegenerateError, InputError, ShapeError
 from tintem_core.evaluation.bootstrap import bootstrap_interval
-from tintem_core.evaluation.ood import auroc, fpr95, fpr95_openood, nearest_cosine_score
+from tintem_core.evaluation.cosine import unit_rows
+from tintem_core.evaluation.ood import (
+    Bank,
+    aupr,
+    auroc,
+    fpr95,
+    fpr95_openood,
+    mahalanobis_score,
+    nearest_cosine_score,
+    relative_mahalanobis_score,
+    threshold,
+)
 
 
 def test_score_is_the_cosine_to_the_kth_nearest() -> None:
     bank = np.array([[1.0, 0], [0, 2.0], [3.0, 3.0]])
     query = np.array([[5.0, 0.0]])
     for k, expected in ((1, 1.0), (2, np.sqrt(0.5)), (3, 0.0)):
-        assert nearest_cosine_score(bank, query, k)[0] == pytest.approx(expected, abs=1e-6)
+        assert nearest_cosine_score(Bank(bank, k=k), query)[0] == pytest.approx(expected, abs=1e-6)
     with pytest.raises(InputError):
-        nearest_cosine_score(bank, query, 4)
+        nearest_cosine_score(Bank(bank, k=4), query)
 
 
 def test_auroc_counts_ties_as_one_half() -> None:
@@ -29,6 +41,7 @@ def test_metrics_agree_with_scikit_learn() -> None:
     truth = np.r_[np.ones(203), np.zeros(97)]
     scores = np.r_[ours, theirs]
     assert auroc(ours, theirs) == pytest.approx(roc_auc_score(truth, scores))
+    assert aupr(ours, theirs) == pytest.approx(average_precision_score(1 - truth, -scores))
     false, true, _ = roc_curve(truth, scores, drop_intermediate=False)
     assert fpr95(ours, theirs) == pytest.approx(false[np.argmax(true >= 0.95)])
     false, true, _ = roc_curve(1 - truth, -scores, drop_intermediate=False)
@@ -72,7 +85,7 @@ def test_bootstrap_pairs_rows_when_asked_and_repeats_for_a_seed() -> None:
 def test_what_is_undefined_is_refused() -> None:
     good = np.array([1.0, 2])
     for bad in (np.array([]), np.array([np.nan, 1.0])):
-        for metric in (auroc, fpr95, fpr95_openood):
+        for metric in (auroc, aupr, fpr95, fpr95_openood):
             with pytest.raises(DegenerateError):
                 metric(bad, good)
             with pytest.raises(DegenerateError):
@@ -81,3 +94,49 @@ def test_what_is_undefined_is_refused() -> None:
         bootstrap_interval(auroc, np.array([]), good, seed=0)
     with pytest.raises(DegenerateError, match="undefined"):
         bootstrap_interval(lambda v: float("nan"), good, seed=0)
+
+
+def classes(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows around two directions, fewer than twice their width, and queries of both and neither."""
+    rng = np.random.default_rng(seed)
+    middles = np.eye(24)[:2] * 4
+    labels = np.arange(40) % 2
+    rows = middles[labels] + rng.normal(0, 1, (40, 24)) * np.linspace(0.1, 1, 24)
+    queries = np.concatenate([middles, np.eye(24)[5:7] * 4]) + rng.normal(0, 0.1, (4, 24))
+    return rows, labels, queries
+
+
+def test_mahalanobis_is_scikit_learns_distance_to_the_nearest_class_mean() -> None:
+    rows, labels, queries = classes()
+    units, asked = unit_rows(rows), unit_rows(queries)
+    means = np.stack([units[labels == c].mean(axis=0) for c in (0, 1)])
+    fitted = LedoitWolf(assume_centered=True).fit(units - means[labels])
+    wanted = np.min([fitted.mahalanobis(asked - mean) for mean in means], axis=0)
+    found = mahalanobis_score(Bank(rows, labels), queries)
+    assert found == pytest.approx(-wanted, rel=1e-4)
+    whole = LedoitWolf().fit(units)
+    assert mahalanobis_score(Bank(rows), queries) == pytest.approx(
+        -whole.mahalanobis(asked), rel=1e-4
+    )
+    relative = relative_mahalanobis_score(Bank(rows, labels), queries)
+    assert relative == pytest.approx(whole.mahalanobis(asked) - wanted, rel=1e-3)
+    assert found[:2].min() > found[2:].max()
+    # An image without a label counts for no class.
+    more = Bank(np.concatenate([rows, queries[2:]]), np.append(labels, [-1, -1]))
+    assert mahalanobis_score(more, queries) == pytest.approx(found)
+
+
+def test_what_a_mahalanobis_distance_needs_is_said() -> None:
+    rows, _, queries = classes()
+    with pytest.raises(InputError, match="no labels: choose another"):
+        relative_mahalanobis_score(Bank(rows), queries)
+    with pytest.raises(DegenerateError, match="are the same"):
+        mahalanobis_score(Bank(np.ones((5, 3))), np.eye(3))
+
+
+@pytest.mark.parametrize(("rate", "rejected"), [(0.05, 5), (0.0, 0), (0.999, 99), (0.054, 5)])
+def test_a_threshold_rejects_at_most_the_chosen_share(rate: float, rejected: int) -> None:
+    scores = np.random.default_rng(0).permutation(100).astype(float)
+    assert (scores < threshold(scores, rate)).sum() == rejected
+    # Of equal scores all are accepted rather than more rejected than was said.
+    assert (np.ones(10) < threshold(np.ones(10), 0.5)).sum() == 0

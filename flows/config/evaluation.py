@@ -1,0 +1,74 @@
+"""The section of a config that says what is measured."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, Field, model_validator
+
+from storage.images import SourceConfig
+from tintem_core.evaluation.ood import SCORES
+
+
+def _known_score(name: str) -> str:
+    if name not in SCORES:
+        raise ValueError(f"there is no such score; known are {', '.join(SCORES)}")
+    return name
+
+
+class EvaluationConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
+    """What is measured on photos that were never trained on."""
+
+    ood: tuple[SourceConfig, ...] = Field((), description="named out-of-distribution sets")
+    knn: int = Field(
+        10, ge=1, le=1_000_000, description="neighbours that vote (cosine, temperature 0.07)"
+    )
+    ood_neighbour: int = Field(
+        1, ge=1, le=1_000_000, description="which nearest neighbour gives the OOD score"
+    )
+    ood_score: Annotated[str, AfterValidator(_known_score)] = Field(
+        "nearest-cosine",
+        description="what tells an outlier: nearest-cosine, mahalanobis or relative-mahalanobis; "
+        "of the others the AUROC is measured too",
+    )
+    false_alarm_rate: float = Field(
+        0.05,
+        ge=0,
+        lt=1,
+        description="share of the test photos that the threshold of the OOD score may take for "
+        "strange",
+    )
+    shifts: dict[str, Literal["near", "far", "covariate"]] = Field(
+        {},
+        description="what sets of ood are, by name: near or far OOD, or the same classes under "
+        "other conditions (covariate), whose labels are scored too",
+    )
+    probes: tuple[Literal["linear", "logistic"], ...] = Field(
+        (),
+        description="linear probes on teacher and student: linear (SGD, as DINOv2), logistic "
+        "(L-BFGS); their choices are made on a part of train",
+    )
+    resamples: int = Field(
+        1000, ge=100, le=100_000, description="bootstrap resamples behind each interval"
+    )
+
+    @model_validator(mode="after")
+    def _shifts_are_of_sets(self) -> "EvaluationConfig":
+        names = [source.name for source in self.ood]
+        for name in self.shifts:
+            if name not in names:
+                known = ", ".join(names) or "none"
+                raise ValueError(f"evaluation.shifts: no set of evaluation.ood is named '{name}' "
+                                 f"(there are: {known})")  # fmt: skip
+        return self
+
+    @property
+    def same_classes(self) -> list[str]:
+        """Names of the sets whose labels are of the run's own classes."""
+        return [name for name, shift in self.shifts.items() if shift == "covariate"]
+
+    def identity(self) -> dict[str, Any]:
+        """Return everything that determines what is measured."""
+        # Settings that came later leave no trace while they are the usual ones.
+        later = ("ood_score", "probes", "false_alarm_rate", "shifts")
+        fields = type(self).model_fields
+        unnamed = {name for name in later if getattr(self, name) == fields[name].default}
+        return self.model_dump(mode="json", exclude={"ood", *unnamed})
