@@ -21,6 +21,7 @@ from PIL import Image
 from pydantic import BaseModel, Field
 
 from tintem_core import _torchvision_guard as _torchvision_guard
+from tintem_core.corruptions import corrupt, corruption_of
 from tintem_core.errors import InputError
 from tintem_pixels import PixelError, centre_crop, decode
 
@@ -35,10 +36,11 @@ _DECODING_VERSION = 2
 class ViewRecipe(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """How views are cut from an image."""
 
-    name: Literal["eval", "light", "timm"] = Field(
+    name: Literal["eval", "light", "timm", "corrupted"] = Field(
         "light",
         description="eval: centre crop; light: random crop + flip; "
-        "timm: random crop, flip, RandAugment and erasing (the paper's)",
+        "timm: random crop, flip, RandAugment and erasing (the paper's); corrupted: the centre "
+        "crop under one of 75 common corruptions, to measure robustness by",
     )
     min_scale: float = Field(0.35, gt=0, le=1, description="smallest crop, share of image area")
     max_ratio: float = Field(4 / 3, ge=1, le=100, description="largest aspect ratio of a crop")
@@ -56,11 +58,14 @@ class ViewRecipe(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
             "eval": {"name"},
             "light": {"name", "min_scale", "max_ratio", "flip"},
             "timm": {"name", "min_scale", "max_ratio", "flip", "augment", "erase"},
+            "corrupted": {"name"},
         }[self.name]
         return {"version": _RECIPE_VERSION, **self.model_dump(include=used)}
 
 
 EVAL = ViewRecipe(name="eval")
+CORRUPTED = ViewRecipe(name="corrupted")
+"""View i shows corruption and severity `corruptions.corruption_of(i)`; there are 75."""
 
 
 def decode_image(data: bytes, bits: int | None = None) -> Image.Image:
@@ -107,6 +112,10 @@ def render_view(
         return centre_crop(image, size)
 
     rng = generator(key, view, recipe)
+    if recipe.name == "corrupted":
+        name, severity = corruption_of(view)
+        return _resized(corrupt(centre_crop(image, base_size), name, severity, rng), size)
+
     box = _crop_box(rng, image.width, image.height, recipe)
     mirrored = rng.random() < recipe.flip
     if recipe.name == "light":
@@ -114,20 +123,22 @@ def render_view(
         return np.ascontiguousarray(pixels[:, ::-1]) if mirrored else pixels
 
     base = _resize(image, base_size, box)
-    augmented = _augment(base[:, ::-1] if mirrored else base, rng, recipe)
-    if size == base_size:
-        return augmented
-    return _resize(Image.fromarray(augmented), size, (0, 0, base_size, base_size))
+    return _resized(_augment(base[:, ::-1] if mirrored else base, rng, recipe), size)
 
 
 def is_mirrored(key: str, view: int, recipe: ViewRecipe) -> bool:
     """Whether :func:`render_view` flips this view of this image."""
-    if recipe.name == "eval":
+    if recipe.name in ("eval", "corrupted"):
         return False
     rng = generator(key, view, recipe)
     # The flip is drawn after the box, whose draws are the same for an image of any size.
     _crop_box(rng, 1, 1, recipe)
     return bool(rng.random() < recipe.flip)
+
+
+def _resized(pixels: Pixels, size: int) -> Pixels:
+    side = len(pixels)
+    return pixels if side == size else _resize(Image.fromarray(pixels), size, (0, 0, side, side))
 
 
 def _resize(image: Image.Image, size: int, box: tuple[float, float, float, float]) -> Pixels:

@@ -35,6 +35,7 @@ def metrics_of(config: RunConfig) -> list[str]:
         settings.probes,
         ood_score=settings.ood_score,
         same_classes=settings.same_classes,
+        corrupted=settings.corrupted_photos > 0,
     )
 
 

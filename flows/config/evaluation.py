@@ -46,6 +46,13 @@ class EvaluationConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=Fal
         description="linear probes on teacher and student: linear (SGD, as DINOv2), logistic "
         "(L-BFGS); their choices are made on a part of train",
     )
+    corrupted_photos: int = Field(
+        0,
+        ge=0,
+        le=100_000,
+        description="test photos that are embedded under 15 common corruptions at 5 severities "
+        "each, 75 views per photo and model; 0: none",
+    )
     resamples: int = Field(
         1000, ge=100, le=100_000, description="bootstrap resamples behind each interval"
     )
@@ -68,7 +75,7 @@ class EvaluationConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=Fal
     def identity(self) -> dict[str, Any]:
         """Return everything that determines what is measured."""
         # Settings that came later leave no trace while they are the usual ones.
-        later = ("ood_score", "probes", "false_alarm_rate", "shifts")
+        later = ("ood_score", "probes", "false_alarm_rate", "shifts", "corrupted_photos")
         fields = type(self).model_fields
         unnamed = {name for name in later if getattr(self, name) == fields[name].default}
         return self.model_dump(mode="json", exclude={"ood", *unnamed})

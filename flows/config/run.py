@@ -44,6 +44,11 @@ class ViewsConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     def _eval_views_are_all_the_same(self) -> "ViewsConfig":
         if self.recipe.name == "eval" and self.count > 1:
             raise ValueError("every view of recipe 'eval' is the same centre crop: set count to 1")
+        if self.recipe.name == "corrupted":
+            raise ValueError(
+                "recipe 'corrupted' is what students are tested on (evaluation.corrupted_photos): "
+                "choose light, timm or eval"
+            )
         return self
 
 

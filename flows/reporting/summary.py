@@ -105,6 +105,10 @@ def summary_rows(
     add("Accuracy", "linear probe (SGD)", "test", "linear_probe")
     add("Accuracy", "linear probe (L-BFGS)", "test", "logistic_probe")
     add("Accuracy", "same kNN answer", "test", "knn_agreement")
+    corrupted = "Under 15 common corruptions"
+    add(corrupted, "cosine to the mapped teacher", "test", "corrupted_cosine_to_mapped")
+    add(corrupted, f"kNN, k = {neighbours}", "test", "corrupted_knn")
+    add(corrupted, "errors, the teacher's are 1 (mCE)", "test", "mce")
     for name in ood:
         shift = config.evaluation.shifts.get(name)
         group = f"Out of distribution: {name}" + (f" ({shift})" if shift else "")

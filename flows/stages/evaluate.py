@@ -4,8 +4,6 @@ Legend: ``N`` images, ``D`` teacher width, ``K`` student width.
 """
 
 import io
-from dataclasses import asdict
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,18 +17,20 @@ from flows.data.features import evaluation_latents, latents_by_teacher
 from flows.provenance import provenance
 from flows.reporting.base import reporter
 from flows.stages.ensure import ensure_artifact
-from flows.stages.ids import artifact_id, evaluation_spec
-from flows.stages.measure import measure
+from flows.stages.ids import artifact_id, evaluation_spec, student_cache_spec
+from flows.stages.measure import as_rows, draws, measure
 from flows.stages.measure_classes import per_class
+from flows.stages.measure_corruptions import corrupted_photos, corruption_rows, corruption_table
 from flows.stages.measure_outliers import ood_scores, thresholds
 from flows.stages.models import load_objective, load_student
 from flows.stages.results import Evaluated, Indexed, Mapped, Trained
 from flows.stages.spaces import Spaces, classes_of, spaces_of
-from flows.stages.student_embeddings import student_embeddings
+from flows.stages.stored_embeddings import stored_embeddings
 from storage.root import Root
-from tintem_core.evaluation.bootstrap import Draws
 from tintem_core.evaluation.faithfulness import faithfulness
 from tintem_core.evaluation.neighbours import near_copies
+from tintem_core.models.device import choose_device
+from tintem_core.models.embedder import Embedder
 
 Array = NDArray[np.float32]
 
@@ -68,10 +68,15 @@ def _evaluate(
     objective = load_objective(config, root, mapped, trained)
     width = mapped.record["spec"]["width"]
 
+    def student() -> Embedder:
+        device = choose_device(config.runtime.device)
+        model = load_student(config, root, mapped, trained)
+        return Embedder(model, config.student.image_size, device=device)
+
     def spaces(dataset: Dataset, split: str | None) -> Spaces:
         latents = evaluation_latents(root, extracted, dataset, split)
-        student = partial(load_student, config, root, mapped, trained)
-        found = student_embeddings(config, root, trained.id, width, student, dataset, split)
+        spec = student_cache_spec(config, trained.id, width, dataset.name)
+        (found,) = stored_embeddings(config, root, spec, student, dataset, split)
         return spaces_of(objective, latents, found)
 
     train = spaces(indexed.data, "train")
@@ -81,6 +86,14 @@ def _evaluate(
     further = {name: indexed.ood[name] for name in settings.same_classes}
     classes = classes_of(indexed.data, further)
     rows = measure(config, train, sets, classes)
+    tables = {}
+    if settings.corrupted_photos:
+        corrupted = corrupted_photos(
+            config, root, indexed.data, trained.id, width, student, objective
+        )
+        found = corruption_rows(settings.knn, train, corrupted, classes, draws(config))
+        rows += as_rows(found)
+        tables["corruptions"] = corruption_table(settings.knn, train, corrupted, classes)
     near = near_copies(train.teacher, test.teacher)
     _tell(indexed.data, near)
     if extracted.others:
@@ -93,7 +106,7 @@ def _evaluate(
     scores = ood_scores(settings, train, sets, classes)
     limits = thresholds(settings, scores)
     # Whether a measure knows its chance is not told by the first rows.
-    tables = {"metrics": pl.DataFrame(rows, infer_schema_length=None), "ood_scores": scores}
+    tables |= {"metrics": pl.DataFrame(rows, infer_schema_length=None), "ood_scores": scores}
     if classes is not None:
         own = (pl.col("subject") == "student") & (pl.col("dataset") == "test")
         strange = scores.filter(own)["score"].to_numpy() < limits["student"]
@@ -138,15 +151,11 @@ def _per_teacher(
     config: RunConfig, dataset: str, latents: dict[str, Array], student: Array
 ) -> list[dict[str, Any]]:
     """Say how faithful the student is to each of several teachers alone."""
-    settings: Draws = {
-        "seed": config.training.seed,
-        "resamples": config.evaluation.resamples,
-    }
-    return [
-        {"subject": f"student against {name}", "dataset": dataset, **asdict(row)}
+    return as_rows(
+        (f"student against {name}", dataset, row)
         for name, teacher in latents.items()
-        for row in faithfulness(teacher, None, student, **settings)
-    ]
+        for row in faithfulness(teacher, None, student, **draws(config))
+    )
 
 
 def _label(row: dict[str, Any]) -> str:

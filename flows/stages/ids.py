@@ -243,19 +243,26 @@ def _further_targets(config: RunConfig, caches: Extracted, images: Indexed) -> d
     return found
 
 
-def student_cache_spec(config: RunConfig, student_id: str, width: int, dataset: str) -> CacheSpec:
-    """Say what the cache of a student's own embeddings of a dataset holds, evaluation view."""
-    view = {**EVAL.identity(), "base_size": config.teacher.image_size}
+def student_cache_spec(
+    config: RunConfig,
+    student_id: str,
+    width: int,
+    dataset: str,
+    recipe: ViewRecipe = EVAL,
+    views: int = 1,
+) -> CacheSpec:
+    """Say what the cache of a student's own embeddings of a dataset's views holds."""
+    view = {**recipe.identity(), "base_size": config.teacher.image_size}
     kind = KindSpec(shape=(width,), dims=("feature",), dtype="float32")
     return CacheSpec(
-        slug=f"student-{config.student.model}-{dataset}-eval",
+        slug=f"student-{config.student.model}-{dataset}-{recipe.name}",
         content={
             "student": student_id,
             "views": view,
             "dataset": dataset,
             **_method("embeddings"),
         },
-        views=1,
+        views=views,
         kinds={"global": kind},
     )
 

@@ -11,7 +11,7 @@ from flows.config.run import RunConfig
 from flows.stages.measure_classes import class_rows
 from flows.stages.measure_outliers import outlier_rows
 from flows.stages.spaces import Array, Classes, Found, Spaces
-from tintem_core.evaluation.bootstrap import Draws
+from tintem_core.evaluation.bootstrap import Draws, MetricRow
 from tintem_core.evaluation.faithfulness import faithfulness, pearson_over_sets
 from tintem_core.evaluation.metrics import ALL
 from tintem_core.evaluation.shared_space import shared_space
@@ -29,15 +29,24 @@ def measure(
         sets: embeddings of the test photos, under ``test``, then of the OOD sets by their names.
         classes: of the photos; None where they have none.
     """
-    settings = config.evaluation
-    drawn: Draws = {"seed": config.training.seed, "resamples": settings.resamples}
+    settings, drawn = config.evaluation, draws(config)
     parts = chain(
         _faithfulness_rows(train, sets, drawn),
         _shared_space_rows(sets["test"], drawn),
         () if classes is None else class_rows(settings, train, sets, classes, drawn),
         outlier_rows(settings, train, sets, classes, drawn),
     )
-    return [{"subject": who, "dataset": where, **asdict(row)} for who, where, row in parts]
+    return as_rows(parts)
+
+
+def draws(config: RunConfig) -> Draws:
+    """Return what the intervals of a run are drawn with."""
+    return {"seed": config.training.seed, "resamples": config.evaluation.resamples}
+
+
+def as_rows(found: Iterable[tuple[str, str, MetricRow]]) -> list[dict[str, Any]]:
+    """Return what was measured as a record has it: subject, dataset, fields of the row."""
+    return [{"subject": who, "dataset": where, **asdict(row)} for who, where, row in found]
 
 
 def _faithfulness_rows(train: Spaces, sets: dict[str, Spaces], drawn: Draws) -> Found:

@@ -13,7 +13,15 @@ BOUNDS = ("random mapping", "mapped")
 """What a student's angles lie between: the teacher mapped at random, and as it was fitted."""
 
 Measured = Literal[
-    "target", "angles", "shared space", "votes", "agreement", "probes", "ood", "ood ranks"
+    "target",
+    "angles",
+    "shared space",
+    "votes",
+    "agreement",
+    "probes",
+    "ood",
+    "ood ranks",
+    "corruptions",
 ]
 
 
@@ -25,7 +33,8 @@ class Metric:
     label: what people read.
     of: what it is measured of: the answer beside its target, angles against the teacher's, the
         teacher's own index, votes of labelled photos, their agreement with the teacher's, linear
-        probes, scores of out-of-distribution photos, or their ranks beside the teacher's.
+        probes, scores of out-of-distribution photos, their ranks beside the teacher's, or photos
+        under common corruptions.
     lower_is_better: whether less of it is better.
     needs_labels: whether it is measured over the photos that have a label.
     has_constant: whether a constant answer is measured beside it.
@@ -70,6 +79,15 @@ _METRICS = (
     Metric("aupr", "OOD AUPR, OOD positive", "ood"),
     Metric("fpr95", "OOD FPR95", "ood", lower_is_better=True),
     Metric("fpr95_openood", "OOD FPR95 by OpenOOD's definition", "ood", lower_is_better=True),
+    Metric("corrupted_cosine_to_mapped", "cosine to the mapped teacher, corrupted", "corruptions"),
+    Metric("corrupted_knn", "kNN accuracy, corrupted", "corruptions", needs_labels=True),
+    Metric(
+        "mce",
+        "errors under corruption, teacher = 1",
+        "corruptions",
+        lower_is_better=True,
+        needs_labels=True,
+    ),
     Metric("ood_rank_correlation", "OOD score rank correlation", "ood ranks"),
 )
 # Of the scores that are not the chosen one.
@@ -94,6 +112,7 @@ def known_metrics(
     *,
     ood_score: str = "nearest-cosine",
     same_classes: Iterable[str] = (),
+    corrupted: bool = False,
 ) -> list[str]:
     """Return what an evaluation measures, as subject/set/name.
 
@@ -108,13 +127,16 @@ def known_metrics(
         probes: which linear probes are fitted, linear or logistic.
         ood_score: the score that is measured in full.
         same_classes: names of the sets of ``ood`` whose labels are scored too.
+        corrupted: whether common corruptions are measured. Errors relative to the teacher's are,
+            where it makes some under each of them.
     """
     by_labels = [*_names("votes"), *(f"{name}_probe" for name in probes)]
     outliers = _names("ood")
     outliers += [m.name for score, m in _OTHER_SCORES.items() if score != ood_score]
     ood, labelled = tuple(ood), ("test", *same_classes)
+    subjects = tuple(dict.fromkeys(["student", answers or "student"]))
     found = []
-    for subject in dict.fromkeys(["student", answers or "student"]):
+    for subject in subjects:
         for name in ("test", *ood):
             target = _names("target") if subject == answers else []
             found += [f"{subject}/{name}/{m}" for m in (*target, *_names("angles"))]
@@ -132,6 +154,11 @@ def known_metrics(
         found += [f"{bound}/{ALL}/pairwise_pearson"] if ood else []
     found += [f"teacher/{name}/{m}" for name in labelled for m in by_labels]
     found += [f"teacher/{name}/{m}" for name in ood for m in outliers]
+    if corrupted:
+        found += [f"{who}/test/corrupted_knn" for who in ("teacher", *subjects)]
+        found += [f"{who}/test/mce" for who in subjects]
+        asked = () if answers is None else (answers, "constant")
+        found += [f"{who}/test/corrupted_cosine_to_mapped" for who in asked]
     for teacher in teachers:
         found += [f"student against {teacher}/{name}/{m}" for name in ("test", *ood)
                   for m in _names("angles")]  # fmt: skip
