@@ -71,7 +71,7 @@ def index_flow(config: RunConfig) -> dict[str, int]:
         return {d.name: len(d.keys()) for d in pipeline.indexed.datasets()}
 
 
-@flow(name="extract", flow_run_name="extract {config.data.name} with {config.teacher.model}")
+@flow(name="extract", flow_run_name="extract {config.data.name} with {config.teacher.name}")
 def extract_flow(config: RunConfig) -> list[str]:
     """Embed all views with the teacher; returns the ids of the feature caches.
 
@@ -82,14 +82,14 @@ def extract_flow(config: RunConfig) -> list[str]:
         return [stored.training_cache, *stored.evaluation_caches.values(), *stored.mapped_tokens]
 
 
-@flow(name="map", flow_run_name="map {config.data.name} from {config.teacher.model}")
+@flow(name="map", flow_run_name="map {config.data.name} from {config.teacher.name}")
 def map_flow(config: RunConfig) -> str:
     """Fit the mapping; returns its id."""
     with _stage(config) as pipeline:
         return pipeline.mapped.id
 
 
-@flow(name="train", flow_run_name="train {config.student.model} on {config.data.name}")
+@flow(name="train", flow_run_name="train {config.student.name} on {config.data.name}")
 def train_flow(config: RunConfig) -> str:
     """Train the student; returns its id."""
     with _stage(config) as pipeline:
@@ -99,7 +99,7 @@ def train_flow(config: RunConfig) -> str:
         return student
 
 
-@flow(name="evaluate", flow_run_name="evaluate {config.student.model} on {config.data.name}")
+@flow(name="evaluate", flow_run_name="evaluate {config.student.name} on {config.data.name}")
 def evaluate_flow(config: RunConfig) -> str:
     """Measure the student; returns the evaluation's id."""
     with _stage(config) as pipeline:
@@ -109,7 +109,7 @@ def evaluate_flow(config: RunConfig) -> str:
         return evaluation
 
 
-@flow(name="export", flow_run_name="export {config.student.model}")
+@flow(name="export", flow_run_name="export {config.student.name}")
 def export_flow(config: RunConfig) -> str:
     """Publish the student as ONNX; returns where it lies."""
     with _stage(config) as pipeline:
@@ -129,7 +129,7 @@ STAGES: dict[str, Callable[..., Any]] = {
 }
 
 
-@flow(name="distill", flow_run_name="distill {config.student.model} from {config.teacher.model}")
+@flow(name="distill", flow_run_name="distill {config.student.name} from {config.teacher.name}")
 def distill(config: RunConfig) -> dict[str, float]:
     """Run every stage; returns the seconds that each took."""
     seconds: dict[str, float] = {}

@@ -65,7 +65,7 @@ class SweepError(TintemError):
         )
 
 
-@flow(name="sweep", flow_run_name="sweep {config.data.name} from {config.teacher.model}")
+@flow(name="sweep", flow_run_name="sweep {config.data.name} from {config.teacher.name}")
 def sweep(config: RunConfig, only: list[str] | None = None) -> str:
     """Train, evaluate and export every student of the sweep, and rank them.
 

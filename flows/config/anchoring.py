@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from flows.config.sweep import anchor_weights
+from flows.config.sweep import anchor_students
 
 
 def resolve_paths(content: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -18,17 +18,22 @@ def resolve_paths(content: dict[str, Any], folder: Path) -> dict[str, Any]:
     content.setdefault("root", "tintem-data")
     anchor(content, "root")
     anchor(content.get("data"), "uri")
-    teacher = content.get("teacher")
-    if isinstance(teacher, dict) and teacher.get("weights") != "pretrained":
-        anchor(teacher, "weights")
-    for other in _list(content.get("other_teachers")):
-        if isinstance(other, dict) and other.get("weights") != "pretrained":
-            anchor(other, "weights")
+    for teacher in (content.get("teacher"), *_list(content.get("other_teachers"))):
+        if not isinstance(teacher, dict):
+            continue
+        anchor(teacher, "onnx")
+        anchor(teacher, "python")
+        if teacher.get("weights") != "pretrained":
+            anchor(teacher, "weights")
+        # Otherwise it is a name on the Hugging Face Hub.
+        if isinstance(hf := teacher.get("hf"), str) and (folder / Path(hf).expanduser()).is_dir():
+            anchor(teacher, "hf")
     anchor(content.get("student"), "weights")
+    anchor(content.get("student"), "python")
     anchor(content.get("runtime"), "copies_folder")
-    anchor_weights(content.get("sweep"), anchor)
+    anchor_students(content.get("sweep"), anchor)
     if isinstance(nightly := content.get("nightly"), dict):
-        anchor_weights({"list": nightly.get("students")}, anchor)
+        anchor_students({"list": nightly.get("students")}, anchor)
     for section, key in (("evaluation", "ood"), ("support", "photos")):
         if isinstance(found := content.get(section), dict):
             for source in _list(found.get(key)):

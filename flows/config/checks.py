@@ -21,7 +21,7 @@ def closest_first(known: Iterable[str], wanted: str) -> list[str]:
 
 def metrics_of(config: RunConfig) -> list[str]:
     """Return what the evaluation of a run measures."""
-    models = [teacher.model for teacher in config.teachers] if config.other_teachers else []
+    models = [teacher.name for teacher in config.teachers] if config.other_teachers else []
     names = [
         model + (f" ({number + 1})" if models.count(model) > 1 else "")
         for number, model in enumerate(models)

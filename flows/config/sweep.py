@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field, model_validator
 DEFAULT_METRIC = "student/test/pairwise_pearson"
 _VARYING = ("student", "training", "mapping")
 _MODEL, _NAME, _SEED, _WEIGHTS = "student.model", "name", "training.seed", "student.weights"
+_PYTHON = "student.python"
 Settings = dict[str, Any]
 
 
@@ -91,7 +92,9 @@ class SweepConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
         taken = {name for name, _, _ in variants if name is not None}
         points = []
         for given, settings, where in variants or [(None, {}, "sweep")]:
-            variant = given or _free(settings_label({_MODEL: model, **_flat(settings)}), taken)
+            flat = _flat(settings)
+            own = {} if _PYTHON in flat else {_MODEL: model}
+            variant = given or _free(settings_label({**own, **flat}), taken)
             taken.add(variant)
             points += [
                 Point(_seeded(variant, seed), variant, _with_seed(settings, seed), where)
@@ -105,24 +108,27 @@ def settings_label(settings: Mapping[str, Any]) -> str:
     return ", ".join(_setting_label(name, value) for name, value in settings.items())
 
 
-def anchor_weights(sweep: Any, anchor: Callable[[Any, str], None]) -> None:
-    """Give the initial weights that a sweep names to ``anchor``, as (mapping, key); see config."""
+def anchor_students(sweep: Any, anchor: Callable[[Any, str], None]) -> None:
+    """Give the files that a sweep's students name to ``anchor``, as (mapping, key); see config."""
     if not isinstance(sweep, dict):
         return
     grid, entries = sweep.get("grid"), sweep.get("list")
-    if isinstance(grid, dict) and isinstance(grid.get(_WEIGHTS), list):
-        boxes = [{_WEIGHTS: value} for value in grid[_WEIGHTS]]
-        for box in boxes:
-            anchor(box, _WEIGHTS)
-        grid[_WEIGHTS] = [box[_WEIGHTS] for box in boxes]
-    for entry in entries if isinstance(entries, list) else []:
-        anchor(entry, _WEIGHTS)
-        if isinstance(entry, dict):
-            anchor(entry.get("student"), "weights")
+    for setting in (_WEIGHTS, _PYTHON):
+        if isinstance(grid, dict) and isinstance(grid.get(setting), list):
+            boxes = [{setting: value} for value in grid[setting]]
+            for box in boxes:
+                anchor(box, setting)
+            grid[setting] = [box[setting] for box in boxes]
+        for entry in entries if isinstance(entries, list) else []:
+            anchor(entry, setting)
+            if isinstance(entry, dict):
+                anchor(entry.get("student"), setting.rpartition(".")[2])
 
 
 def _setting_label(setting: str, value: Any) -> str:
     if isinstance(value, str):
+        if setting == _PYTHON:
+            return PurePath(value).name
         return PurePath(value).stem if setting == _WEIGHTS else value
     shown = f"{value:g}" if isinstance(value, float) else str(value).lower()
     return f"{setting.rpartition('.')[2]}={shown}"

@@ -9,6 +9,7 @@ from flows.config.run import RunConfig
 from flows.config.validation import validated
 from storage.identity import distinct_slug
 from tintem_core.errors import InputError
+from tintem_core.models.student import StudentConfig
 
 
 @dataclass(frozen=True)
@@ -30,13 +31,13 @@ def retrained_students(config: RunConfig) -> list[RetrainedStudent]:
     """
     nightly = config.nightly
     if not nightly.students:
-        return [_student(config.student.model, config)]
+        return [_student(config.student.name, config)]
     found: dict[str, RetrainedStudent] = {}
     for place, settings in enumerate(nightly.students):
         given = {key: value for key, value in settings.items() if key != NAME}
         alone = {**given, "nightly.students": []}
         run = variant(config, alone, f"nightly.students[{place}]")
-        student = _student(settings.get(NAME) or run.student.model, run)
+        student = _student(settings.get(NAME) or run.student.name, run)
         if student.line in found:
             raise _shared(found[student.line], student)
         found[student.line] = student
@@ -88,4 +89,8 @@ def variant(config: RunConfig, settings: Mapping[str, Any], where: str = "settin
             section[last] = {**section[last], **value}
         else:
             section[last] = value
+        if path == ["student"] and last in StudentConfig.kinds:
+            for kind in StudentConfig.kinds:
+                if kind != last:
+                    section.pop(kind, None)
     return validated(content, where)

@@ -1,12 +1,17 @@
 """Weight files."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from safetensors.torch import load as load_safetensors
 
 from flows.config.run import RunConfig
+from flows.data.code import code_digest
+from flows.data.onnx_files import onnx_files
+from storage.identity import digest, file_digest
 from tintem_core.errors import InputError, WeightsError
+from tintem_core.models.teacher import Source, TeacherConfig
 
 # Where training code puts a model's state_dict; of DINO's two, the teacher's.
 _WRAPPINGS = (
@@ -28,6 +33,81 @@ def initial_weights(config: RunConfig) -> Path:
             f"student.weights: there is no file {path}; give a .safetensors or .pth file, or null."
         )
     return path
+
+
+def read_source(config: TeacherConfig) -> Source:
+    """Read what a teacher's files hold.
+
+    Raises:
+        InputError: if a file is missing, or is something else.
+    """
+    return _READERS[config.kind](config)
+
+
+def _timm_source(config: TeacherConfig) -> Source:
+    path = _weight_file(config)
+    return Source() if path is None else Source(tensors=read_tensors(path))
+
+
+def _onnx_source(config: TeacherConfig) -> Source:
+    found = onnx_files(Path(config.onnx or ""))
+    return Source(digest=found.digest, parameters=found.parameters)
+
+
+def _hf_source(_config: TeacherConfig) -> Source:
+    return Source()
+
+
+def _python_source(config: TeacherConfig) -> Source:
+    return Source(digest=code_digest(config))
+
+
+_READERS: dict[str, Callable[[TeacherConfig], Source]] = {
+    "model": _timm_source,
+    "onnx": _onnx_source,
+    "hf": _hf_source,
+    "python": _python_source,
+}
+
+
+def _weight_file(config: TeacherConfig) -> Path | None:
+    if config.weights == "pretrained":
+        return None
+    if "://" in config.weights:
+        raise InputError(
+            f"teacher.weights: {config.weights} is no file of this machine: copy it here, and "
+            "give its path."
+        )
+    path = Path(config.weights)
+    if not path.is_file():
+        raise InputError(
+            f"teacher.weights: there is no file {path}; give a .safetensors or .pth file, "
+            "or 'pretrained'."
+        )
+    return path
+
+
+def teacher_files(config: TeacherConfig) -> tuple[Path, ...]:
+    """Return the files that a teacher is read from; none where a library finds them.
+
+    Raises:
+        InputError: if one is missing.
+    """
+    if config.kind == "onnx":
+        return onnx_files(Path(config.onnx or "")).files
+    if config.kind == "hf":
+        folder = Path(config.hf or "")
+        return tuple(sorted(path for path in folder.glob("*") if path.is_file()))
+    path = _weight_file(config)
+    return () if path is None else (path,)
+
+
+def files_digest(config: TeacherConfig) -> str | None:
+    """Return the digest of a teacher's files; None where a library finds them."""
+    files = teacher_files(config)
+    if len(files) > 1:
+        return digest([[path.name, file_digest(path)] for path in files])
+    return file_digest(files[0]) if files else None
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:

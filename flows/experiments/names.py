@@ -64,8 +64,11 @@ def _kind(spec: Mapping[str, Any]) -> str:
 def _settings(spec: Mapping[str, Any], mappings: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     named = spec["mapping"]
     mapping = named if isinstance(named, dict) else mappings.get(named, {})
+    student = dict(spec["student"])
+    # Of a Python student the function is its name.
+    student.setdefault("model", student.pop("python", None))
     found = {
-        **{f"student.{name}": value for name, value in spec["student"].items()},
+        **{f"student.{name}": value for name, value in student.items()},
         **{f"training.{name}": value for name, value in spec["training"].items()},
         **{f"mapping.{name}": value for name, value in mapping.get("mapping", {}).items()},
     }

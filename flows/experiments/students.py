@@ -77,7 +77,7 @@ def plan_students(config: RunConfig) -> tuple[PlannedStudent, ...]:
         )
     alone = config.model_copy(update={"sweep": None})
     students, checked = [], set()
-    for point in config.sweep.points(config.student.model):
+    for point in config.sweep.points(config.student.name):
         where = f"{point.where} ({point.name})"
         changed = variant(alone, point.settings, where)
         # A seed or a learning rate cannot make a student impossible.

@@ -64,7 +64,7 @@ def publish_report(pipeline: Pipeline, rows: Sequence[Row]) -> None:
 
 
 def _names(config: RunConfig) -> str:
-    return f"{config.student.model} against {config.teacher.model} on {config.data.name}"
+    return f"{config.student.name} against {config.teacher.name} on {config.data.name}"
 
 
 def _metric(row: dict[str, Any]) -> dict[str, Any]:

@@ -269,7 +269,7 @@ def _extracted(config: RunConfig, wanted: list[CacheRequest]) -> Extracted:
         for views, *evaluation in (wanted[i : i + each] for i in range(0, len(wanted), each))
     ]
     others = [
-        TeacherCaches(other.model, other.weight, *caches)
+        TeacherCaches(other.name, other.weight, *caches)
         for other, caches in zip(config.other_teachers, found[1:], strict=True)
     ]
     return Extracted(*found[0], reused=False, others=tuple(others))

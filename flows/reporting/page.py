@@ -38,7 +38,7 @@ def report_page(
         figures.append(("Out-of-distribution scores", png(ood_figure(scores))))
     return render(
         "report.html.jinja",
-        title=f"{config.student.title} ⟵ {config.teacher.model}",
+        title=f"{config.student.title} ⟵ {config.teacher.name}",
         subtitle=f"{config.data.name} · {record['provenance']['created']} · {_check(record)}",
         rows=rows,
         figures=figures,

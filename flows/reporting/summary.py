@@ -53,7 +53,7 @@ def summary_rows(
         Row("Photos", "learnt from", "", f"{photos.train:,}"),
         Row("Photos", "kept apart for testing", "", f"{photos.test:,}"),
         Row("Photos", "unreadable, left out", "", f"{photos.unreadable:,}"),
-        Row("Model", "name", config.teacher.model, config.student.model),
+        Row("Model", "name", config.teacher.name, config.student.name),
         Row("Model", "input", *(f"{c.image_size} px" for c in (config.teacher, config.student))),
         Row("Model", "embedding width", str(mapping["teacher_width"]), str(width)),
         Row(

@@ -81,7 +81,7 @@ def latest_pipeline(night: Pipeline, config: RunConfig, model: Model) -> Pipelin
     spec = student["spec"]
     then = config.model_copy(
         update={
-            "student": StudentConfig.model_validate({**spec["student"], "weights": None}),
+            "student": _student_of(spec["student"], config.student),
             "training": TrainingConfig.model_validate(spec["training"]),
             "mapping": MappingConfig.model_validate(mapping["spec"]["mapping"]),
         }
@@ -92,6 +92,15 @@ def latest_pipeline(night: Pipeline, config: RunConfig, model: Model) -> Pipelin
     return pipeline
 
 
+def _student_of(spec: dict[str, Any], now: StudentConfig) -> StudentConfig:
+    """Return a finished student's config, as its record describes it."""
+    known = {name: spec[name] for name in spec if name in StudentConfig.model_fields}
+    if spec.get("python") is not None and spec["python"] == now.name:
+        # A record knows no folders.
+        known["python"] = now.python
+    return StudentConfig.model_validate({**known, "weights": None})
+
+
 def incomparable(line: ModelLine, news: Changes) -> str:
     """Say why tonight's student cannot be compared with the latest; empty where it can."""
     if line.latest is None:
@@ -99,12 +108,18 @@ def incomparable(line: ModelLine, news: Changes) -> str:
     now, then = line.settings, line.latest.model.settings
     if any(now[name] != then[name] for name in TEACHERS):
         return "the latest learned from another teacher"
+    if "python" in then["student"] and _code(then) != _code(now):
+        return "the latest was another function, or other code"
     if news.learned_and_tested:
         return (
             f"the latest learned from {news.learned_and_tested} of tonight's test photos: the "
             "splits are others than then"
         )
     return ""
+
+
+def _code(settings: dict[str, Any]) -> tuple[str | None, ...]:
+    return tuple(settings["student"].get(name) for name in ("python", "code"))
 
 
 def _on_the_same_photos(night: Pipeline, config: RunConfig) -> Pipeline:
@@ -164,7 +179,8 @@ def _latest_weights(
     student_id, root = line.latest.model.student, pipeline.root
     then, now = line.latest.model.settings["student"], line.settings["student"]
     if any(
-        then.get(name) != now.get(name) for name in ("model", "image_size", "options", "stages")
+        then.get(name) != now.get(name)
+        for name in ("model", "python", "image_size", "options", "stages")
     ):
         return None, "the latest is another model"
     path = root.path(f"students/{student_id}/{TENSORS}")

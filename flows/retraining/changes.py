@@ -9,14 +9,21 @@ import polars as pl
 
 from flows.config.run import RunConfig
 from flows.config.variants import RetrainedStudent, retrained_students
+from flows.data.code import python_identity
 from flows.data.dataset import Dataset
+from flows.data.weights import files_digest
+from flows.stages.models import load_teacher
 from storage.errors import CorruptRecordError, MissingObjectError
 from storage.identity import file_digest
 from storage.images import Manifest
 from storage.registry import Version, history, rejected, sync_pointer
 from storage.root import Root
+from tintem_core.errors import InputError
+from tintem_core.models.teacher import TeacherConfig
 
 TEACHERS = ("teacher", "other_teachers")
+# Were always written down.
+_NULLABLE = ("stages", "weights")
 
 
 @dataclass(frozen=True)
@@ -180,12 +187,34 @@ def settings_of(config: RunConfig) -> dict[str, Any]:
             **dict.fromkeys(TEACHERS, True),
         },
     )
-    for section in (settings["teacher"], *settings["other_teachers"], settings["student"]):
-        path = Path(section["weights"] or "")
-        if path.is_file():
-            section["weights"] = file_digest(path)
-        section.pop("batch_size", None)
+    teachers = [settings["teacher"], *settings["other_teachers"]]
+    for section, teacher in zip(teachers, config.teachers, strict=True):
+        section |= _teacher_settings(teacher, config.runtime.device)
+        section.pop("batch_size")
+    student = settings["student"]
+    student |= {config.student.kind: config.student.name, **python_identity(config.student)}
+    if (path := Path(student["weights"] or "")).is_file():
+        student["weights"] = file_digest(path)
+    for section in (*teachers, student):
+        # What other kinds of models have: settings of before these existed are the same.
+        for name in [n for n, value in section.items() if value is None and n not in _NULLABLE]:
+            del section[name]
     return settings
+
+
+def _teacher_settings(config: TeacherConfig, device: str) -> dict[str, Any]:
+    """Return what stands for a teacher's files: their bytes count, not their names."""
+    if config.kind == "python":
+        # What its function loads only shows in what it returns.
+        teacher = load_teacher(config, device)
+        return {"python": config.name, "weights": teacher.digest, **python_identity(config)}
+    try:
+        found = files_digest(config)
+    except InputError:
+        # The run itself says so.
+        found = None
+    place = "weights" if config.kind == "model" else config.kind
+    return {} if found is None else {place: found}
 
 
 def _differing(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:

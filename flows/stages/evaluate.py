@@ -101,7 +101,7 @@ def _evaluate(
             is_data = dataset is indexed.data
             name, split = ("test", "test") if is_data else (dataset.name, None)
             student_NK = sets[name].student
-            latents = latents_by_teacher(root, extracted, dataset, split, config.teacher.model)
+            latents = latents_by_teacher(root, extracted, dataset, split, config.teacher.name)
             rows += _per_teacher(config, name, latents, student_NK)
     scores = ood_scores(settings, train, sets, classes)
     limits = thresholds(settings, scores)

@@ -127,7 +127,7 @@ def _as_record(checked: Verification) -> dict[str, Any]:
 def _metadata(config: RunConfig, trained: Trained) -> dict[str, str]:
     told = {
         "tintem.student": trained.id,
-        "tintem.teacher": config.teacher.model,
+        "tintem.teacher": config.teacher.name,
         "tintem.image_size": str(config.student.image_size),
     }
     if config.data.bits is not None:

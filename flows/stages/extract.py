@@ -36,7 +36,7 @@ def extract(
         other_views, other_evaluation, more = _extract(
             config, root, indexed, other.teacher(), executor
         )
-        others.append(TeacherCaches(other.model, other.weight, other_views, other_evaluation))
+        others.append(TeacherCaches(other.name, other.weight, other_views, other_evaluation))
         computed += more
     return Extracted(views, evaluation, reused=computed == 0, others=tuple(others))
 
@@ -92,7 +92,7 @@ def ensure(
     total = len(keys) * spec.views
     title = f"{dataset.name} ({want.recipe.name})"
     if want.teacher != config.teacher:
-        title += f" for {want.teacher.model}"
+        title += f" for {want.teacher.name}"
     if want.mapping is not None:
         title += ", mapped tokens"
     if cache.layout.codec != config.cache.codec:

@@ -11,6 +11,7 @@ from typing import Any
 
 from flows.config.run import RunConfig
 from flows.data.caches import Extracted
+from flows.data.code import python_identity
 from flows.data.dataset import Dataset
 from flows.data.features import require_one_width
 from flows.data.weights import initial_weights
@@ -18,7 +19,7 @@ from flows.stages.results import Indexed
 from storage.cache import CacheSpec, KindSpec
 from storage.identity import file_digest, make_id
 from storage.images import SourceConfig
-from tintem_core.models.student import natural_width, pretrained_digest
+from tintem_core.models.student import constant_digest, natural_width, pretrained_digest
 from tintem_core.models.teacher import Teacher, TeacherConfig
 from tintem_core.views import EVAL, ViewRecipe
 
@@ -31,7 +32,7 @@ def _method(kind: str) -> dict[str, object]:
 
 def artifact_id(config: RunConfig, spec: Mapping[str, object]) -> str:
     """Return the id of a student, of its evaluation or of its export, with a spec from here."""
-    return make_id(f"{config.student.model}-{config.data.name}", dict(spec))
+    return make_id(f"{config.student.name}-{config.data.name}", dict(spec))
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ def cache_spec(
     if has_tokens:
         kinds["tokens"] = _token_kind(config, shapes["tokens"])
     return CacheSpec(
-        slug=f"{teacher.config.model}-{teacher.config.image_size}px-{dataset}-{recipe.name}",
+        slug=f"{teacher.config.name}-{teacher.config.image_size}px-{dataset}-{recipe.name}",
         content={
             "teacher": teacher.identity(),
             # Every teacher of a run sees the views of the first one, at its own size.
@@ -190,12 +191,14 @@ def student_spec(
     Raises:
         InputError: if the initial weights cannot be had.
     """
-    student = config.student.identity()
+    student = {**config.student.identity(), **python_identity(config.student)}
     # The bytes count, not the name or the place.
     if config.student.weights is not None:
         student["weights"] = file_digest(initial_weights(config))
     elif config.student.pretrained:
         student["weights"] = pretrained_digest(config.student)
+    elif config.student.kind == "python":
+        student["weights"] = constant_digest(config.student)
     is_mapped = config.training.kind.uses_mapping
     needs_labels = config.training.kind.needs_labels or config.training.select == "best"
     return {
@@ -255,7 +258,7 @@ def student_cache_spec(
     view = {**recipe.identity(), "base_size": config.teacher.image_size}
     kind = KindSpec(shape=(width,), dims=("feature",), dtype="float32")
     return CacheSpec(
-        slug=f"student-{config.student.model}-{dataset}-{recipe.name}",
+        slug=f"student-{config.student.name}-{dataset}-{recipe.name}",
         content={
             "student": student_id,
             "views": view,

@@ -121,8 +121,8 @@ def _refuse_constant(name: str, latents: Latents) -> None:
         raise InputError(
             f"the teacher gives nearly the same embedding for all photos of {name} (1 - their mean "
             f"cosine is {variance:.1g}): there is nothing to learn. Look whether the photos "
-            "differ, whether data.bits is right, and whether teacher.weights are those of "
-            "teacher.model."
+            "differ, whether data.bits is right, and whether the teacher's weights and "
+            "preprocessing are its own."
         )
 
 

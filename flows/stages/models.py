@@ -2,14 +2,13 @@
 
 import io
 from functools import lru_cache
-from pathlib import Path
 
 import polars as pl
 from safetensors.torch import load
 from torch import Tensor
 
 from flows.config.run import RunConfig
-from flows.data.weights import initial_weights, read_tensors
+from flows.data.weights import initial_weights, read_source, read_tensors, teacher_files
 from flows.reporting.base import reporter
 from flows.stages.map import joint_start, load_mapping
 from flows.stages.results import Mapped, Trained
@@ -82,7 +81,7 @@ def start_student(
         taken = warm_start(
             student, read_tensors(path), str(path), partial=config.student.partial_weights
         )
-        reporter().note(f"{config.student.model} starts from {taken} tensors of {path.name}")
+        reporter().note(f"{config.student.name} starts from {taken} tensors of {path.name}")
     try:
         run = start_training(
             place(student, device),
@@ -130,30 +129,15 @@ def load_history(root: Root, trained: Trained) -> pl.DataFrame:
 
 
 def load_teacher(config: TeacherConfig, device: str) -> Teacher:
-    """Load the run's teacher; a changed weight file is loaded anew.
+    """Load the run's teacher; what has changed on disk is loaded anew.
 
     Raises:
-        InputError: if the weight file is missing or does not fit.
+        InputError: if a file is missing or does not fit, or the model cannot be built.
     """
-    changed = 0
-    if config.weights != "pretrained":
-        if "://" in config.weights:
-            raise InputError(
-                f"teacher.weights: {config.weights} is no file of this machine: copy it here, and "
-                "give its path."
-            )
-        path = Path(config.weights)
-        if not path.is_file():
-            raise InputError(
-                f"teacher.weights: there is no file {path}; give a .safetensors or .pth file, "
-                "or 'pretrained'."
-            )
-        changed = path.stat().st_mtime_ns
+    changed = tuple(path.stat().st_mtime_ns for path in teacher_files(config))
     return _load(config, choose_device(device), changed)
 
 
 @lru_cache(maxsize=4)
-def _load(config: TeacherConfig, device: str, _changed: int) -> Teacher:
-    if config.weights == "pretrained":
-        return build_teacher(config, None, device)
-    return build_teacher(config, read_tensors(Path(config.weights)), device)
+def _load(config: TeacherConfig, device: str, _changed: tuple[int, ...]) -> Teacher:
+    return build_teacher(config, read_source(config), device)

@@ -12,6 +12,7 @@ from PIL import Image
 
 from flows.config.cluster import require_ray
 from flows.config.run import RunConfig, RuntimeConfig
+from flows.data.code import python_identity
 from flows.data.weights import initial_weights
 from flows.provenance import provenance
 from flows.stages.models import load_teacher
@@ -40,7 +41,7 @@ def preflight(config: RunConfig) -> None:
     if config.student.weights is not None:
         initial_weights(config)
     teachers = [load_teacher(each, config.runtime.device) for each in config.teachers]
-    names = " and ".join(each.model for each in config.teachers)
+    names = " and ".join(each.name for each in config.teachers)
     width, available = config.mapping.width or natural, sum(t.backbone.width for t in teachers)
     if width > available:
         raise InputError(
@@ -51,7 +52,7 @@ def preflight(config: RunConfig) -> None:
         tokens, embedding = teacher.backbone.token_width, teacher.backbone.width
         if config.cache.tokens and tokens != embedding:
             raise InputError(
-                f"the patch tokens of {teacher.config.model} are {tokens} wide, its embedding "
+                f"the patch tokens of {teacher.config.name} are {tokens} wide, its embedding "
                 f"{embedding}: one mapping cannot serve both. Set cache.tokens to false, or choose "
                 "another teacher."
             )
@@ -101,6 +102,7 @@ def try_student(config: RunConfig, width: int, tokens: int | None) -> None:
     """
     kind = {
         "student": config.student.model_dump(include={"model", "image_size", "stages", "options"}),
+        **python_identity(config.student),
         "width": width,
         "tokens": tokens,
         "formats": list(config.export.formats),
@@ -119,7 +121,7 @@ def try_student(config: RunConfig, width: int, tokens: int | None) -> None:
 
 def _try_student(config: RunConfig, width: int, tokens: int | None) -> None:
     """Train the untrained student on two images and export it: nothing fails after hours."""
-    model, size = config.student.model, config.student.image_size
+    name, size = config.student.name, config.student.image_size
     student = build_student(config.student, width, 0, tokens=tokens is not None)
     pixels = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0))
     doing = "trained"
@@ -133,6 +135,8 @@ def _try_student(config: RunConfig, width: int, tokens: int | None) -> None:
                 (embedding.mean() + patches.mean()).backward()  # type: ignore[no-untyped-call]
         if tuple(embedding.shape) != (2, width):
             raise ValueError(f"it gives {tuple(embedding.shape[1:])} numbers, not {width}")
+        if not embedding.isfinite().all():
+            raise ValueError("it gives numbers that are not finite")
         doing = "exported"
         # Machines that only train have none of it.
         if all(find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime")):
@@ -143,8 +147,8 @@ def _try_student(config: RunConfig, width: int, tokens: int | None) -> None:
     except Exception as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise InputError(
-            f"student.model: {model} at {size} px cannot be {doing}: {reason[0]}. Choose another "
-            "model, or another student.image_size or student.options."
+            f"student.{config.student.kind}: {name} at {size} px cannot be {doing}: {reason[0]}. "
+            "Choose another model, or another student.image_size or student.options."
         ) from error
 
 

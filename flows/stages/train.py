@@ -143,7 +143,7 @@ def _train(
     total = config.training.epochs * dataset.steps_per_epoch
     continue_from_newest(root, student_id, run, total)
     started, resumed_at = time.monotonic(), run.step
-    with reporter().track(f"Train {config.student.model}", total, "steps") as advance:
+    with reporter().track(f"Train {config.student.name}", total, "steps") as advance:
         advance(run.step)
         run_training(
             run,
@@ -160,7 +160,7 @@ def _train(
         student, objective = run.result.student, run.result.objective
         record = {
             "spec": spec,
-            "name": config.student.model,
+            "name": config.student.name,
             "dataset": config.data.name,
             "objective": config.training.objective,
             "classes": list(classes),

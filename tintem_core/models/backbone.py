@@ -7,29 +7,67 @@ import difflib
 import hashlib
 import math
 import sys
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Collection, Mapping
+from typing import Any, ClassVar, Self
 
 import timm
 import torch
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 from timm.layers import PatchEmbed
 from torch import Tensor, nn
 
 from tintem_core.errors import InputError, UnknownModelError, WeightsError
+from tintem_core.models.base import VisionModel
 
 # What timm fetches from elsewhere, or reads from a folder.
 _HUBS = ("hf-hub:", "hf_hub:", "local-dir:")
 
 
 class BackboneConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
-    """A timm model and the size of its input."""
+    """A model of images and the size of its input."""
 
-    model: str = Field(description="timm model name, as in timm.list_models()")
+    model: str | None = Field(None, description="timm model name, as in timm.list_models()")
+    python: str | None = Field(
+        None,
+        pattern=r"^([^:]*/)?[A-Za-z_][\w.]*:[A-Za-z_]\w*$",
+        description="module:function or folder/module:function, a function of your own that "
+        "returns an nn.Module, see docs/teachers.md; the module is looked for in the folder first",
+    )
     image_size: int = Field(224, ge=16, le=2048, description="side of the square input, pixels")
 
+    kinds: ClassVar[tuple[str, ...]] = ("model", "python")
+    """The settings of which exactly one says what the model is."""
+    only_for: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """Settings that only some kinds of models have."""
 
-class Backbone(nn.Module):
+    @property
+    def kind(self) -> str:
+        """Which of :attr:`kinds` is given."""
+        return next(kind for kind in self.kinds if getattr(self, kind) is not None)
+
+    @property
+    def name(self) -> str:
+        """What the model is, for people and in readable ids: a name without folders."""
+        given: str = getattr(self, self.kind)
+        return given if self.kind == "model" else given.rstrip("/").rpartition("/")[2]
+
+    @model_validator(mode="after")
+    def _is_one_model(self) -> Self:
+        given = [kind for kind in self.kinds if getattr(self, kind) is not None]
+        if len(given) != 1:
+            found = f"both {given[0]} and {given[1]} are given" if given else "none is given"
+            raise ValueError(f"give exactly one of {', '.join(self.kinds)}; {found}")
+        for setting, kinds in self.only_for.items():
+            is_set = getattr(self, setting) != type(self).model_fields[setting].default
+            if is_set and self.kind not in kinds:
+                raise ValueError(
+                    f"'{setting}' is a setting of {' and '.join(kinds)}, not of {self.kind}: "
+                    "leave it out"
+                )
+        return self
+
+
+class Backbone(VisionModel):
     """A timm model without its classifier, with pixel normalisation inside.
 
     Args:
@@ -39,15 +77,10 @@ class Backbone(nn.Module):
     """
 
     def __init__(self, model: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
-        super().__init__()
         # timm's models differ in their attributes: to the type checker this one can be anything.
-        self.model: Any = model
-        self.removed: frozenset[str] = frozenset()
-        """Names of the tensors that went with the last stages."""
-        self.mean: Tensor
-        self.std: Tensor
-        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+        found: Any = model
+        super().__init__(found.pretrained_cfg["architecture"], mean, std)
+        self.model = found
 
     @property
     def width(self) -> int:
@@ -59,42 +92,15 @@ class Backbone(nn.Module):
         """C, the width of a patch token."""
         return int(self.model.num_features)
 
-    @property
-    def normalisation(self) -> dict[str, list[float]]:
-        return {
-            name: [round(float(v), 6) for v in getattr(self, name).flatten()]
-            for name in ("mean", "std")
-        }
-
     def forward(self, pixels: Tensor) -> Tensor:
-        """Embed images.
-
-        Args:
-            pixels: RGB, float, 0..1, shape (B, 3, S, S).
-
-        Returns:
-            Global embeddings, shape (B, D), not normalised.
-        """
         features = self.model.forward_features(self._normalise(pixels))
         return self.model.forward_head(features, pre_logits=True)
 
     def forward_with_tokens(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Embed images and their patches.
-
-        Returns:
-            Global embeddings (B, D), and patch tokens (B, T, C) without prefix tokens; for a CNN
-            the last feature map, row by row (its width C may differ from D).
-
-        Raises:
-            InputError: if the model has several kinds of patch tokens, or none.
-        """
+        # Of a CNN, the tokens are the last feature map; their width may differ from D.
         features = self.model.forward_features(self._normalise(pixels))
         if not isinstance(features, Tensor):
-            name = self.model.pretrained_cfg["architecture"]
-            raise InputError(
-                f"{name} gives no single grid of patch tokens: set training.local_weight to 0 and "
-                "cache.tokens to false, or choose another model."
-            )
+            raise self._has_no_tokens()
         embedding = self.model.forward_head(features, pre_logits=True)
         if features.ndim == 4:
             if getattr(self.model, "output_fmt", "NCHW") == "NHWC":
@@ -112,7 +118,7 @@ class Backbone(nn.Module):
         Raises:
             InputError: if the model has not so many, or cannot do without its last ones.
         """
-        model, name = self.model, self.model.pretrained_cfg["architecture"]
+        model, name = self.model, self.name
         available = len(getattr(model, "feature_info", ()))
         if not hasattr(model, "prune_intermediate_layers") or not 1 <= count <= available:
             has = f"timm can cut it into {available} stages" if available else "timm cannot cut it"
@@ -133,9 +139,6 @@ class Backbone(nn.Module):
         # timm leaves the width of the whole model in some families.
         model.num_features = model.head_hidden_size = width
         self.removed = frozenset(before - set(model.state_dict()))
-
-    def _normalise(self, pixels: Tensor) -> Tensor:
-        return (pixels - self.mean) / self.std
 
 
 def resample_tokens(tokens_BTC: Tensor, count: int) -> Tensor:
@@ -179,7 +182,7 @@ def build_backbone(
         UnknownModelError: if timm does not know the name.
         InputError: if the model cannot take this image size, or its weights cannot be fetched.
     """
-    name = config.model
+    name = config.name
     if not name.startswith(_HUBS) and not timm.is_model(name):
         close = difflib.get_close_matches(name, timm.list_models(), n=3)
         hint = f" Did you mean {', '.join(close)}?" if close else ""
@@ -223,7 +226,7 @@ def _create(name: str, image_size: int, pretrained: bool, options: dict[str, Any
         return timm.create_model(name, **wanted)
 
 
-def load_weights(backbone: Backbone, tensors: Mapping[str, Tensor], source: str) -> int:
+def load_weights(backbone: VisionModel, tensors: Mapping[str, Tensor], source: str) -> int:
     """Load timm-style weights strictly; returns how many tensors.
 
     Those of the classifier and of removed stages, which the backbone does not have, are dropped.
@@ -232,7 +235,8 @@ def load_weights(backbone: Backbone, tensors: Mapping[str, Tensor], source: str)
         WeightsError: naming the first tensors that are missing, unexpected or of another shape.
     """
     model = backbone.model
-    classifier = model.pretrained_cfg.get("classifier") or ()
+    # A module of the user's own has no such notes.
+    classifier = getattr(model, "pretrained_cfg", {}).get("classifier") or ()
     prefixes = (classifier,) if isinstance(classifier, str) else tuple(classifier)
     dropped = tuple(f"{prefix}." for prefix in prefixes)
     kept = {
@@ -253,8 +257,8 @@ def load_weights(backbone: Backbone, tensors: Mapping[str, Tensor], source: str)
         shown = "; ".join(problems[:3])
         more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
         raise WeightsError(
-            f"{source} does not fit {model.pretrained_cfg['architecture']}: {shown}{more}. "
-            "Give the weight file of this very model, with timm's tensor names."
+            f"{source} does not fit {backbone.name}: {shown}{more}. "
+            "Give the weight file of this very model, with its own tensor names."
         )
     model.load_state_dict(kept)
     return len(kept)
@@ -281,10 +285,12 @@ def load_matching(module: nn.Module, tensors: Mapping[str, Tensor]) -> int:
     return len(fitting)
 
 
-def weights_digest(module: nn.Module) -> str:
-    """Return the sha256 (hex) of all parameters and buffers, names, shapes and bytes included."""
+def weights_digest(module: nn.Module, without: Collection[str] = ()) -> str:
+    """Return the sha256 (hex) of parameters and buffers, but for some: names, shapes, bytes."""
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
+        if name in without:
+            continue
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""Students: a timm backbone and, where the widths differ, one linear projection to K.
+"""Students: a backbone and, where the widths differ, one linear projection to K.
 
 The student's own embedding is the answer; there is no head to throw away at export.
 
@@ -6,15 +6,14 @@ Legend: ``B`` batch, ``T`` teacher's patch tokens, ``K`` student width, ``S`` si
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor, nn
 
 from tintem_core.errors import WeightsError
 from tintem_core.models.backbone import (
-    Backbone,
     BackboneConfig,
     build_backbone,
     load_matching,
@@ -22,6 +21,8 @@ from tintem_core.models.backbone import (
     resample_tokens,
     weights_digest,
 )
+from tintem_core.models.base import VisionModel
+from tintem_core.models.python import build_python
 
 _SET_HERE = {
     "num_classes", "features_only", "pretrained", "checkpoint_path", "img_size", "in_chans",
@@ -47,13 +48,22 @@ class StudentConfig(BackboneConfig, frozen=True, extra="forbid", allow_inf_nan=F
         False, description="take what fits of `weights` by name and shape; false: all must fit"
     )
     options: dict[str, bool | int | float | str] = Field(
-        {}, description="further arguments of timm.create_model, such as patch_size or depth"
+        {},
+        description="further arguments of timm.create_model, such as patch_size or depth, or of "
+        "the function of `python`",
     )
+
+    only_for: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "stages": ("model",),
+        "pretrained": ("model",),
+    }
 
     @field_validator("options")
     @classmethod
-    def _are_the_users(cls, options: dict[str, Any]) -> dict[str, Any]:
-        if taken := sorted(_SET_HERE & options.keys()):
+    def _are_the_users(cls, options: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        taken = sorted(_SET_HERE & options.keys())
+        # What a function of the user's own is given is theirs.
+        if taken and info.data.get("python") is None:
             raise ValueError(
                 f"'{taken[0]}' is set by TinTeM: leave it out (weights are student.weights and "
                 "student.pretrained)"
@@ -64,25 +74,26 @@ class StudentConfig(BackboneConfig, frozen=True, extra="forbid", allow_inf_nan=F
     def title(self) -> str:
         """What the model is, for people."""
         part = "" if self.stages is None else f" (first {self.stages} stages)"
-        return self.model + part
+        return self.name + part
 
     def identity(self) -> dict[str, Any]:
-        """Return everything that determines the untrained student."""
-        # Students of before it existed keep their ids.
-        return self.model_dump(mode="json", exclude={"stages"} if self.stages is None else None)
+        """Return everything that determines the untrained student, but for files and code."""
+        # Students of before these existed keep their ids.
+        unused = {s for s in ("stages", "model", "python") if getattr(self, s) is None}
+        return {**self.model_dump(mode="json", exclude=unused), self.kind: self.name}
 
 
 class Student(nn.Module):
     """A backbone whose output lives in the mapped teacher space.
 
     Args:
-        backbone: the timm model.
+        backbone: the model.
         width: K, width of the mapped teacher space.
         tokens: whether patch tokens are wanted in that space too. They share the projection,
             unless the backbone's tokens are not as wide as its embedding.
     """
 
-    def __init__(self, backbone: Backbone, width: int, *, tokens: bool = False) -> None:
+    def __init__(self, backbone: VisionModel, width: int, *, tokens: bool = False) -> None:
         super().__init__()
         self.backbone = backbone
         self.projection = (
@@ -139,14 +150,28 @@ def build_student(config: StudentConfig, width: int, seed: int, *, tokens: bool 
     """Build a student with reproducible initial weights, as in :class:`Student`.
 
     Raises:
-        InputError: if timm cannot build the model.
+        InputError: if the model cannot be built.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return Student(_backbone(config, pretrained=config.pretrained), width, tokens=tokens)
 
 
-def _backbone(config: StudentConfig, *, pretrained: bool = False) -> Backbone:
+def constant_digest(config: StudentConfig) -> str:
+    """Return the digest of what a Python student starts with whatever the seed: weights it loads.
+
+    Raises:
+        InputError: if its function does not give a module.
+    """
+    first, second = (build_student(config, 1, seed).backbone.model for seed in (0, 1))
+    other = second.state_dict()
+    drawn = [name for name, tensor in first.state_dict().items() if not tensor.equal(other[name])]
+    return weights_digest(first, without=drawn)
+
+
+def _backbone(config: StudentConfig, *, pretrained: bool = False) -> VisionModel:
+    if config.python is not None:
+        return build_python(config, options=config.options)
     backbone = build_backbone(config, pretrained=pretrained, options=config.options)
     if config.stages is not None:
         backbone.keep_stages(config.stages, config.image_size)
@@ -180,7 +205,7 @@ def warm_start(
     taken += load_matching(student.backbone.model, tensors)
     if not taken:
         raise WeightsError(
-            f"no tensor of {source} fits {student.backbone.model.pretrained_cfg['architecture']} "
-            "by name and shape: give the weights of a related model."
+            f"no tensor of {source} fits {student.backbone.name} by name and shape: give the "
+            "weights of a related model."
         )
     return taken

@@ -8,7 +8,7 @@ import torch
 from tintem_core.errors import InputError, UnknownModelError, WeightsError
 from tintem_core.models.backbone import BackboneConfig, build_backbone, load_weights, weights_digest
 from tintem_core.models.student import StudentConfig, build_student, natural_width, warm_start
-from tintem_core.models.teacher import TeacherConfig, build_teacher
+from tintem_core.models.teacher import Source, TeacherConfig, build_teacher
 
 
 def test_a_misspelt_model_name_suggests_the_right_one() -> None:
@@ -170,7 +170,7 @@ def test_a_teacher_with_several_token_grids_is_fine_without_tokens(model: str) -
     size = 240 if "240" in model else 64
     teacher = build_teacher(
         TeacherConfig(model=model, image_size=size),
-        build_backbone(BackboneConfig(model=model, image_size=size)).model.state_dict(),
+        Source(build_backbone(BackboneConfig(model=model, image_size=size)).model.state_dict()),
     )
     assert list(teacher.describe()) == ["global"]
     with pytest.raises(InputError, match="no single grid of patch tokens"):
@@ -186,4 +186,4 @@ def test_a_teacher_that_cannot_be_run_is_one_sentence() -> None:
         return
     config = TeacherConfig(model=name, image_size=size)
     with pytest.raises(InputError, match="cannot be run on images of 100 px"):
-        build_teacher(config, backbone.model.state_dict()).describe()
+        build_teacher(config, Source(backbone.model.state_dict())).describe()
