@@ -1,1 +1,1 @@
-"""Teachers and students: timm models as embedders."""
+"""Teachers and students: models of images as embedders."""
