@@ -23,6 +23,34 @@ def write_teacher(path: Path, seed: int = 0) -> Path:
     return path
 
 
+def write_onnx(path: Path, seed: int = 0, *, external: bool = False) -> None:
+    """Write a small network of 64 px images: patches, a rectifier, their mean.
+
+    Args:
+        path: of the file.
+        seed: of the weights.
+        external: whether they lie in a file beside it, called like it with .data behind.
+    """
+    import onnx
+    import torch
+    from onnx import TensorProto, helper, numpy_helper
+
+    weight = torch.randn(48, 3, 16, 16, generator=torch.Generator().manual_seed(seed)) / 16
+    graph = helper.make_graph(
+        [
+            helper.make_node("Conv", ["x", "w"], ["c"], strides=[16, 16]),
+            helper.make_node("Relu", ["c"], ["r"]),
+            helper.make_node("GlobalAveragePool", ["r"], ["y"]),
+        ],
+        "graph",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["b", 3, 64, 64])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["b", 48, 1, 1])],
+        [numpy_helper.from_array(weight.numpy(), "w")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    onnx.save(model, str(path), save_as_external_data=external, location=f"{path.name}.data")
+
+
 def small_run(folder: Path, photos: Path) -> dict[str, Any]:
     """Return the settings of a run that ends in seconds."""
     return {
