@@ -332,7 +332,7 @@ def test_the_command_line_runs_a_config_with_functions_beside_it(
 ) -> None:
     python_run(settings, tmp_path)
     ended = subprocess.run(
-        [sys.executable, "-m", "flows.cli", "run", str(tmp_path / "run.yaml")],
+        [str(Path(sys.executable).with_name("tintem")), "run", str(tmp_path / "run.yaml")],
         capture_output=True,
         text=True,
         cwd=tmp_path / "..",
