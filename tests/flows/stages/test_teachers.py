@@ -283,7 +283,7 @@ def test_a_folder_of_transformers_teaches_with_tokens(
     transformers.Dinov2WithRegistersModel(config).save_pretrained(tmp_path / "dino")
     said = {"image_mean": [0.5] * 3, "image_std": [0.25] * 3}
     (tmp_path / "dino" / "preprocessor_config.json").write_text(json.dumps(said))
-    settings["training"]["local_weight"] = 0.5
+    settings["training"] |= {"local_weight": 0.5, "epochs": 1}
     settings["student"] = {"model": "test_vit", "image_size": 64}
     asked = {"rows_per_shard": 8, "tokens": True}
     done, _ = finish(run(settings, tmp_path, teacher={"hf": "dino", "image_size": 64}, cache=asked))

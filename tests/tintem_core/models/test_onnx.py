@@ -95,10 +95,12 @@ def test_any_batch_axis_and_scale_gives_the_same_answers(
 
 
 def test_the_layout_is_found_from_the_shape(tmp_path: Path) -> None:
-    path = colours(tmp_path / "m.onnx", ["b", SIZE, SIZE, 3], axes=(1, 2))
+    columns = helper.make_node("ReduceMean", ["x"], ["y"], axes=[1], keepdims=0)
+    path = write(tmp_path / "m.onnx", ["b", SIZE, SIZE, 3], [columns], {"y": ["b", SIZE, 3]})
     pixels = some_pixels().to(memory_format=torch.channels_last)
-    torch.testing.assert_close(opened(path)(pixels), expected(pixels).mean((2, 3)))
-    assert opened(path).settings()["layout"] == "NHWC"
+    model = opened(path, pool="cls")
+    torch.testing.assert_close(model(pixels), expected(pixels).mean(2)[:, :, 0])
+    assert model.settings()["layout"] == "NHWC"
 
 
 def test_a_shape_that_says_nothing_is_taken_as_the_setting_says(tmp_path: Path) -> None:
