@@ -18,12 +18,11 @@ def resolve_paths(content: dict[str, Any], folder: Path) -> dict[str, Any]:
     content.setdefault("root", "tintem-data")
     anchor(content, "root")
     anchor(content.get("data"), "uri")
-    teacher = content.get("teacher")
-    if isinstance(teacher, dict) and teacher.get("weights") != "pretrained":
-        anchor(teacher, "weights")
-    for other in _list(content.get("other_teachers")):
-        if isinstance(other, dict) and other.get("weights") != "pretrained":
-            anchor(other, "weights")
+    for teacher in (content.get("teacher"), *_list(content.get("other_teachers"))):
+        if isinstance(teacher, dict) and teacher.get("weights") != "pretrained":
+            anchor(teacher, "weights")
+        anchor(teacher, "latents")
+        anchor(teacher, "latents_names")
     anchor(content.get("student"), "weights")
     anchor(content.get("runtime"), "copies_folder")
     anchor_weights(content.get("sweep"), anchor)

@@ -15,6 +15,7 @@ from storage.identity import file_digest
 from storage.images import Manifest
 from storage.registry import Version, history, rejected, sync_pointer
 from storage.root import Root
+from tintem_core.errors import InputError
 
 TEACHERS = ("teacher", "other_teachers")
 
@@ -63,6 +64,17 @@ class ModelLine:
     def changed(self) -> list[str]:
         """The settings that differ from those of the latest."""
         return [] if self.latest is None else _differing(self.latest.model.settings, self.settings)
+
+
+def refuse_stored_teacher(config: RunConfig) -> None:
+    """Raises InputError where nobody could say anything of new photos."""
+    for teacher in config.teachers:
+        if teacher.latents is not None:
+            raise InputError(
+                f"teacher.latents: a night embeds new photos, which the file {teacher.latents} "
+                "cannot: name a model, or embed them yourself, add them to the file, and run "
+                "`tintem run CONFIG.yaml`."
+            )
 
 
 def open_lines(config: RunConfig, root: Root) -> list[ModelLine]:
@@ -184,7 +196,9 @@ def settings_of(config: RunConfig) -> dict[str, Any]:
         path = Path(section["weights"] or "")
         if path.is_file():
             section["weights"] = file_digest(path)
-        section.pop("batch_size", None)
+        # A night asks a model: latents in a file are refused.
+        for name in ("batch_size", "latents", "latents_names"):
+            section.pop(name, None)
     return settings
 
 

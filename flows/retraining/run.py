@@ -16,7 +16,13 @@ from flows.config.run import RunConfig
 from flows.data.caches import Extracted
 from flows.reporting.base import log, reporter
 from flows.retraining.candidate import incomparable, latest_pipeline, prepare
-from flows.retraining.changes import Changes, ModelLine, changes_of, open_lines
+from flows.retraining.changes import (
+    Changes,
+    ModelLine,
+    changes_of,
+    open_lines,
+    refuse_stored_teacher,
+)
 from flows.retraining.decision import Decision, Outcome, Trigger, describe_decision, trigger
 from flows.retraining.drift import Scored, score_changes
 from flows.retraining.gates import is_open, judge, refuse_unlabelled
@@ -120,6 +126,7 @@ class RetrainingRun:
             InputError: if the config asks for what its photos or models cannot give.
             StorageError: if what is in force cannot be read.
         """
+        refuse_stored_teacher(self._config)
         with exclusive(self.root, f"{KIND}/{slugify(self._config.data.name)}") as confirm:
             self._engine.stage("index", self._pipeline, self._config.data.name)
             lines = self._open()

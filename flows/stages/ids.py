@@ -13,13 +13,14 @@ from flows.config.run import RunConfig
 from flows.data.caches import Extracted
 from flows.data.dataset import Dataset
 from flows.data.features import require_one_width
+from flows.data.latents import KnownTeacher
 from flows.data.weights import initial_weights
 from flows.stages.results import Indexed
 from storage.cache import CacheSpec, KindSpec
 from storage.identity import file_digest, make_id
 from storage.images import SourceConfig
 from tintem_core.models.student import natural_width, pretrained_digest
-from tintem_core.models.teacher import Teacher, TeacherConfig
+from tintem_core.models.teacher import TeacherConfig
 from tintem_core.views import EVAL, ViewRecipe
 
 METHODS = {"mappings": 1, "students": 1, "embeddings": 1, "evaluations": 4, "exports": 1}
@@ -47,7 +48,7 @@ class CacheRequest:
     """The stored mapping that tokens go through; None: they are kept as the teacher gives them."""
 
 
-def requested_caches(config: RunConfig, teacher: Teacher) -> list[CacheRequest]:
+def requested_caches(config: RunConfig, teacher: KnownTeacher) -> list[CacheRequest]:
     """Return one teacher's training views first, then the evaluation view of every dataset.
 
     The datasets: the run's own, the OOD sets, the sets of support images.
@@ -75,7 +76,9 @@ def taught_views(config: RunConfig) -> list[tuple[SourceConfig, ViewRecipe]]:
     return [*views, *((source, EVAL) for source in config.support_sources)]
 
 
-def requested_tokens(config: RunConfig, teacher: Teacher, mapping_id: str) -> list[CacheRequest]:
+def requested_tokens(
+    config: RunConfig, teacher: KnownTeacher, mapping_id: str
+) -> list[CacheRequest]:
     """Return caches of tokens, mapped to the student's width, one per :func:`taught_views`.
 
     Raises:
@@ -103,7 +106,7 @@ def requested_tokens(config: RunConfig, teacher: Teacher, mapping_id: str) -> li
 
 def cache_spec(
     config: RunConfig,
-    teacher: Teacher,
+    teacher: KnownTeacher,
     dataset: str,
     recipe: ViewRecipe,
     views: int,

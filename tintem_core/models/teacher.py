@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from tintem_core.errors import InputError
@@ -28,10 +28,33 @@ class TeacherConfig(BackboneConfig, frozen=True, extra="forbid", allow_inf_nan=F
         "pretrained",
         description="'pretrained' (fetched by timm) or a path to a .safetensors or .pth file",
     )
+    latents: str | None = Field(
+        None,
+        description="a file of embeddings of the photos' evaluation view, instead of a model that "
+        "gives them: Parquet with a column key or uri and a column embedding, or .npy; `model` is "
+        "then any name",
+    )
+    latents_names: str | None = Field(
+        None, description="keys or uris of the rows of an .npy file: text, CSV or Parquet"
+    )
     precision: Precision = Field("float32", description="autocast type of the forward pass")
     batch_size: int = Field(
         64, ge=1, le=65_536, description="images per forward; halved when memory runs out"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _latents_have_a_name(cls, given: Any) -> Any:
+        if isinstance(given, dict) and isinstance(given.get("latents"), str):
+            name = given["latents"].rpartition("/")[2].rpartition(".")[0]
+            return {"model": name or "latents", **given}
+        return given
+
+    @model_validator(mode="after")
+    def _names_are_of_latents(self) -> "TeacherConfig":
+        if self.latents_names is not None and self.latents is None:
+            raise ValueError("latents_names names the rows of latents, which is missing")
+        return self
 
 
 class Teacher(Embedder):
@@ -48,6 +71,11 @@ class Teacher(Embedder):
     def parameters(self) -> int:
         """Number of parameters, classifier not counted."""
         return sum(p.numel() for p in self.backbone.parameters())
+
+    @property
+    def width(self) -> int:
+        """D, the width of the global embedding."""
+        return self.backbone.width
 
     @property
     def backbone(self) -> Backbone:
