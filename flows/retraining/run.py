@@ -169,10 +169,8 @@ class RetrainingRun:
 
     def _nothing_new(self, lines: list[ModelLine]) -> str:
         photos = len(self._pipeline.indexed.data.keys())
-        gone = max(self._news[line.id].gone for line in lines)
         said = f"nothing new: the latest knows all {photos:,} photos of {self._config.data.name}"
-        if gone:
-            said += f" ({gone:,} more are gone)"
+        said += max((self._news[line.id] for line in lines), key=lambda news: news.gone).aside
         if changed := sorted({name for line in lines for name in line.changed}):
             said += f"; other settings than then ({', '.join(changed)}) wait for --force"
         return said
