@@ -16,6 +16,7 @@ from flows.data.features import require_one_width
 from flows.data.latents import KnownTeacher
 from flows.data.weights import initial_weights
 from flows.stages.results import Indexed
+from flows.stages.selection import selection_identity
 from storage.cache import CacheSpec, KindSpec
 from storage.identity import file_digest, make_id
 from storage.images import SourceConfig
@@ -209,6 +210,7 @@ def student_spec(
         "mapping": mapping_id if is_mapped else {"width": mapping_width(config)},
         "student": student,
         "training": _training_identity(config),
+        **selection_identity(config, images.data),
         "method": METHODS["students"],
     }
 
