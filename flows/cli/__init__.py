@@ -106,6 +106,19 @@ def extract(config: ConfigPath) -> None:
     _run_stage("extract", config)
 
 
+@app.command("import-latents")
+def import_latents(config: ConfigPath) -> None:
+    """Match the embeddings in teacher.latents with the photos, and store them (as extract does)."""
+    from flows.config.load import load_config
+    from tintem_core.errors import InputError
+
+    if config.is_file() and load_config(config).teacher.latents is None:
+        raise InputError(
+            f"{config} names no teacher.latents: write there the file that holds your embeddings."
+        )
+    _run_stage("extract", config)
+
+
 @app.command("map")
 def map_(config: ConfigPath) -> None:
     """Fit the mapping (and what comes before it)."""

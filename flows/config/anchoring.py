@@ -21,8 +21,8 @@ def resolve_paths(content: dict[str, Any], folder: Path) -> dict[str, Any]:
     for teacher in (content.get("teacher"), *_list(content.get("other_teachers"))):
         if not isinstance(teacher, dict):
             continue
-        anchor(teacher, "onnx")
-        anchor(teacher, "python")
+        for key in ("onnx", "python", "latents", "latents_names"):
+            anchor(teacher, key)
         if teacher.get("weights") != "pretrained":
             anchor(teacher, "weights")
         # Otherwise it is a name on the Hugging Face Hub.

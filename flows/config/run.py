@@ -6,6 +6,7 @@ from pydantic import AfterValidator, BaseModel, Field, field_validator, model_va
 
 from flows.config.cluster import ClusterConfig
 from flows.config.evaluation import EvaluationConfig
+from flows.config.latents import refuse_beside_latents, with_latents_defaults
 from flows.config.retraining import NightlyConfig
 from flows.config.support import SupportConfig
 from flows.config.sweep import SweepConfig
@@ -211,6 +212,21 @@ class RunConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     def teachers(self) -> tuple[TeacherConfig, ...]:
         """All teachers, the first one first."""
         return (self.teacher, *(other.teacher() for other in self.other_teachers))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _latents_leave_out_the_rest(cls, given: Any) -> Any:
+        return with_latents_defaults(given)
+
+    @model_validator(mode="after")
+    def _latents_suffice(self) -> "RunConfig":
+        if any(teacher.latents is not None for teacher in self.teachers):
+            views, support = self.views.recipe.name, bool(self.support_sources)
+            corrupted = bool(self.evaluation.corrupted_photos)
+            refuse_beside_latents(
+                views, support=support, tokens=self.cache.tokens, corrupted=corrupted
+            )
+        return self
 
     @model_validator(mode="after")
     def _dataset_names_differ(self) -> "RunConfig":

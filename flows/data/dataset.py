@@ -52,6 +52,10 @@ class Dataset:
         kept = self.manifest.table.filter(~pl.col("key").is_in(unwanted))
         return replace(self, manifest=replace(self.manifest, table=kept))
 
+    def of_split(self, split: str) -> "Dataset":
+        """Return the images of one split."""
+        return replace(self, manifest=replace(self.manifest, table=self.manifest.select(split)))
+
     def without_photos_of(self, other: "Dataset") -> "Dataset":
         """Return this dataset less the pictures of another one, of equal bytes or pixels."""
         theirs, mine = other.manifest.table, self.manifest.table

@@ -19,7 +19,7 @@ from flows.stages.extract import ensure
 from flows.stages.ids import CacheRequest, requested_caches
 from flows.stages.index import index
 from flows.stages.map import through_mapping
-from flows.stages.models import load_teacher
+from flows.stages.models import known_teacher
 from flows.stages.shards import source_of
 from flows.stages.tokens import known_mapped_tokens
 from storage.artifacts import read_record
@@ -143,7 +143,7 @@ def targets(
     wanted: dict[str, CacheRequest | None] = {}
     if target.endswith((".yaml", ".yml")):
         config = load_config(target)
-        teachers = [load_teacher(each, config.runtime.device) for each in config.teachers]
+        teachers = [known_teacher(each, config.runtime.device) for each in config.teachers]
         wanted = {
             want.spec.id: want for teacher in teachers for want in requested_caches(config, teacher)
         }

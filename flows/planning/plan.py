@@ -8,6 +8,7 @@ from flows.config.run import RunConfig
 from flows.data.caches import Extracted, TeacherCaches
 from flows.data.dataset import Dataset
 from flows.data.features import run_root
+from flows.data.latents import KnownTeacher
 from flows.data.listing import Listing, list_photos
 from flows.data.rendering import ViewSource
 from flows.data.space import free_bytes, require_space
@@ -22,7 +23,7 @@ from flows.stages.ids import (
     requested_tokens,
     student_spec,
 )
-from flows.stages.models import load_teacher
+from flows.stages.models import known_teacher
 from flows.stages.preflight import preflight
 from flows.stages.results import Indexed
 from storage.artifacts import list_artifacts
@@ -85,7 +86,8 @@ class Plan:
     bytes_free: int | None
     write_bytes_rate: float
     read_bytes_rate: float
-    teacher_views_rate: float
+    teacher_views_rate: float | None
+    """None where the teacher is a file of latents."""
     decoded_photos_rate: float | None
     extraction_seconds: float
     extraction_limit: str
@@ -107,7 +109,7 @@ def plan(config: RunConfig) -> Plan:
     preflight(config)
     root = run_root(config)
     device = choose_device(config.runtime.device)
-    teachers = [load_teacher(each, device) for each in config.teachers]
+    teachers = [known_teacher(each, device) for each in config.teachers]
     width = mapping_width(config)
     sources = (config.data, *config.evaluation.ood, *config.support_sources)
     photos = {s.name: list_photos(root, s) for s in sources}
@@ -129,19 +131,19 @@ def plan(config: RunConfig) -> Plan:
         if w.missing
     )
     disk = measure_disk(root)
-    views_rates = {teacher.config: embedded_views(teacher) for teacher in teachers}
-    decoded_rate = _decoded(config, data)
+    # Latents from a file cost nothing but the writing.
+    views_rates = {t.config: embedded_views(t) for t in teachers if isinstance(t, Teacher)}
+    decoded_rate = _decoded(config, data) if views_rates else None
     seconds = {
         "the teacher": sum(
-            w.missing * w.want.spec.views / views_rates[w.want.teacher] for w in work
+            w.missing * w.want.spec.views / views_rates.get(w.want.teacher, float("inf"))
+            for w in work
         ),
         "writing": needed / disk.write,
         "decoding": sum(w.missing for w in work) / (decoded_rate or float("inf")),
     }
     limit, extraction_seconds = slowest(seconds)
-    trained_rate = trained_images(
-        config, device, sum(teacher.backbone.width for teacher in teachers), width
-    )
+    trained_rate = trained_images(config, device, sum(teacher.width for teacher in teachers), width)
     learnt = data.train
     if config.training.select == "best":
         learnt -= round(data.train * config.training.validation_share)
@@ -161,7 +163,7 @@ def plan(config: RunConfig) -> Plan:
         bytes_free=free_bytes(root),
         write_bytes_rate=disk.write,
         read_bytes_rate=disk.read,
-        teacher_views_rate=views_rates[config.teacher],
+        teacher_views_rate=views_rates.get(config.teacher),
         decoded_photos_rate=decoded_rate,
         extraction_seconds=extraction_seconds,
         extraction_limit=limit if needed else "",
@@ -230,7 +232,7 @@ def _choices(
 def _mapped_tokens(
     root: Root,
     config: RunConfig,
-    teacher: Teacher,
+    teacher: KnownTeacher,
     photos: Mapping[str, Listing],
     extracted: Extracted,
 ) -> list[Work]:

@@ -33,8 +33,9 @@ def _facts(plan: Plan) -> Table:
     table.add_row("bytes to write", decimal(plan.bytes_needed), free)
     speeds = (decimal(round(plan.write_bytes_rate)), decimal(round(plan.read_bytes_rate)))
     table.add_row("disk", f"{speeds[0]}/s", f"written and flushed; {speeds[1]}/s read")
-    rate = f"{plan.teacher_views_rate:,.0f} views/s"
-    table.add_row("teacher", rate, f"on {plan.device}, pixels in memory")
+    if plan.teacher_views_rate is not None:
+        rate = f"{plan.teacher_views_rate:,.0f} views/s"
+        table.add_row("teacher", rate, f"on {plan.device}, pixels in memory")
     if plan.decoded_photos_rate is not None:
         rate = f"{plan.decoded_photos_rate:,.0f} photos/s"
         table.add_row("decoding", rate, "read, decoded and cut into all views")

@@ -49,27 +49,35 @@ def summary_rows(
     latency = export["latency_ms"]
     onnx_mb = export["model"]["bytes"] / 1e6
     width = mapping["spec"]["width"]
+    # Of a file of latents, nothing is known but what it holds.
+    is_stored = config.teacher.latents is not None
     rows = [
         Row("Photos", "learnt from", "", f"{photos.train:,}"),
         Row("Photos", "kept apart for testing", "", f"{photos.test:,}"),
         Row("Photos", "unreadable, left out", "", f"{photos.unreadable:,}"),
         Row("Model", "name", config.teacher.name, config.student.name),
-        Row("Model", "input", *(f"{c.image_size} px" for c in (config.teacher, config.student))),
+        Row(
+            "Model",
+            "input",
+            "–" if is_stored else f"{config.teacher.image_size} px",
+            f"{config.student.image_size} px",
+        ),
         Row("Model", "embedding width", str(mapping["teacher_width"]), str(width)),
         Row(
             "Model",
             "parameters",
             *(
-                f"{count / 1e6:.2f} M"
+                "–" if count is None else f"{count / 1e6:.2f} M"
                 for count in (export["teacher_parameters"], student["parameters"])
             ),
         ),
-        Row("Model", "stages", "all", str(config.student.stages or "all")),
+        Row("Model", "stages", "–" if is_stored else "all", str(config.student.stages or "all")),
         Row("Model", "ONNX file", "–", f"{onnx_mb:.1f} MB"),
         Row(
             "Latency, one photo, CPU",
             "PyTorch",
-            *(f"{latency[who]:.1f} ms" for who in ("teacher", "student")),
+            "–" if latency["teacher"] is None else f"{latency['teacher']:.1f} ms",
+            f"{latency['student']:.1f} ms",
         ),
         Row("Latency, one photo, CPU", "ONNX Runtime", "–", f"{latency['student_onnx']:.1f} ms"),
     ]

@@ -72,6 +72,17 @@ class ModelLine:
         return [] if self.latest is None else _differing(self.latest.model.settings, self.settings)
 
 
+def refuse_stored_teacher(config: RunConfig) -> None:
+    """Raises InputError where nobody could say anything of new photos."""
+    for teacher in config.teachers:
+        if teacher.latents is not None:
+            raise InputError(
+                f"teacher.latents: a night embeds new photos, which the file {teacher.latents} "
+                "cannot: name a model, or embed them yourself, add them to the file, and run "
+                "`tintem run CONFIG.yaml`."
+            )
+
+
 def open_lines(config: RunConfig, root: Root) -> list[ModelLine]:
     """Return the night's students with their latest; finish what a crash left of a promotion."""
     lines = []
@@ -112,15 +123,30 @@ class Changes:
 
     @cached_property
     def new(self) -> Dataset:
-        """The photos that were not there, in both splits."""
-        return self.data if self.known is None else self.data.without(self.known.keys())
+        """The photos that were not there, in both splits; one saved anew was there."""
+        return self.data if self.known is None else self.data.without_photos_of(self.known)
+
+    @cached_property
+    def saved_anew(self) -> int:
+        """How many photos are other files of the pixels of a known one."""
+        if self.known is None:
+            return 0
+        return len(self.data.without(self.known.keys()).keys()) - len(self.new.keys())
 
     @cached_property
     def gone(self) -> int:
         """How many of the latest's photos are not there any more."""
         if self.reference is None:
             return 0
-        return len(self.reference.without(self.data.keys()).keys())
+        return len(self.reference.without_photos_of(self.data).keys())
+
+    @property
+    def aside(self) -> str:
+        """Say what has changed and is no news."""
+        said = f" ({self.gone:,} more are gone)" if self.gone else ""
+        if self.saved_anew:
+            said += f"; {self.saved_anew:,} are saved anew, with the same pixels"
+        return said
 
     @property
     def growth(self) -> float:
@@ -134,7 +160,8 @@ class Changes:
         """How many of tonight's test photos the latest learned from: other splits than then."""
         if self.reference is None:
             return 0
-        return len(set(self.reference.keys("train")) & set(self.data.keys("test")))
+        learned, tested = self.reference.of_split("train"), self.data.of_split("test")
+        return len(tested.keys()) - len(tested.without_photos_of(learned).keys())
 
     def as_record(self) -> dict[str, Any]:
         latest = 0 if self.reference is None else len(self.reference.keys())
@@ -146,6 +173,7 @@ class Changes:
             "known_train": 0 if self.reference is None else len(self.reference.keys("train")),
             "decided": 0 if self.known is None else len(self.known.keys()) - latest,
             "gone": self.gone,
+            **({"saved_anew": self.saved_anew} if self.saved_anew else {}),
             "growth": None if self.known is None else self.growth,
         }
 

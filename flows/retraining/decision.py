@@ -63,6 +63,8 @@ def trigger(nightly: NightlyConfig, news: Changes, scored: Scored | None, force:
     if nightly.growth is not None:
         count = counted(len(news.new.keys("train")), "new training photo")
         said = f"{count}, growth {news.growth:.1%}"
+        if news.saved_anew:
+            said += f" ({counted(news.saved_anew, 'known photo')} saved anew)"
         if news.growth >= nightly.growth:
             reasons.append(f"{said}, {nightly.growth:.1%} is enough")
         else:

@@ -16,7 +16,13 @@ from flows.config.run import RunConfig
 from flows.data.caches import Extracted
 from flows.reporting.base import log, reporter
 from flows.retraining.candidate import incomparable, latest_pipeline, prepare
-from flows.retraining.changes import Changes, ModelLine, changes_of, open_lines
+from flows.retraining.changes import (
+    Changes,
+    ModelLine,
+    changes_of,
+    open_lines,
+    refuse_stored_teacher,
+)
 from flows.retraining.decision import Decision, Outcome, Trigger, describe_decision, trigger
 from flows.retraining.drift import Scored, score_changes
 from flows.retraining.gates import is_open, judge, refuse_unlabelled
@@ -120,6 +126,7 @@ class RetrainingRun:
             InputError: if the config asks for what its photos or models cannot give.
             StorageError: if what is in force cannot be read.
         """
+        refuse_stored_teacher(self._config)
         with exclusive(self.root, f"{KIND}/{slugify(self._config.data.name)}") as confirm:
             self._engine.stage("index", self._pipeline, self._config.data.name)
             lines = self._open()
@@ -162,10 +169,8 @@ class RetrainingRun:
 
     def _nothing_new(self, lines: list[ModelLine]) -> str:
         photos = len(self._pipeline.indexed.data.keys())
-        gone = max(self._news[line.id].gone for line in lines)
         said = f"nothing new: the latest knows all {photos:,} photos of {self._config.data.name}"
-        if gone:
-            said += f" ({gone:,} more are gone)"
+        said += max((self._news[line.id] for line in lines), key=lambda news: news.gone).aside
         if changed := sorted({name for line in lines for name in line.changed}):
             said += f"; other settings than then ({', '.join(changed)}) wait for --force"
         return said

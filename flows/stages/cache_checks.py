@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from flows.config.run import RunConfig
 from flows.data.embedding import Transform
+from flows.data.latents import open_latents
 from flows.data.rendering import ViewSource
 from flows.reporting.base import reporter
 from flows.stages.models import load_teacher
@@ -218,6 +220,11 @@ def _embed_again(
     views_B: NDArray[np.int64],
     through: Transform | None,
 ) -> dict[str, NDArray[np.float32]]:
+    if teacher_config.latents is not None:
+        latents = open_latents(teacher_config)
+        keys, uris = ([c[int(row)] for row in rows_B] for c in (source.keys, source.uris))
+        places = latents.places(keys, uris, source.images.source.uri)
+        return {"global": latents.read(places.cast(pl.Int64).to_numpy())}
     size = teacher_config.image_size
     pixels = np.concatenate(
         [

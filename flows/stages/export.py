@@ -81,7 +81,9 @@ def _export(
                 minimum_cosine=config.export.minimum_cosine,
             )
             advance(1)
-        teacher = load_teacher(config.teacher, "cpu")
+        teacher = None
+        if config.teacher.latents is None:
+            teacher = load_teacher(config.teacher, "cpu")
         latency = _latencies(config, teacher, student, formats["onnx"].open(models["onnx"]), pixels)
         advance(1)
     record = {
@@ -93,7 +95,7 @@ def _export(
             "input": f"pixels: float32, RGB, 0..1, (batch, 3, {size}, {size})",
             "output": f"embedding: float32, (batch, {mapped.record['spec']['width']})",
         },
-        "teacher_parameters": teacher.parameters,
+        "teacher_parameters": None if teacher is None else teacher.parameters,
         "verification": _as_record(checks["onnx"]),
         "formats": {
             name: {"file": form.file, "bytes": len(models[name]), **_as_record(checks[name])}
@@ -136,8 +138,8 @@ def _metadata(config: RunConfig, trained: Trained) -> dict[str, str]:
 
 
 def _latencies(
-    config: RunConfig, teacher: Teacher, student: Student, onnx: Embed, pixels: Pixels
-) -> dict[str, float]:
+    config: RunConfig, teacher: Teacher | None, student: Student, onnx: Embed, pixels: Pixels
+) -> dict[str, float | None]:
     """Time one photo on the CPU, where the student is meant to run, each model at its own size."""
     size = config.teacher.image_size
     large = np.zeros((1, size, size, 3), np.uint8)
@@ -148,7 +150,7 @@ def _latencies(
             student(to_float(torch.from_numpy(small), torch.device("cpu")))
 
     return {
-        "teacher": median_ms(lambda: teacher.embed(large)),
+        "teacher": None if teacher is None else median_ms(lambda: teacher.embed(large)),
         "student": median_ms(run_student),
         "student_onnx": median_ms(lambda: onnx(small)),
     }

@@ -13,9 +13,9 @@ from flows.provenance import provenance
 from flows.reporting.base import reporter
 from flows.stages.ensure import exclusive
 from flows.stages.ids import CacheRequest, requested_caches
-from flows.stages.models import load_teacher
+from flows.stages.models import known_teacher
 from flows.stages.results import Indexed
-from flows.stages.shards import compute_elsewhere, embed_here
+from flows.stages.shards import compute_elsewhere, embed_here, import_here, in_file_order
 from storage.cache import FeatureCache
 from storage.cache.footprint import footprint, rows_per_shard
 from storage.root import Root
@@ -49,10 +49,10 @@ def _extract(
     executor: Executor | None,
 ) -> tuple[str, dict[str, str], int]:
     """Return one teacher's caches: training views, evaluation by dataset, shards computed."""
-    views, *evaluation = requested_caches(config, load_teacher(teacher, config.runtime.device))
-    computed = sum(
-        ensure(config, root, want, indexed, executor=executor) for want in (views, *evaluation)
-    )
+    views, *evaluation = requested_caches(config, known_teacher(teacher, config.runtime.device))
+    # Latents of a file are of the evaluation view: both are one cache, which is checked as a whole.
+    wanted = (views, *evaluation) if teacher.latents is None else evaluation
+    computed = sum(ensure(config, root, want, indexed, executor=executor) for want in wanted)
     return views.spec.id, {want.source.name: want.spec.id for want in evaluation}, computed
 
 
@@ -81,6 +81,8 @@ def ensure(
     dataset = indexed.dataset(want.source.name)
     # In the order of the source: its files are then read from beginning to end.
     keys = dataset.manifest.keys(want.split)
+    if want.teacher.latents is not None:
+        keys = in_file_order(want.teacher, dataset, want.split)
     spec = want.spec
     cache = FeatureCache.create_or_open(
         root,
@@ -113,7 +115,9 @@ def ensure(
             rows = cache.layout.rows_per_shard
             needed = footprint(spec.kinds, left // spec.views, spec.views, rows).bytes
             require_space(root, needed, f"the feature cache of {dataset.name}")
-            if executor is None:
+            if want.teacher.latents is not None:
+                import_here(config, want, dataset, cache, tasks, title)
+            elif executor is None:
                 embed_here(config, root, want, dataset, cache, tasks, title)
             else:
                 compute_elsewhere(config, want, dataset, cache, tasks, title, executor)

@@ -14,13 +14,15 @@ from flows.data.caches import Extracted
 from flows.data.code import python_identity
 from flows.data.dataset import Dataset
 from flows.data.features import require_one_width
+from flows.data.latents import KnownTeacher
 from flows.data.weights import initial_weights
 from flows.stages.results import Indexed
+from flows.stages.selection import selection_identity
 from storage.cache import CacheSpec, KindSpec
 from storage.identity import file_digest, make_id
 from storage.images import SourceConfig
 from tintem_core.models.student import constant_digest, natural_width, pretrained_digest
-from tintem_core.models.teacher import Teacher, TeacherConfig
+from tintem_core.models.teacher import TeacherConfig
 from tintem_core.views import EVAL, ViewRecipe
 
 METHODS = {"mappings": 1, "students": 1, "embeddings": 1, "evaluations": 4, "exports": 1}
@@ -48,7 +50,7 @@ class CacheRequest:
     """The stored mapping that tokens go through; None: they are kept as the teacher gives them."""
 
 
-def requested_caches(config: RunConfig, teacher: Teacher) -> list[CacheRequest]:
+def requested_caches(config: RunConfig, teacher: KnownTeacher) -> list[CacheRequest]:
     """Return one teacher's training views first, then the evaluation view of every dataset.
 
     The datasets: the run's own, the OOD sets, the sets of support images.
@@ -76,7 +78,9 @@ def taught_views(config: RunConfig) -> list[tuple[SourceConfig, ViewRecipe]]:
     return [*views, *((source, EVAL) for source in config.support_sources)]
 
 
-def requested_tokens(config: RunConfig, teacher: Teacher, mapping_id: str) -> list[CacheRequest]:
+def requested_tokens(
+    config: RunConfig, teacher: KnownTeacher, mapping_id: str
+) -> list[CacheRequest]:
     """Return caches of tokens, mapped to the student's width, one per :func:`taught_views`.
 
     Raises:
@@ -104,7 +108,7 @@ def requested_tokens(config: RunConfig, teacher: Teacher, mapping_id: str) -> li
 
 def cache_spec(
     config: RunConfig,
-    teacher: Teacher,
+    teacher: KnownTeacher,
     dataset: str,
     recipe: ViewRecipe,
     views: int,
@@ -209,6 +213,7 @@ def student_spec(
         "mapping": mapping_id if is_mapped else {"width": mapping_width(config)},
         "student": student,
         "training": _training_identity(config),
+        **selection_identity(config, images.data),
         "method": METHODS["students"],
     }
 

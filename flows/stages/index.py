@@ -2,6 +2,7 @@
 
 from flows.config.run import RunConfig
 from flows.data.dataset import Dataset
+from flows.data.latents import StoredLatents, open_latents, unused_latents, with_latents
 from flows.reporting.base import reporter
 from flows.stages.results import Indexed
 from flows.stages.selection import held_out
@@ -23,7 +24,7 @@ def index(config: RunConfig, root: Root) -> Indexed:
         storage.SourceError: if a source is missing, empty, or mostly unreadable.
         InputError: if there are too few images to train, validate and test on, or to be strange.
     """
-    data = _dataset(config.data, root)
+    data = _dataset(config, config.data, root)
     for split, fewest, cure in (("train", 16, "more images"), ("test", 4, "a larger test_share")):
         found = len(data.keys(split))
         if found < fewest:
@@ -40,9 +41,12 @@ def index(config: RunConfig, root: Root) -> Indexed:
         )
     indexed = Indexed(
         data,
-        {s.name: _dataset(s, root) for s in config.evaluation.ood},
-        {s.name: _dataset(s, root) for s in config.support_sources},
+        {s.name: _dataset(config, s, root) for s in config.evaluation.ood},
+        {s.name: _dataset(config, s, root) for s in config.support_sources},
     )
+    for teacher in config.teachers:
+        if teacher.latents is not None:
+            _tell_unused(open_latents(teacher), indexed)
     for source in config.evaluation.ood:
         _check_strange(source, indexed)
     for source in config.support_sources:
@@ -78,7 +82,17 @@ def _check_support(source: SourceConfig, indexed: Indexed) -> None:
         )
 
 
-def _dataset(source: SourceConfig, root: Root) -> Dataset:
+def _tell_unused(latents: StoredLatents, indexed: Indexed) -> None:
+    listed = (indexed.data, *indexed.listed_ood.values())
+    unused = unused_latents(latents, [dataset.manifest for dataset in listed])
+    if unused:
+        reporter().note(
+            f"{unused:,} of {len(latents.names):,} latents in {latents.config.latents} are of no "
+            "photo of the run, and are not used"
+        )
+
+
+def _dataset(config: RunConfig, source: SourceConfig, root: Root) -> Dataset:
     previous = Manifest.latest(root, source.name)
     if previous is not None:
         previous = without_changed(root, previous)
@@ -93,6 +107,9 @@ def _dataset(source: SourceConfig, root: Root) -> Dataset:
         manifest = build_manifest(
             source, previous=previous, progress=progress, reading=root.reading
         )
+    for teacher in config.teachers:
+        if teacher.latents is not None:
+            manifest = with_latents(manifest, open_latents(teacher))
     manifest.save(root)
     forget_changed(root, source.name)
     reporter().note(manifest.summary)

@@ -8,6 +8,7 @@ from safetensors.torch import load
 from torch import Tensor
 
 from flows.config.run import RunConfig
+from flows.data.latents import KnownTeacher, open_latents
 from flows.data.weights import initial_weights, read_source, read_tensors, teacher_files
 from flows.reporting.base import reporter
 from flows.stages.map import joint_start, load_mapping
@@ -126,6 +127,15 @@ def load_objective(
 def load_history(root: Root, trained: Trained) -> pl.DataFrame:
     """Return the training curve: epoch, loss, learning_rate; with select 'best', validation."""
     return pl.read_parquet(io.BytesIO(read_file(root, "students", trained.id, HISTORY)))
+
+
+def known_teacher(config: TeacherConfig, device: str) -> KnownTeacher:
+    """Return what tells who a teacher is, and how wide: the model, or a file of its embeddings.
+
+    Raises:
+        InputError: see :func:`load_teacher` and :func:`open_latents`.
+    """
+    return load_teacher(config, device) if config.latents is None else open_latents(config)
 
 
 def load_teacher(config: TeacherConfig, device: str) -> Teacher:

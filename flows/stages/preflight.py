@@ -13,9 +13,10 @@ from PIL import Image
 from flows.config.cluster import require_ray
 from flows.config.run import RunConfig, RuntimeConfig
 from flows.data.code import python_identity
+from flows.data.latents import StoredLatents
 from flows.data.weights import initial_weights
 from flows.provenance import provenance
-from flows.stages.models import load_teacher
+from flows.stages.models import known_teacher
 from storage.identity import digest
 from tintem_core.errors import InputError
 from tintem_core.export.formats import export_format
@@ -40,15 +41,17 @@ def preflight(config: RunConfig) -> None:
         _try_policy(config.views.recipe)
     if config.student.weights is not None:
         initial_weights(config)
-    teachers = [load_teacher(each, config.runtime.device) for each in config.teachers]
+    teachers = [known_teacher(each, config.runtime.device) for each in config.teachers]
     names = " and ".join(each.name for each in config.teachers)
-    width, available = config.mapping.width or natural, sum(t.backbone.width for t in teachers)
+    width, available = config.mapping.width or natural, sum(t.width for t in teachers)
     if width > available:
         raise InputError(
             f"the student's embedding would be {width} wide, but {names} has only {available} "
             "dimensions to compress: set mapping.width to at most that."
         )
     for teacher in teachers:
+        if isinstance(teacher, StoredLatents):
+            continue
         tokens, embedding = teacher.backbone.token_width, teacher.backbone.width
         if config.cache.tokens and tokens != embedding:
             raise InputError(

@@ -28,6 +28,8 @@ from tintem_core.training.state import Learner
 _DIGITS = 8
 # Fewer say nothing about a student; see tintem_core.evaluation.bootstrap.
 _FEWEST = 4
+# Their accuracy is known to within 14 %, at worst, which tells good weights from bad ones.
+_FEWEST_LABELLED = 50
 
 
 def held_out(config: RunConfig, data: Dataset) -> NDArray[np.bool_]:
@@ -53,6 +55,31 @@ def held_out(config: RunConfig, data: Dataset) -> NDArray[np.bool_]:
     return is_held_out
 
 
+def scored_by_labels(config: RunConfig, data: Dataset) -> NDArray[np.bool_] | None:
+    """Return which of the training photos a validation by kNN is over: (N,); None: it is by R².
+
+    All of them where all have labels, of two classes at least. Those that have labels where at
+    least 50 of the photos held out do, of two classes at least.
+    """
+    labels = np.array(data.labels("train"), object)
+    is_labelled: NDArray[np.bool_] = np.array([label is not None for label in labels], bool)
+    if is_labelled.all():
+        return is_labelled if len(set(labels)) > 1 else None
+    is_held_out = held_out(config, data)
+    asked, bank = labels[is_held_out & is_labelled], labels[~is_held_out & is_labelled]
+    is_enough = len(asked) >= _FEWEST_LABELLED and min(len(set(asked)), len(set(bank))) > 1
+    return is_labelled if is_enough else None
+
+
+def selection_identity(config: RunConfig, data: Dataset) -> dict[str, object]:
+    """Return what chooses the weights, where it is another measure than in earlier releases."""
+    if config.training.select == "last":
+        return {}
+    is_scored = scored_by_labels(config, data)
+    some = is_scored is not None and not is_scored.all()
+    return {"chosen_by": "labelled photos"} if some else {}
+
+
 def learnt_from(config: RunConfig, indexed: Indexed) -> Indexed:
     """Return the images of a run less the photos that are held out, where some are."""
     if config.training.select == "last":
@@ -71,8 +98,9 @@ _TEMPERATURE = 0.1
 class Validation:
     """Scores a student on the evaluation view of the photos held out.
 
-    By kNN against the photos that are learnt from, where all of them have labels, of two classes at
-    least; else by how much of the variance of what it is asked for the student explains.
+    By kNN against the photos that are learnt from, over those that have labels, where
+    :func:`scored_by_labels` says so; else by how much of the variance of what it is asked for the
+    student explains.
 
     Args:
         data: the images of the run, held out or not.
@@ -90,8 +118,11 @@ class Validation:
         )
         self._knn = config.training.select_knn
         self._labels: NDArray[np.int64] | None = None
-        if None not in set(labels) and len(set(labels)) > 1:
+        self._asked, self._bank = self._is_held_out, ~self._is_held_out
+        is_scored = scored_by_labels(config, data)
+        if is_scored is not None:
             self._labels = np.unique(labels.astype(str), return_inverse=True)[1].astype(np.int64)
+            self._asked, self._bank = self._asked & is_scored, self._bank & is_scored
         else:
             held = Column(Column(keys).series.filter(self._is_held_out))
             latents = evaluation_rows(root, extracted, data.name, held).all(view=0)
@@ -104,31 +135,31 @@ class Validation:
 
     @property
     def photos(self) -> int:
-        """M."""
-        return int(self._is_held_out.sum())
+        """M, those scored."""
+        return int(self._asked.sum())
 
     @property
     def _neighbours(self) -> int:
-        return min(self._knn, len(self._is_held_out) - self.photos)
+        return min(self._knn, int(self._bank.sum()))
 
     # Not in inference mode: what a model computes once and keeps would be of no use in training.
     @torch.no_grad()
     def __call__(self, learner: Learner) -> float:
         """Return the score, higher is better; under ``torchrun`` the same on every process."""
-        embeddings_MK = self._embedded(learner.student, self._is_held_out)
+        embeddings_MK = self._embedded(learner.student, self._asked)
         if self._labels is None:
             device = next(learner.parameters()).device
             answers_MK = torch.from_numpy(embeddings_MK).to(device)
             pair = learner.objective.compared(answers_MK, self._latents_MD.to(device))
             answers, targets = (side.float().cpu().numpy() for side in pair)
             return r2(targets, answers)
-        bank_NK = self._embedded(learner.student, ~self._is_held_out)
+        bank_NK = self._embedded(learner.student, self._bank)
         mine = slice(rank(), None, world_size())
-        queries, labels = embeddings_MK[mine], self._labels[self._is_held_out][mine]
+        queries, labels = embeddings_MK[mine], self._labels[self._asked][mine]
         right = 0
         if len(queries):
             k = self._neighbours
-            bank = self._labels[~self._is_held_out]
+            bank = self._labels[self._bank]
             found = knn_accuracy(bank_NK, bank, queries, labels, (k,), _TEMPERATURE)
             right = round(found[k] * len(queries))
         return float(sum(gathered(right)) / self.photos)

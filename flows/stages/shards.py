@@ -1,13 +1,17 @@
 """The missing shards of a cache: computed here, or in groups by others."""
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from flows.config.run import RunConfig
 from flows.data.dataset import Dataset
 from flows.data.embedding import embed_shards
+from flows.data.latents import StoredLatents, open_latents
 from flows.data.rendering import ViewSource, renderer
 from flows.execution.base import Executor
 from flows.failures import describe
@@ -18,8 +22,10 @@ from flows.stages.ids import CacheRequest
 from flows.stages.map import through_mapping
 from flows.stages.models import load_teacher
 from storage.cache import FeatureCache, ShardTask
+from storage.keys import Column, as_series
 from storage.root import Root, open_root
 from tintem_core.errors import InputError, TintemError
+from tintem_core.models.teacher import TeacherConfig
 
 
 def source_of(config: RunConfig, dataset: Dataset, want: CacheRequest) -> ViewSource:
@@ -54,6 +60,53 @@ def embed_here(
             lambda arrays: check_precision(want.spec, arrays, config.cache.stored_cosine, title),
             through,
         )
+
+
+def import_here(
+    config: RunConfig,
+    want: CacheRequest,
+    dataset: Dataset,
+    cache: FeatureCache,
+    tasks: list[ShardTask],
+    title: str,
+) -> None:
+    """Store the embeddings that a file has of the images of some shards.
+
+    Raises:
+        InputError: if some of them are none that can be learned from; nothing is stored then.
+    """
+    latents = open_latents(want.teacher)
+    rows = latents_rows(latents, dataset, [key for task in tasks for key in task.keys])
+    latents.refuse_unusable(rows)
+    with reporter().track(f"Import {title}", len(rows), "latents") as advance:
+        done = 0
+        for task in tasks:
+            found = latents.read(rows[done : done + len(task.keys)])
+            arrays = {"global": found[None]}
+            if not done:
+                check_precision(want.spec, arrays, config.cache.stored_cosine, title)
+            cache.write_shard(task, arrays)
+            done += len(task.keys)
+            advance(len(task.keys))
+
+
+def in_file_order(teacher: TeacherConfig, dataset: Dataset, split: str | None) -> Sequence[str]:
+    """Return the keys of a split in the order of a file of latents, which is then read through."""
+    keys = Column(dataset.manifest.keys(split)).series
+    rows = latents_rows(open_latents(teacher), dataset, keys)
+    return Column(keys.gather(np.argsort(rows, kind="stable")))
+
+
+def latents_rows(
+    latents: StoredLatents, dataset: Dataset, keys: Sequence[str] | pl.Series
+) -> NDArray[np.int64]:
+    """Return which row of a file of latents each of some photos has."""
+    table = dataset.manifest.table
+    wanted = pl.DataFrame({"key": as_series(keys)})
+    uris = wanted.join(table.select("key", "uri"), on="key", how="left", maintain_order="left")
+    places = latents.places(uris["key"], uris["uri"], dataset.manifest.source.uri)
+    rows: NDArray[np.int64] = places.cast(pl.Int64).to_numpy()
+    return rows
 
 
 @dataclass(frozen=True)

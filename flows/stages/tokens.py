@@ -8,6 +8,7 @@ import numpy as np
 from flows.config.run import RunConfig
 from flows.data.caches import Extracted, latents_identity
 from flows.data.dataset import Dataset
+from flows.data.latents import KnownTeacher
 from flows.data.rendering import eval_source, render
 from flows.execution.base import Executor
 from flows.reporting.base import reporter
@@ -28,7 +29,6 @@ from storage.errors import MissingObjectError
 from storage.images import Manifest
 from storage.root import Root
 from tintem_core.evaluation.pairs import angle_preservation
-from tintem_core.models.teacher import Teacher
 
 _PHOTOS_MEASURED = 8
 
@@ -94,7 +94,7 @@ def tokens_kept(config: RunConfig, root: Root, data: Dataset, mapped: Mapped) ->
     return {**kept, "photos": float(photos)}
 
 
-def known_mapped_tokens(config: RunConfig, root: Root, teacher: Teacher) -> list[CacheRequest]:
+def known_mapped_tokens(config: RunConfig, root: Root, teacher: KnownTeacher) -> list[CacheRequest]:
     """Return the caches of mapped tokens that the run has for the images indexed last.
 
     None where it keeps none, or where its images are not indexed yet.

@@ -7,11 +7,14 @@ from storage.images.manifest import Manifest
 from storage.images.open import open_reader
 from storage.images.source import IMAGE_SUFFIXES, ImageReader, SourceConfig
 from storage.images.survey import ARCHIVES, TABLES, Survey, survey
+from storage.images.table import USUAL_URI_COLUMNS
+from storage.images.text_table import read_text_table
 
 __all__ = [
     "ARCHIVES",
     "IMAGE_SUFFIXES",
     "TABLES",
+    "USUAL_URI_COLUMNS",
     "ImageReader",
     "Manifest",
     "SourceConfig",
@@ -22,6 +25,7 @@ __all__ = [
     "is_image",
     "mark_changed",
     "open_reader",
+    "read_text_table",
     "survey",
     "without_changed",
 ]

@@ -3,7 +3,7 @@
 import hashlib
 import io
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
@@ -31,6 +31,7 @@ SCHEMA = {
     # 64 bits of the digest of the decoded pixels; null where only the header was read.
     "pixels": pl.UInt64,
 }
+UNKNOWN_TO_TEACHER = "without a latent"
 _SLICE = 100_000
 _PARTS = ("", ".quarantine", ".duplicates", ".left-out")
 LIST_SCHEMA = {name: dtype for name, dtype in SCHEMA.items() if name != "row"}
@@ -49,9 +50,11 @@ class Manifest:
             in the source.
         quarantine: (uri, reason) of what could not be read.
         duplicates: `SCHEMA` without row; further uris of pictures that are already in the table.
-        left_out: `SCHEMA` without row; images that ``max_images`` leaves out.
+        left_out: `SCHEMA` without row; images that ``max_images`` leaves out, or that a
+            teacher has no latent of.
         splits_drawn: whether splits were drawn because the source names only one of them.
-        skipped: how many files were not looked at, by suffix or reason.
+        skipped: how many files were not looked at, by suffix or reason, and how many photos of the
+            left out ones a teacher has no latent of.
         conflicting: how many images have no label because the source gives them several.
     """
 
@@ -95,7 +98,7 @@ class Manifest:
             "unreadable": self.quarantine.height,
             "copies": copies,
             "other files of the same pixels": self.duplicates.height - copies,
-            "above max_images": self.left_out.height,
+            "above max_images": self.left_out.height - self.skipped.get(UNKNOWN_TO_TEACHER, 0),
             **self.skipped,
         }
         reasons = [f"{count:,} {reason}" for reason, count in left_out.items() if count]
@@ -104,6 +107,18 @@ class Manifest:
     def select(self, split: str | None = None) -> pl.DataFrame:
         """The rows of one split, or all."""
         return self.table if split is None else self.table.filter(pl.col("split") == split)
+
+    def without_unknown(self, is_known: pl.Series) -> "Manifest":
+        """The photos of which a teacher has a latent; the others are listed as left out."""
+        unknown = self.table.filter(~is_known).drop("row")
+        if unknown.is_empty():
+            return self
+        return replace(
+            self,
+            table=self.table.drop("row").filter(is_known).with_row_index("row"),
+            left_out=pl.concat([self.left_out, unknown]),
+            skipped={**self.skipped, UNKNOWN_TO_TEACHER: unknown.height},
+        )
 
     def keys(self, split: str | None = None) -> Sequence[str]:
         """Content keys in row order."""

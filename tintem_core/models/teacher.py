@@ -79,11 +79,19 @@ class TeacherConfig(BackboneConfig, frozen=True, extra="forbid", allow_inf_nan=F
     precision: Precision = Field(
         "float32", description="autocast type of the forward pass; an ONNX model has its own"
     )
+    latents: str | None = Field(
+        None,
+        description="a file of embeddings of the photos' evaluation view, instead of a model that "
+        "gives them: Parquet with a column key or uri and a column embedding, or .npy",
+    )
+    latents_names: str | None = Field(
+        None, description="keys or uris of the rows of an .npy file: text, CSV or Parquet"
+    )
     batch_size: int = Field(
         64, ge=1, le=65_536, description="images per forward; halved when memory runs out"
     )
 
-    kinds: ClassVar[tuple[str, ...]] = ("model", "onnx", "hf", "python")
+    kinds: ClassVar[tuple[str, ...]] = ("model", "onnx", "hf", "python", "latents")
     only_for: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "weights": ("model",),
         **dict.fromkeys(("mean", "std"), ("onnx", "hf", "python")),
@@ -91,6 +99,7 @@ class TeacherConfig(BackboneConfig, frozen=True, extra="forbid", allow_inf_nan=F
             ("scale", "layout", "input", "output", "tokens", "prefix_tokens"), ("onnx",)
         ),
         "pool": ("onnx", "hf"),
+        "latents_names": ("latents",),
         "precision": ("model", "hf", "python"),
     }
 
@@ -150,6 +159,11 @@ class Teacher(Embedder):
     def parameters(self) -> int:
         """Number of parameters, classifier not counted."""
         return self.backbone.parameter_count
+
+    @property
+    def width(self) -> int:
+        """D, the width of the global embedding."""
+        return self.backbone.width
 
     @property
     def backbone(self) -> VisionModel:

@@ -14,11 +14,12 @@ from safetensors.torch import load_file
 
 from flows.config.run import RunConfig
 from flows.data.loader import StepDataset
+from flows.stages import selection
 from flows.stages import train as stage
 from flows.stages import training_data as taught
 from flows.stages.models import load_objective, load_student
 from flows.stages.pipeline import Pipeline
-from flows.stages.selection import Validation, held_out, learnt_from
+from flows.stages.selection import Validation, held_out, learnt_from, scored_by_labels
 from storage.root import open_root
 from tests.flows.stages.test_objectives import student_folder
 from tests.flows.stages.test_pipeline import configured
@@ -222,3 +223,56 @@ def test_a_share_close_to_the_one_asked_for_is_held_out(config: RunConfig) -> No
     keys = [hashlib.sha256(str(i).encode()).hexdigest() for i in range(10_000)]
     data: Any = SimpleNamespace(name="many", keys=lambda _split: keys)
     assert held_out(config, data).mean() == pytest.approx(0.1, abs=0.01)
+
+
+class Labelled:
+    """So many training photos, every second one held out by its key, with some labels."""
+
+    name = "shapes"
+
+    def __init__(self, labels: list[str | None]) -> None:
+        self._labels = labels
+
+    def keys(self, split: str) -> list[str]:
+        return [f"{i:024x}{0 if i % 2 else 2**32 - 1:08x}" for i in range(len(self._labels))]
+
+    def labels(self, split: str) -> list[str | None]:
+        return self._labels
+
+
+@pytest.mark.parametrize(
+    ("labelled", "unlabelled", "classes", "over"),
+    [
+        (20, 0, 2, 20),
+        (20, 0, 1, None),
+        (100, 40, 2, 100),
+        (98, 40, 2, None),
+        (100, 40, 1, None),
+        (0, 40, 1, None),
+    ],
+)
+def test_labels_choose_the_weights_where_enough_photos_held_out_have_them(
+    chosen: dict[str, Any], labelled: int, unlabelled: int, classes: int, over: int | None
+) -> None:
+    names = [str(i // 2 % classes) for i in range(labelled)]
+    data: Any = Labelled([*names, *[None] * unlabelled])
+    found = scored_by_labels(configured(chosen), data)
+    assert (None if found is None else int(found.sum())) == over
+
+
+def test_photos_without_a_label_take_no_part_in_a_validation_by_knn(
+    chosen: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(selection, "_FEWEST_LABELLED", 2)
+    table = tmp_path / "photos.csv"
+    folder = Path(chosen["data"]["uri"])
+    paths = sorted(folder.rglob("*.png"))
+    rows = [f"{path},{'' if i % 4 == 0 else path.parent.name}" for i, path in enumerate(paths)]
+    table.write_text("\n".join(["path,label", *rows]))
+    chosen["data"]["uri"] = str(table)
+    pipeline = Pipeline(configured(chosen))
+    data = pipeline.indexed.data
+    labelled = {k for k, label in zip(data.keys(), data.labels(), strict=True) if label is not None}
+    validation = Validation(pipeline.config, pipeline.root, data, pipeline.extracted)
+    assert validation.by.startswith("kNN")
+    assert validation.photos == len(held(pipeline) & labelled) < len(held(pipeline))
