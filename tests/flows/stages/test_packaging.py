@@ -10,6 +10,7 @@ from flows.config.load import parse_config
 from flows.reporting.base import reporting_to
 from flows.stages.pipeline import Pipeline
 from flows.stages.preflight import preflight
+from tests.flows.cli.test_bad_input import tintem
 from tests.runs import Notes
 from tintem_core.errors import InputError
 from tintem_core.export.formats import DEFAULT, FORMATS
@@ -24,7 +25,9 @@ def settings(settings: dict[str, Any], photo_folder: Callable[..., Path]) -> dic
     return settings
 
 
-def test_a_folder_has_every_format_and_is_found_as_published(settings: dict[str, Any]) -> None:
+def test_a_folder_has_every_format_and_is_found_as_published(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
     settings["export"] |= {"reduced_loss": 1, "license": "apache-2.0"}
     done = Pipeline(parse_config(settings, "test"))
     record, folder = done.exported.record, Path(done.exported.location)
@@ -50,6 +53,13 @@ def test_a_folder_has_every_format_and_is_found_as_published(settings: dict[str,
     assert "licence: unknown" in card
     for form in record["formats"].values():
         assert f"`{form['file']}`" in card
+
+    assert tintem("verify", str(folder), home=tmp_path).returncode == 0
+    (folder / "mapping.onnx").write_bytes(b"other")
+    told = tintem("verify", str(folder), home=tmp_path)
+    assert told.returncode == 1
+    assert told.stderr.startswith("mapping.onnx is not the file that was published")
+    assert told.stdout.count("CPUExecutionProvider") == 5
 
 
 def test_what_loses_too_much_is_not_published_and_its_numbers_are(
