@@ -13,7 +13,12 @@ app = typer.Typer()
 
 @app.command()
 def verify(
-    target: Target,
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="CONFIG-ROOT-or-EXPORT", help="a run's config, a root, or an export's folder"
+        ),
+    ],
     cache: CacheId = None,
     as_json: AsJson = False,
 ) -> None:

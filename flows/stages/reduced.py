@@ -15,13 +15,16 @@ from flows.data.caches import Extracted
 from flows.data.dataset import Dataset
 from flows.data.features import evaluation_latents
 from flows.data.rendering import eval_source, render
-from flows.stages.measure import Spaces, measure, spaces_of
+from flows.stages.ids import student_cache_spec
+from flows.stages.measure import measure
 from flows.stages.models import load_objective
 from flows.stages.results import Indexed, Mapped, Trained
-from flows.stages.student_embeddings import student_embeddings
+from flows.stages.spaces import Spaces, classes_of, spaces_of
+from flows.stages.stored_embeddings import stored_embeddings
 from storage.root import Root
 from tintem_core.evaluation.cosine import unit_rows
 from tintem_core.export.formats import Embed
+from tintem_core.models.embedder import Embedder
 from tintem_core.models.student import Student
 
 _MOST_PHOTOS = 1_000
@@ -84,7 +87,8 @@ class Judge:
     def _measured(self, test: Spaces, ood: dict[str, Spaces]) -> dict[str, dict[str, float]]:
         settings = self.config.evaluation.model_copy(update={"probes": ()})
         config = self.config.model_copy(update={"evaluation": settings})
-        rows = measure(config, self._data, self._train, test, ood)
+        classes = classes_of(self._data, {})
+        rows = measure(config, self._train, {"test": test, **ood}, classes)
         wanted = [("test", name) for name in _ON_TEST]
         wanted += [(dataset, name) for dataset in ood for name in _ON_OOD]
         return {
@@ -123,10 +127,12 @@ class Judge:
     def _stored(self, dataset: Dataset, split: str | None) -> Spaces:
         latents = evaluation_latents(self.root, self.extracted, dataset, split)
         width = self.mapped.record["spec"]["width"]
-        student = student_embeddings(
-            self.config, self.root, self.trained.id, width, lambda: self.student, dataset, split
-        )
+        spec = student_cache_spec(self.config, self.trained.id, width, dataset.name)
+        (student,) = stored_embeddings(self.config, self.root, spec, self._model, dataset, split)
         return spaces_of(self._objective, latents, student)
+
+    def _model(self) -> Embedder:
+        return Embedder(self.student, self.config.student.image_size)
 
     @cached_property
     def _objective(self) -> Any:
