@@ -23,7 +23,7 @@ from tintem_core.export.onnx import run_onnx, session, to_onnx
 from tintem_core.models.embedder import to_float
 from tintem_core.models.student import StudentConfig, build_student
 from tintem_core.views import EVAL, decode_image, render_view
-from tintem_pixels import load_pixels
+from tintem_pixels import load_pixels, load_square
 
 ROOT = Path(__file__).parent.parent
 DEPLOY = ROOT / "deploy"
@@ -40,9 +40,12 @@ def deployments() -> list[dict[str, Any]]:
     return found
 
 
-def test_the_device_script_sees_what_the_evaluation_saw_and_needs_no_torch(tmp_path: Path) -> None:
+@pytest.mark.parametrize("front", ["image", "pixels"])
+def test_the_device_script_sees_what_the_evaluation_saw_and_needs_no_torch(
+    front: str, tmp_path: Path
+) -> None:
     student = build_student(StudentConfig(model="test_resnet", image_size=64), 32, seed=0).eval()
-    model = to_onnx(student, 64, {"tintem.image_size": "64"})
+    model = to_onnx(student, 64, {"tintem.image_size": "64"}, front)
     (tmp_path / "student.onnx").write_bytes(model)
     images = [photo(seed, (90, 70)) for seed in range(3)]
     for number, image in enumerate(images):
@@ -100,12 +103,15 @@ def test_a_device_sees_the_pixels_that_were_trained_on(name: str, tmp_path: Path
     )
     np.testing.assert_array_equal(load_pixels(tmp_path / name, 64), wanted[0].numpy())
     np.testing.assert_array_equal(load_pixels(data, 64), wanted[0].numpy())
+    np.testing.assert_array_equal(
+        load_square(data, 64).transpose(2, 0, 1) / np.float32(255), wanted[0]
+    )
 
 
 def test_the_snippet_of_the_readme_sees_odd_photos_as_the_evaluation_did(tmp_path: Path) -> None:
     student = build_student(StudentConfig(model="test_resnet", image_size=64), 32, seed=0).eval()
-    model = to_onnx(student, 64, {"tintem.image_size": "64"})
-    (tmp_path / "student.onnx").write_bytes(model)
+    model = to_onnx(student, 64, {"tintem.image_size": "64"}, "image")
+    (tmp_path / "student_uint8.onnx").write_bytes(model)
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     (snippet,) = [block for block in blocks if "InferenceSession" in block]
     for name in ("wide.png", "turned.jpeg", "clear.png", "dark.png", "fractions.tiff"):

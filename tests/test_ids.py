@@ -15,6 +15,7 @@ from safetensors.numpy import save_file
 from flows.config.load import parse_config
 from flows.stages.ids import METHODS
 from flows.stages.pipeline import Pipeline
+from tintem_core.export.formats import FORMATS
 from tintem_core.models.backbone import BackboneConfig, build_backbone
 
 TEACHER = "test_efficientnet"
@@ -160,6 +161,10 @@ def test_ids_of_a_fixed_run_stay_as_they_are(
 ) -> None:
     # What is measured has changed since: of an evaluation's id nothing else has.
     monkeypatch.setitem(METHODS, "evaluations", 2)
+    # Of an export's id too: more files are published.
+    monkeypatch.setitem(METHODS, "exports", 1)
+    # Which of them there are is no matter here, and takes its time.
+    monkeypatch.setattr("flows.stages.packaging.FORMATS", {"onnx": FORMATS["onnx"]})
     done = Pipeline(parse_config(settings(tmp_path), "run"))
     assert {
         "images": done.indexed.data.manifest.id,

@@ -6,6 +6,7 @@ TintemError
 │   └── WeightsError      a weight file that does not fit the model
 ├── ShapeError            two arrays that should agree do not
 ├── DegenerateError       a quantity that is undefined on this data (a constant batch, n < 3)
+├── NotApplicableError    an export format that has no place for this student
 └── VerificationError     a result that must not be published (export differs from the model)
 """
 
@@ -32,6 +33,10 @@ class ShapeError(TintemError):
 
 class DegenerateError(TintemError):
     """A quantity that is undefined on this data."""
+
+
+class NotApplicableError(TintemError):
+    """An export format has no place for this student; the message says why."""
 
 
 class VerificationError(TintemError):

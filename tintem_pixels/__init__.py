@@ -4,8 +4,8 @@ Indexing, teaching and an exported student on a device must see the same pixels,
 this package, and it knows nothing of them.
 """
 
-from tintem_pixels.crop import centre_crop, load_pixels
+from tintem_pixels.crop import centre_crop, load_pixels, load_square
 from tintem_pixels.decode import Photo, PixelError, decode
 from tintem_pixels.formats import SUFFIXES
 
-__all__ = ["SUFFIXES", "Photo", "PixelError", "centre_crop", "decode", "load_pixels"]
+__all__ = ["SUFFIXES", "Photo", "PixelError", "centre_crop", "decode", "load_pixels", "load_square"]

@@ -21,10 +21,10 @@ def centre_crop(image: Image.Image, size: int) -> NDArray[np.uint8]:
     return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC, box=box))
 
 
-def load_pixels(
+def load_square(
     photo: str | PathLike[str] | bytes, size: int, bits: int | None = None
-) -> NDArray[np.float32]:
-    """Return what an exported student takes: float32, RGB, 0..1, (3, S, S).
+) -> NDArray[np.uint8]:
+    """Return what an exported student takes as `image`: uint8, RGB, (S, S, 3).
 
     Args:
         photo: a file, or its bytes.
@@ -37,5 +37,19 @@ def load_pixels(
     """
     if not isinstance(photo, bytes):
         photo = Path(photo).read_bytes()
-    pixels = centre_crop(decode(photo, bits).image, size)
+    return centre_crop(decode(photo, bits).image, size)
+
+
+def load_pixels(
+    photo: str | PathLike[str] | bytes, size: int, bits: int | None = None
+) -> NDArray[np.float32]:
+    """Return what an exported student takes as `pixels`: float32, RGB, 0..1, (3, S, S).
+
+    Args:
+        photo, size, bits: see :func:`load_square`.
+
+    Raises:
+        PixelError: if it is no complete image that Pillow can read.
+    """
+    pixels = load_square(photo, size, bits)
     return pixels.transpose(2, 0, 1).astype(np.float32) / np.float32(255)

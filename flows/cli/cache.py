@@ -1,5 +1,6 @@
-"""`tintem verify`, `tintem repair` and `tintem compact`: looking after feature caches."""
+"""`tintem verify`, `tintem repair` and `tintem compact`: looking after caches and exports."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,11 +13,22 @@ app = typer.Typer()
 
 @app.command()
 def verify(
-    target: Target,
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="CONFIG-ROOT-or-EXPORT", help="a run's config, a root, or an export's folder"
+        ),
+    ],
     cache: CacheId = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check every byte of the caches; with a config, run the teacher again on some views."""
+    """Check every byte of the caches; with a config, run the teacher again on some views.
+
+    The folder of an exported student is compared with its digests, and run on its test photos.
+    """
+    if _is_export(target):
+        _verify_export(target, as_json=as_json)
+        return
     from flows.maintenance import verify as checks
 
     verdicts = checks.verify(target, cache)
@@ -28,6 +40,29 @@ def verify(
             errors.print(escape(finding), highlight=False, soft_wrap=True)
     if not all(verdict.sound for verdict in verdicts):
         raise typer.Exit(1)
+
+
+def _verify_export(folder: str, *, as_json: bool) -> None:
+    from tintem_core.errors import InputError
+    from tintem_pixels.verify import NoExportError, check
+
+    try:
+        found = check(folder)
+    except NoExportError as error:
+        raise InputError(f"{error}.") from error
+    if as_json:
+        print_json({"sound": not found.problems, "found": found.lines, "problems": found.problems})
+    else:
+        _say(found.lines)
+        for problem in found.problems:
+            errors.print(escape(problem), highlight=False, soft_wrap=True)
+    if found.problems:
+        raise typer.Exit(1)
+
+
+def _is_export(target: str) -> bool:
+    """Whether a target is the folder of an exported student, not a root or a config."""
+    return (Path(target) / "record.json").is_file()
 
 
 @app.command()

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
+from PIL import Image
 
 from flows.config.run import RunConfig
 from flows.data.dataset import Dataset
@@ -36,8 +37,8 @@ class ViewSource:
     on_change: Callable[[str], None] | None = None
     """Called with the uri of a photo that is no longer the one that was indexed."""
 
-    def views(self, row: int, views: range, size: int) -> Pixels:
-        """Decode image ``row`` once and render some of its views: (len(views), S, S, 3).
+    def image(self, row: int) -> Image.Image:
+        """Decode image ``row``: upright RGB.
 
         Raises:
             InputError: if the photo is no longer the one that was indexed.
@@ -49,11 +50,19 @@ class ViewSource:
                 self.on_change(uri)
             raise InputError(f"{uri} has changed since it was indexed: run the same command again.")
         try:
-            image = decode_image(data, self.bits)
+            return decode_image(data, self.bits)
         except InputError as error:
             raise InputError(
                 f"{uri} is {error}; set data.check to 'decode' to have such photos left out."
             ) from error
+
+    def views(self, row: int, views: range, size: int) -> Pixels:
+        """Decode image ``row`` once and render some of its views: (len(views), S, S, 3).
+
+        Raises:
+            InputError: see :meth:`image`.
+        """
+        image, key = self.image(row), self.keys[row]
         return np.stack(
             [render_view(image, key, v, self.recipe, size, self.base_size) for v in views]
         )

@@ -11,15 +11,26 @@ from flows.reporting.summary import Row
 from flows.templates import render
 
 
-def card(config: RunConfig, rows: list[Row], record: dict[str, Any]) -> str:
-    """Return the model card, Markdown."""
+def card(
+    config: RunConfig, rows: list[Row], record: dict[str, Any], *, has_mapping: bool = False
+) -> str:
+    """Return the model card: Markdown with the front matter of the Hugging Face hub.
+
+    Args:
+        config: the run.
+        rows: of its summary.
+        record: of the export.
+        has_mapping: whether the teacher's mapping lies beside the student.
+    """
     return render(
         "card.md.jinja",
         config=config,
         rows=rows,
-        model=record["model"],
+        export=record,
         made=record["provenance"],
         check=_check(record),
+        has_mapping=has_mapping,
+        timings=list(record["formats"]["onnx"]["speed_ms"]),
     )
 
 

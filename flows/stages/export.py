@@ -1,38 +1,46 @@
-"""Stage 6: the student as a checked ONNX file, with its card and report."""
+"""Stage 6: the student as checked files that others load, with its card and report."""
 
+from functools import partial
+from importlib.resources import files as package_files
 from typing import Any
 
 import numpy as np
 import torch
 
 from flows.config.run import RunConfig
-from flows.data.rendering import eval_source, render
+from flows.data.caches import Extracted
+from flows.data.rendering import eval_source, render, view_source
 from flows.provenance import provenance
 from flows.reporting.base import reporter
 from flows.reporting.page import card, report_page
 from flows.reporting.summary import summary_rows
 from flows.stages.ensure import ensure_artifact
 from flows.stages.ids import artifact_id, export_spec
-from flows.stages.models import load_history, load_student, load_teacher
+from flows.stages.licences import base_model, licences, require_license
+from flows.stages.models import known_teacher, load_history, load_objective, load_student
+from flows.stages.packaging import loader_cosines, package, vectors
+from flows.stages.reduced import Judge
 from flows.stages.results import Evaluated, Exported, Indexed, Mapped, Trained
 from flows.stages.selection import learnt_from
 from storage.artifacts import read_file
 from storage.root import Root
-from tintem_core.export.formats import Embed, export_format
+from tintem_core.export.formats import Embed, Subject
 from tintem_core.export.latency import median_ms
-from tintem_core.export.parity import Verification, verify
+from tintem_core.export.mapping import mapping_to_onnx
 from tintem_core.models.embedder import to_float
 from tintem_core.models.student import Student
 from tintem_core.models.teacher import Teacher
 from tintem_core.views import Pixels
 
-MODEL = "student.onnx"
+MODEL, MAPPING, VECTORS, VERIFY = "student.onnx", "mapping.onnx", "vectors.npz", "verify.py"
+_CALIBRATION_PHOTOS = 128
 
 
 def export(
     config: RunConfig,
     root: Root,
     indexed: Indexed,
+    extracted: Extracted,
     mapped: Mapped,
     trained: Trained,
     evaluated: Evaluated,
@@ -49,7 +57,7 @@ def export(
         root,
         "exports",
         export_id,
-        lambda: _export(config, root, spec, indexed, mapped, trained, evaluated),
+        lambda: _export(config, root, spec, indexed, extracted, mapped, trained, evaluated),
     )
     return Exported(id=export_id, record=record, location=location, reused=reused)
 
@@ -59,71 +67,79 @@ def _export(
     root: Root,
     spec: dict[str, object],
     indexed: Indexed,
+    extracted: Extracted,
     mapped: Mapped,
     trained: Trained,
     evaluated: Evaluated,
 ) -> tuple[dict[str, bytes], dict[str, Any]]:
     """Convert, check and time the student; return the export's files and its record."""
+    teacher = known_teacher(config.teacher, "cpu")
+    require_license(config, teacher)
     student = load_student(config, root, mapped, trained)
     source = eval_source(config, indexed.data, None)
-    photos = min(config.export.images, len(source.keys))
+    rows = range(min(config.export.images, len(source.keys)))
     size = config.student.image_size
-    formats = {name: export_format(name) for name in config.export.formats}
-    with reporter().track("Export", len(formats) + 1, "steps") as advance:
-        pixels = render(source, range(photos), size, config.runtime.decode_threads)
-        models, checks = {}, {}
-        for name, form in formats.items():
-            models[name] = form.to_bytes(student, size, _metadata(config, trained))
-            checks[name] = verify(
-                form.open(models[name]),
-                student,
-                pixels,
-                minimum_cosine=config.export.minimum_cosine,
-            )
-            advance(1)
-        teacher = None
-        if config.teacher.latents is None:
-            teacher = load_teacher(config.teacher, "cpu")
-        latency = _latencies(config, teacher, student, formats["onnx"].open(models["onnx"]), pixels)
+    subject = Subject(
+        student, size, _metadata(config, trained), partial(_calibration, config, indexed)
+    )
+    judge = Judge(config, root, indexed, extracted, mapped, trained, student)
+    with reporter().track("Export", len(config.export.formats) + 1, "steps") as advance:
+        pixels = render(source, rows, size, config.runtime.decode_threads)
+        made = package(config, subject, pixels, judge, advance)
+        embed = made.opened["onnx"]
+        model = teacher if isinstance(teacher, Teacher) else None
+        latency = _latencies(config, model, student, embed, pixels)
         advance(1)
+    normalisation = student.backbone.normalisation
+    width = mapped.record["spec"]["width"]
     record = {
         "spec": spec,
         "student": trained.id,
         "model": {
             "file": MODEL,
-            "bytes": len(models["onnx"]),
+            "bytes": made.formats["onnx"]["bytes"],
             "input": f"pixels: float32, RGB, 0..1, (batch, 3, {size}, {size})",
-            "output": f"embedding: float32, (batch, {mapped.record['spec']['width']})",
+            "output": f"embedding: float32, (batch, {width})",
         },
-        "teacher_parameters": None if teacher is None else teacher.parameters,
-        "verification": _as_record(checks["onnx"]),
-        "formats": {
-            name: {"file": form.file, "bytes": len(models[name]), **_as_record(checks[name])}
-            for name, form in formats.items()
-        },
+        "image_size": size,
+        "bits": config.data.bits,
+        "width": width,
+        "normalisation": normalisation,
+        "teacher_parameters": None if model is None else model.parameters,
+        "teacher_digest": teacher.digest,
+        "data_digest": indexed.data.digest(),
+        "base_model": base_model(teacher),
+        "licences": licences(config, teacher),
+        "verification": made.formats["onnx"],
+        "formats": made.formats,
+        "left_out": made.left_out,
+        "reduced": made.reduced,
+        "loaders": loader_cosines(source, rows, size, embed),
         "latency_ms": latency,
         "metrics": evaluated.record["metrics"],
         "provenance": provenance(),
     }
+    mapping = load_objective(config, root, mapped, trained).mapping
     records = (mapped.record, trained.record, evaluated.record, record)
-    rows = summary_rows(config, learnt_from(config, indexed).photos(), *records)
+    table = summary_rows(config, learnt_from(config, indexed).photos(), *records)
     scores = read_file(root, "evaluations", evaluated.id, "ood_scores.parquet")
-    page = report_page(config, rows, record, load_history(root, trained), scores)
+    page = report_page(config, table, record, load_history(root, trained), scores)
     files = {
-        **{form.file: models[name] for name, form in formats.items()},
-        "card.md": card(config, rows, record).encode(),
+        **made.files,
+        **({} if mapping is None else {MAPPING: mapping_to_onnx(mapping)}),
+        VECTORS: vectors(embed, pixels),
+        VERIFY: package_files("tintem_pixels").joinpath(VERIFY).read_bytes(),
+        "card.md": card(config, table, record, has_mapping=mapping is not None).encode(),
         "report.html": page.encode(),
     }
     return files, record
 
 
-def _as_record(checked: Verification) -> dict[str, Any]:
-    return {
-        "photos": checked.images,
-        "batch_sizes": checked.batch_sizes,
-        "smallest_cosine": checked.smallest_cosine,
-        "largest_difference": checked.largest_difference,
-    }
+def _calibration(config: RunConfig, indexed: Indexed) -> Pixels:
+    """Return training views, one of each photo."""
+    source = view_source(config, indexed.data, "train")
+    photos = range(min(_CALIBRATION_PHOTOS, len(source.keys)))
+    return render(source, photos, config.student.image_size, config.runtime.decode_threads)
 
 
 def _metadata(config: RunConfig, trained: Trained) -> dict[str, str]:

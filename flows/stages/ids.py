@@ -25,7 +25,7 @@ from tintem_core.models.student import constant_digest, natural_width, pretraine
 from tintem_core.models.teacher import TeacherConfig
 from tintem_core.views import EVAL, ViewRecipe
 
-METHODS = {"mappings": 1, "students": 1, "embeddings": 1, "evaluations": 4, "exports": 1}
+METHODS = {"mappings": 1, "students": 1, "embeddings": 1, "evaluations": 4, "exports": 2}
 
 
 def _method(kind: str) -> dict[str, object]:

@@ -76,5 +76,11 @@ class Pipeline:
         from flows.stages.export import export
 
         return export(
-            self.config, self.root, self.indexed, self.mapped, self.trained, self.evaluated
+            self.config,
+            self.root,
+            self.indexed,
+            self.extracted,
+            self.mapped,
+            self.trained,
+            self.evaluated,
         )

@@ -16,10 +16,11 @@ from flows.data.code import python_identity
 from flows.data.latents import StoredLatents
 from flows.data.weights import initial_weights
 from flows.provenance import provenance
+from flows.stages.licences import require_license
 from flows.stages.models import known_teacher
 from storage.identity import digest
-from tintem_core.errors import InputError
-from tintem_core.export.formats import export_format
+from tintem_core.errors import InputError, NotApplicableError
+from tintem_core.export.formats import Subject, export_format
 from tintem_core.models.student import build_student, natural_width
 from tintem_core.training.state import check_optimizer
 from tintem_core.views import ViewRecipe, render_view
@@ -42,6 +43,7 @@ def preflight(config: RunConfig) -> None:
     if config.student.weights is not None:
         initial_weights(config)
     teachers = [known_teacher(each, config.runtime.device) for each in config.teachers]
+    require_license(config, teachers[0])
     names = " and ".join(each.name for each in config.teachers)
     width, available = config.mapping.width or natural, sum(t.width for t in teachers)
     if width > available:
@@ -143,8 +145,12 @@ def _try_student(config: RunConfig, width: int, tokens: int | None) -> None:
         doing = "exported"
         # Machines that only train have none of it.
         if all(find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime")):
-            for name in config.export.formats:
-                export_format(name).to_bytes(student, size, {})
+            subject = Subject(student, size)
+            for form in map(export_format, config.export.formats):
+                # What is left out where it does not fit cannot fail an export.
+                if form.is_exact:
+                    with suppress(NotApplicableError):
+                        form.files(subject)
     except InputError:
         raise
     except Exception as error:

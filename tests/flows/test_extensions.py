@@ -1,6 +1,7 @@
 """An objective, an OOD score and an export format from outside go through the whole pipeline."""
 
 import io
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,7 @@ from tests.photos import photo
 from tintem_core.errors import InputError
 from tintem_core.evaluation.cosine import unit_rows
 from tintem_core.evaluation.ood import SCORES, Bank, OODScore
-from tintem_core.export.formats import FORMATS, Embed
-from tintem_core.models.student import Student
+from tintem_core.export.formats import FORMATS, Embed, ExportFormat, Subject
 from tintem_core.objectives import OBJECTIVES, Objective, ObjectiveKind, Parts, Targets
 from tintem_core.views import Pixels
 
@@ -42,21 +42,21 @@ def cosine_to_mean(bank: Bank, queries: NDArray[np.floating]) -> NDArray[np.floa
     return unit_rows(queries) @ unit_rows(mean)[0]
 
 
-class Program:
+class Program(ExportFormat):
     """The student as a program of torch.export."""
 
     file = "student.pt2"
 
-    def to_bytes(self, student: Student, image_size: int, description: dict[str, str]) -> bytes:
-        example = torch.zeros(2, 3, image_size, image_size)
+    def files(self, subject: Subject) -> dict[str, bytes]:
+        example = torch.zeros(2, 3, subject.image_size, subject.image_size)
         batch = {0: torch.export.Dim("batch", min=1)}
-        program = torch.export.export(student.eval(), (example,), dynamic_shapes=(batch,))
+        program = torch.export.export(subject.student.eval(), (example,), dynamic_shapes=(batch,))
         buffer = io.BytesIO()
-        torch.export.save(program, buffer, extra_files=description)
-        return buffer.getvalue()
+        torch.export.save(program, buffer, extra_files=dict(subject.description))
+        return {self.file: buffer.getvalue()}
 
-    def open(self, model: bytes) -> Embed:
-        module = torch.export.load(io.BytesIO(model)).module()
+    def open(self, files: Mapping[str, bytes]) -> Embed:
+        module = torch.export.load(io.BytesIO(files[self.file])).module()
 
         def embed(pixels: Pixels) -> NDArray[np.float32]:
             batch = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255

@@ -2,11 +2,16 @@
 
 A format is a file here and a line below. What a format needs is imported only where it is used:
 machines that train have no ONNX Runtime.
+
+Legend: ``B`` batch, ``K`` student width, ``N`` images, ``S`` side in pixels.
 """
 
 import pkgutil
-from collections.abc import Callable
-from typing import Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,27 +23,61 @@ Embed = Callable[[Pixels], NDArray[np.float32]]
 """uint8 images (B, S, S, 3) to (B, K)."""
 
 
-class ExportFormat(Protocol):
-    """A student as one file."""
+@dataclass(frozen=True)
+class Subject:
+    """What is exported; the formats of one export share it, and what they compute of it."""
+
+    student: Student
+    image_size: int
+    """S."""
+    description: Mapping[str, str] = field(default_factory=dict)
+    """Written into a file, where it has a place for it."""
+    calibration: Callable[[], Pixels] | None = None
+    """Gives training views, uint8 (N, S, S, 3); None: there are none, as before a training."""
+
+    @cached_property
+    def graph(self) -> Any:
+        """The student as an ONNX ``ModelProto``, see :func:`tintem_core.export.onnx.to_graph`."""
+        from tintem_core.export.onnx import to_graph
+
+        return to_graph(self.student, self.image_size, self.description)
+
+
+class ExportFormat(ABC):
+    """A student as a file, and what must lie beside it for others to load it."""
 
     file: str
-    """Its name."""
+    """The name of the file; a folder may come before it."""
+    is_exact = True
+    """Whether it gives the student's own embeddings, or others, of less precision."""
+    batch_sizes: tuple[int, ...] = (1, 2, 7, 32)
+    """The batches that it is checked with."""
 
-    def to_bytes(self, student: Student, image_size: int, description: dict[str, str]) -> bytes:
-        """Convert a trained student of images with a side of ``image_size`` pixels.
+    @abstractmethod
+    def files(self, subject: Subject) -> dict[str, bytes]:
+        """Convert a trained student; of files that several formats write, the last one counts.
 
-        Args:
-            student: on any device.
-            image_size: S.
-            description: written into the file, where it has a place for it.
+        Raises:
+            NotApplicableError: if this student has no place in the format.
         """
 
-    def open(self, model: bytes) -> Embed:
-        """Open what :meth:`to_bytes` made, in the runtime that the format is for."""
+    @abstractmethod
+    def open(self, files: Mapping[str, bytes]) -> Embed:
+        """Open what :meth:`files` made, in the runtime that the format is for."""
 
 
-FORMATS = {"onnx": "tintem_core.export.onnx:ONNX"}
+FORMATS = {
+    "onnx": "tintem_core.export.onnx:ONNX",
+    "uint8": "tintem_core.export.onnx:UINT8",
+    "web": "tintem_core.export.web:WEB",
+    "fp16": "tintem_core.export.reduced:FP16",
+    "int8": "tintem_core.export.reduced:INT8",
+    # After the others, whose `config.json` says less.
+    "timm": "tintem_core.export.timm_folder:TIMM",
+}
 """Where each format is, as module:object."""
+
+DEFAULT = ("onnx", "uint8", "web", "fp16", "int8", "timm")
 
 
 def export_format(name: str) -> ExportFormat:

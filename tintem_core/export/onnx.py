@@ -1,29 +1,45 @@
-"""A trained student as one ONNX file.
+"""A trained student as ONNX files.
+
+One graph is exported from torch. Its fronts turn what a caller has into what the graph takes.
 
 Legend: ``B`` batch, ``K`` student width, ``S`` side in pixels.
 """
 
 import contextlib
+import copy
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 
 import numpy as np
+import onnx
 import onnxruntime
 import torch
 from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
 
-from tintem_core.export.formats import Embed
+from tintem_core.export.formats import Embed, ExportFormat, Subject
 from tintem_core.models.student import Student
 from tintem_core.views import Pixels
 
-INPUT, OUTPUT = "pixels", "embedding"
+NORMALISED, PIXELS, IMAGE = "pixel_values", "pixels", "image"
+"""Inputs: normalised, float32 0..1, and uint8."""
+EMBEDS, OUTPUT = "image_embeds", "embedding"
+"""Outputs: as transformers names it, and as the files of this project do."""
 
 
-def to_onnx(student: Student, image_size: int, description: dict[str, str]) -> bytes:
-    """Export to ONNX, weights inside, pixel normalisation inside, dynamic batch axis.
+def _from_normalised(student: Student) -> Student:
+    """Return the student for pixels that are normalised already."""
+    alike = copy.deepcopy(student)
+    alike.backbone.mean.zero_()
+    alike.backbone.std.fill_(1)
+    return alike
+
+
+def to_graph(student: Student, image_size: int, description: Mapping[str, str]) -> onnx.ModelProto:
+    """Export to ONNX, weights inside, dynamic batch axis.
 
     Args:
         student: the trained student, on any device.
@@ -31,22 +47,23 @@ def to_onnx(student: Student, image_size: int, description: dict[str, str]) -> b
         description: written into the model's metadata.
 
     Returns:
-        A model from ``pixels`` (float32, RGB, 0..1, shape (B, 3, S, S)) to ``embedding``
-        (float32, shape (B, K)).
+        A model from ``pixel_values`` (float32, RGB, normalised by the student's mean and standard
+        deviation, shape (B, 3, S, S)) to ``image_embeds`` (float32, shape (B, K)).
     """
     student = student.cpu().eval()
+    inner = _from_normalised(student)
     example = torch.zeros(2, 3, image_size, image_size)
     # The exporter reports its own progress and its own deprecations: nothing a user can act on.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     logging.getLogger("onnxscript").setLevel(logging.ERROR)
     quiet = contextlib.redirect_stdout(io.StringIO())
-    with warnings.catch_warnings(), quiet, _plain_attention(student):
+    with warnings.catch_warnings(), quiet, _plain_attention(inner):
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
-            student,
+            inner,
             (example,),
-            input_names=[INPUT],
-            output_names=[OUTPUT],
+            input_names=[NORMALISED],
+            output_names=[EMBEDS],
             dynamic_shapes={"pixels": {0: torch.export.Dim("batch", min=1)}},
             dynamo=True,
             verbose=False,
@@ -56,7 +73,7 @@ def to_onnx(student: Student, image_size: int, description: dict[str, str]) -> b
     for key, value in description.items():
         entry = model.metadata_props.add()
         entry.key, entry.value = key, value
-    return model.SerializeToString()
+    return model
 
 
 @contextlib.contextmanager
@@ -72,32 +89,109 @@ def _plain_attention(model: torch.nn.Module) -> Iterator[None]:
             module.fused_attn = True  # type: ignore[assignment]
 
 
+def with_front(graph: onnx.ModelProto, student: Student, name: str) -> onnx.ModelProto:
+    """Return a graph that normalises inside, and gives ``embedding``.
+
+    Args:
+        graph: of :func:`to_graph`.
+        student: has the mean and the standard deviation.
+        name: ``pixels`` (float32, RGB, 0..1, shape (B, 3, S, S)) or ``image`` (uint8, RGB, shape
+            (B, S, S, 3)).
+    """
+    model = onnx.ModelProto()
+    model.CopyFrom(graph)
+    batch, _, side, _ = model.graph.input[0].type.tensor_type.shape.dim
+    shape = {
+        PIXELS: (batch.dim_param, 3, side.dim_value, side.dim_value),
+        IMAGE: (batch.dim_param, side.dim_value, side.dim_value, 3),
+    }[name]
+    nodes, last = [], name
+    if name == IMAGE:
+        nodes = [
+            helper.make_node("Cast", [name], ["front_float"], to=TensorProto.FLOAT),
+            helper.make_node("Transpose", ["front_float"], ["front_planes"], perm=[0, 3, 1, 2]),
+            helper.make_node("Div", ["front_planes", "front_255"], ["front_pixels"]),
+        ]
+        last = "front_pixels"
+    backbone = student.backbone
+    values = {
+        "front_255": np.array(255, np.float32),
+        "front_mean": backbone.mean.numpy(force=True).astype(np.float32),
+        "front_std": backbone.std.numpy(force=True).astype(np.float32),
+    }
+    nodes += [
+        helper.make_node("Sub", [last, "front_mean"], ["front_centred"]),
+        helper.make_node("Div", ["front_centred", "front_std"], [NORMALISED]),
+    ]
+    used = {source for node in nodes for source in node.input}
+    model.graph.initializer.extend(
+        numpy_helper.from_array(value, key) for key, value in values.items() if key in used
+    )
+    rest = list(model.graph.node)
+    for node in rest:
+        for names in (node.input, node.output):
+            names[:] = [OUTPUT if value == EMBEDS else value for value in names]
+    model.graph.output[0].name = OUTPUT
+    del model.graph.node[:], model.graph.input[:]
+    model.graph.node.extend([*nodes, *rest])
+    kind = TensorProto.UINT8 if name == IMAGE else TensorProto.FLOAT
+    model.graph.input.append(helper.make_tensor_value_info(name, kind, shape))
+    return model
+
+
+def to_onnx(
+    student: Student, image_size: int, description: dict[str, str], front: str = PIXELS
+) -> bytes:
+    """Export to ONNX with pixel normalisation inside.
+
+    Args:
+        student, image_size, description: see :func:`to_graph`.
+        front: see :func:`with_front`.
+    """
+    graph = to_graph(student, image_size, description)
+    return with_front(graph, student, front).SerializeToString()
+
+
 def session(model: bytes, threads: int | None = None) -> onnxruntime.InferenceSession:
-    """Open an exported model in ONNX Runtime on the CPU."""
+    """Open an exported model in ONNX Runtime on the CPU.
+
+    Args:
+        model: the file.
+        threads: that compute, and keep their cores while they wait, as a service does; None: one
+            per core, which leave them to others.
+    """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     if threads is not None:
         options.intra_op_num_threads = threads
+    else:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def run_onnx(opened: onnxruntime.InferenceSession, pixels: Pixels) -> NDArray[np.float32]:
-    """Embed uint8 images (B, S, S, 3) with an opened model; returns (B, K)."""
-    batch = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), dtype=np.float32) / np.float32(255)
-    output: NDArray[np.float32] = opened.run([OUTPUT], {INPUT: batch})[0]
+    """Embed uint8 images (B, S, S, 3) with an opened model that normalises; returns (B, K)."""
+    (wanted,) = opened.get_inputs()
+    batch: NDArray[np.generic] = np.ascontiguousarray(pixels)
+    if wanted.name == PIXELS:
+        batch = pixels.transpose(0, 3, 1, 2).astype(np.float32, order="C") / np.float32(255)
+    output: NDArray[np.float32] = opened.run([OUTPUT], {wanted.name: batch})[0]
     return output
 
 
-class Onnx:
-    """See :class:`tintem_core.export.formats.ExportFormat`."""
+class Onnx(ExportFormat):
+    """An ONNX file that normalises inside; see :func:`with_front`."""
 
-    file = "student.onnx"
+    def __init__(self, file: str, front: str) -> None:
+        self.file, self._front = file, front
 
-    def to_bytes(self, student: Student, image_size: int, description: dict[str, str]) -> bytes:
-        return to_onnx(student, image_size, description)
+    def files(self, subject: Subject) -> dict[str, bytes]:
+        model = with_front(subject.graph, subject.student, self._front)
+        return {self.file: model.SerializeToString()}
 
-    def open(self, model: bytes) -> Embed:
-        return partial(run_onnx, session(model))
+    def open(self, files: Mapping[str, bytes]) -> Embed:
+        return partial(run_onnx, session(files[self.file]))
 
 
-ONNX = Onnx()
+ONNX = Onnx("student.onnx", PIXELS)
+UINT8 = Onnx("student_uint8.onnx", IMAGE)

@@ -30,7 +30,7 @@ def verify(
     student: Student,
     pixels: Pixels,
     *,
-    batch_sizes: tuple[int, ...] = (1, 7, 32),
+    batch_sizes: tuple[int, ...] = (1, 2, 7, 32),
     minimum_cosine: float = 0.9999,
 ) -> Verification:
     """Compare an exported model with the student on real images, at several batch sizes.

@@ -42,7 +42,8 @@ def test_a_run_ends_with_a_model_that_a_stranger_can_use(config: RunConfig) -> N
     pipeline, _ = finish(config)
     folder = Path(pipeline.exported.location)
     assert {p.name for p in folder.iterdir()} == {
-        "student.onnx", "card.md", "report.html", "record.json",
+        "student.onnx", "mapping.onnx", "vectors.npz", "verify.py",
+        "card.md", "report.html", "record.json",
     }  # fmt: skip
     opened = onnxruntime.InferenceSession(folder / "student.onnx")
     (embedding,) = opened.run(None, {"pixels": np.zeros((3, 3, 32, 32), np.float32)})

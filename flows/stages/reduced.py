@@ -1,0 +1,157 @@
+"""What a smaller file of a student loses on photos that it never saw, and whether that is too much.
+
+Legend: ``N`` images, ``S`` side in pixels, ``K`` student width.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flows.config.run import RunConfig
+from flows.data.caches import Extracted
+from flows.data.dataset import Dataset
+from flows.data.features import evaluation_latents
+from flows.data.rendering import eval_source, render
+from flows.stages.ids import student_cache_spec
+from flows.stages.measure import measure
+from flows.stages.models import load_objective
+from flows.stages.results import Indexed, Mapped, Trained
+from flows.stages.spaces import Spaces, classes_of, spaces_of
+from flows.stages.stored_embeddings import stored_embeddings
+from storage.root import Root
+from tintem_core.evaluation.cosine import unit_rows
+from tintem_core.export.formats import Embed
+from tintem_core.models.embedder import Embedder
+from tintem_core.models.student import Student
+
+_MOST_PHOTOS = 1_000
+# On the test photos; of the OOD sets, how well they are told.
+_ON_TEST = (
+    "cosine_to_mapped", "pairwise_pearson", "same_photo_at_1", "same_photo_at_10",
+    "shared_overlap_10", "shared_knn", "knn",
+)  # fmt: skip
+_ON_OOD = ("auroc",)
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Measures files of one student beside the student itself, on the same photos.
+
+    They are the test photos and those of the OOD sets, a thousand of each at most. The photos that
+    neighbours are sought among are the student's own embeddings: a query is what a device sends.
+    """
+
+    config: RunConfig
+    root: Root
+    indexed: Indexed
+    extracted: Extracted
+    mapped: Mapped
+    trained: Trained
+    student: Student
+
+    def judge(self, embed: Embed) -> dict[str, Any]:
+        """Measure one file: its cosine to the student, and each measure beside the student's.
+
+        Returns:
+            ``cosine`` (mean over the test photos), ``measures`` (by name: value, low, high and
+            ``student``), and ``refused``: what is too much, or None.
+        """
+        test = self._through(embed, "test", self._test)
+        ood = {name: self._through(embed, name, spaces) for name, spaces in self._ood.items()}
+        cosine = float((unit_rows(test.student) * unit_rows(self._test.student)).sum(axis=1).mean())
+        own = self._own
+        found = {
+            name: {**row, "student": own[name]["value"]}
+            for name, row in self._measured(test, ood).items()
+        }
+        return {"cosine": cosine, "measures": found, "refused": self._refusal(cosine, found)}
+
+    def _refusal(self, cosine: float, found: dict[str, dict[str, float]]) -> str | None:
+        """Say what is too much; two photos that change sides are not, however few there are."""
+        settings = self.config.export
+        # Not "smaller than": what is no number must not pass.
+        said = []
+        if not cosine >= settings.reduced_cosine:
+            said.append(f"its mean cosine to the student is {cosine:.4f}")
+            said[-1] += f", wanted {settings.reduced_cosine:g}"
+        said += [
+            f"{name} falls from {row['student']:.3f} to {row['value']:.3f}"
+            for name, row in found.items()
+            if not row["student"] - row["value"] <= max(settings.reduced_loss, 2.5 / row["n"])
+        ]
+        return "; ".join(said) or None
+
+    def _measured(self, test: Spaces, ood: dict[str, Spaces]) -> dict[str, dict[str, float]]:
+        settings = self.config.evaluation.model_copy(update={"probes": ()})
+        config = self.config.model_copy(update={"evaluation": settings})
+        classes = classes_of(self._data, {})
+        rows = measure(config, self._train, {"test": test, **ood}, classes)
+        wanted = [("test", name) for name in _ON_TEST]
+        wanted += [(dataset, name) for dataset in ood for name in _ON_OOD]
+        return {
+            f"{row['dataset']}/{row['name']}": {
+                key: row[key] for key in ("value", "low", "high", "n")
+            }
+            for row in rows
+            if row["subject"] in ("student", "head") and (row["dataset"], row["name"]) in wanted
+        }
+
+    @cached_property
+    def _own(self) -> dict[str, dict[str, float]]:
+        return self._measured(self._test, self._ood)
+
+    @cached_property
+    def _data(self) -> Dataset:
+        data = self.indexed.data
+        return data.without(data.keys("test")[_MOST_PHOTOS:])
+
+    @cached_property
+    def _sets(self) -> dict[str, Dataset]:
+        return {n: d.without(d.keys()[_MOST_PHOTOS:]) for n, d in self.indexed.ood.items()}
+
+    @cached_property
+    def _train(self) -> Spaces:
+        return self._stored(self._data, "train")
+
+    @cached_property
+    def _test(self) -> Spaces:
+        return self._stored(self._data, "test")
+
+    @cached_property
+    def _ood(self) -> dict[str, Spaces]:
+        return {name: self._stored(dataset, None) for name, dataset in self._sets.items()}
+
+    def _stored(self, dataset: Dataset, split: str | None) -> Spaces:
+        latents = evaluation_latents(self.root, self.extracted, dataset, split)
+        width = self.mapped.record["spec"]["width"]
+        spec = student_cache_spec(self.config, self.trained.id, width, dataset.name)
+        (student,) = stored_embeddings(self.config, self.root, spec, self._model, dataset, split)
+        return spaces_of(self._objective, latents, student)
+
+    def _model(self) -> Embedder:
+        return Embedder(self.student, self.config.student.image_size)
+
+    @cached_property
+    def _objective(self) -> Any:
+        return load_objective(self.config, self.root, self.mapped, self.trained)
+
+    def _through(self, embed: Embed, name: str, own: Spaces) -> Spaces:
+        """See the photos of a set through a file."""
+        pixels = self._pixels[name]
+        pieces = np.array_split(pixels, max(1, len(pixels) // 32))
+        found = np.concatenate([embed(piece) for piece in pieces])
+        return spaces_of(self._objective, own.teacher, found)
+
+    @cached_property
+    def _pixels(self) -> dict[str, NDArray[np.uint8]]:
+        cut = partial(
+            render,
+            size=self.config.student.image_size,
+            threads=self.config.runtime.decode_threads,
+        )
+        sources = {"test": eval_source(self.config, self._data, "test")}
+        sources |= {n: eval_source(self.config, d, None) for n, d in self._sets.items()}
+        return {name: cut(source, range(len(source.keys))) for name, source in sources.items()}

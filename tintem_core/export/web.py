@@ -1,0 +1,84 @@
+"""The layout that transformers.js, and loaders like it, read.
+
+``onnx/model.onnx`` takes ``pixel_values`` and gives ``image_embeds``; ``preprocessor_config.json``
+says how pixels become the one, ``config.json`` what the model is.
+
+Legend: ``B`` batch, ``K`` student width, ``S`` side in pixels.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tintem_core.export.formats import Embed, ExportFormat, Subject
+from tintem_core.export.onnx import EMBEDS, NORMALISED, session
+from tintem_core.views import Pixels
+
+PREPROCESSOR, CONFIG = "preprocessor_config.json", "config.json"
+_LANCZOS = 1
+
+
+def preprocessor(subject: Subject) -> dict[str, Any]:
+    """Say how a photo becomes ``pixel_values``, in transformers' words.
+
+    Lanczos, not the bicubic of the evaluation view: transformers.js resamples bicubic without
+    antialiasing, which is another picture of a large photo, and Lanczos with it.
+    """
+    size = subject.image_size
+    normalised = subject.student.backbone.normalisation
+    return {
+        "image_processor_type": "BitImageProcessor",
+        "do_convert_rgb": True,
+        "do_resize": True,
+        "size": {"shortest_edge": size},
+        "resample": _LANCZOS,
+        "do_center_crop": True,
+        "crop_size": {"height": size, "width": size},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": normalised["mean"],
+        "image_std": normalised["std"],
+    }
+
+
+def as_json(content: Mapping[str, Any]) -> bytes:
+    """Spell a configuration file."""
+    return json.dumps(content, indent=2).encode()
+
+
+class WebFormat(ExportFormat):
+    """An ONNX file in this layout."""
+
+    file = "onnx/model.onnx"
+
+    def files(self, subject: Subject) -> dict[str, bytes]:
+        return {
+            self.file: self.model(subject),
+            PREPROCESSOR: as_json(preprocessor(subject)),
+            CONFIG: as_json({"model_type": "tintem_student"}),
+        }
+
+    def model(self, subject: Subject) -> bytes:
+        """Return the ONNX file."""
+        model: bytes = subject.graph.SerializeToString()
+        return model
+
+    def open(self, files: Mapping[str, bytes]) -> Embed:
+        opened = session(files[self.file])
+        told = json.loads(files[PREPROCESSOR])
+        mean, std = (np.array(told[f"image_{name}"], np.float32) for name in ("mean", "std"))
+
+        def embed(pixels: Pixels) -> NDArray[np.float32]:
+            values = (pixels.astype(np.float32) / np.float32(255) - mean) / std
+            batch = np.ascontiguousarray(values.transpose(0, 3, 1, 2))
+            output: NDArray[np.float32] = opened.run([EMBEDS], {NORMALISED: batch})[0]
+            return output
+
+        return embed
+
+
+WEB = WebFormat()
