@@ -1,6 +1,6 @@
 """The `tintem` command: each call reads a config, and hands it to the flows.
 
-Exit codes: 0 done, 1 failed, 2 bad input.
+Exit codes: 0 done, 1 failed, 2 bad input, 130 Ctrl-C, 143 SIGTERM.
 """
 
 import logging
@@ -15,6 +15,7 @@ from rich.markup import escape
 
 from flows.cli import cache, nightly, server, sweep
 from flows.cli.command import AsJson, ConfigPath, console, errors, print_json, running
+from flows.cli.interrupt import Interruption
 
 if TYPE_CHECKING:
     from flows.reporting.summary import Row
@@ -190,6 +191,7 @@ def _print_summary(rows: list["Row"], exported: "Exported", config: Path) -> Non
 def _quiet_libraries() -> None:
     """Silence what a user cannot act on."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "critical")
     warnings.filterwarnings("ignore")
     for name in ("huggingface_hub", "httpx", "prefect", "timm", "torch.onnx"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -197,9 +199,13 @@ def _quiet_libraries() -> None:
 
 def main() -> None:
     """Run the command line; errors made on purpose become one sentence and an exit code."""
+    interruption = Interruption()
     _quiet_libraries()
     try:
-        app()
+        try:
+            app()
+        finally:
+            interruption.leave()
     except Exception as error:
         code = _exit_code(error)
         if code is None:

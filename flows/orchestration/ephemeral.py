@@ -49,6 +49,8 @@ class LocalServer:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "flows.orchestration.ephemeral", str(self._port)],
                 stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment,
+                # The command that Ctrl-C ends says so to the server that it still needs.
+                start_new_session=True,
             )  # fmt: skip
         os.environ.update(_QUIET)
         os.environ["PREFECT_HOME"] = str(home)
