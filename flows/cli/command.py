@@ -40,17 +40,12 @@ def running(path: Path, *, check: bool = True) -> Iterator["RunConfig"]:
     Raises:
         InputError: if the config is missing or does not describe a run that can start.
     """
+    from flows.config.settings import refuse_missing
     from flows.orchestration.ephemeral import ensure_server, no_heartbeats
 
     started = time.monotonic()
-    if not path.is_file():
-        # Said before a server starts.
-        errors.print(
-            f"[red]Error:[/red] there is no config file {path}: `tintem init FOLDER` writes one.",
-            highlight=False,
-            soft_wrap=True,
-        )
-        raise typer.Exit(2)
+    # Said before a server starts, and torch is imported.
+    refuse_missing(path)
     with ensure_server() as server:
         # The server starts while torch is imported and the config is checked.
         from flows.config.load import load_config

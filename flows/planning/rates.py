@@ -87,6 +87,9 @@ def embedded_views(teacher: Teacher) -> Rate:
         teacher.embed(pixels)
 
     threads = teacher.threads
+    if threads == 1:
+        # On a CPU, torch's own threads of two callers would wait for each other afterwards.
+        return rate(embed, teacher.config.batch_size)
     with ThreadPoolExecutor(threads) as pool:
         found = rate(
             lambda count: list(pool.map(embed, [count] * threads)).clear(),

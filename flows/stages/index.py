@@ -5,6 +5,7 @@ from flows.data.dataset import Dataset
 from flows.reporting.base import reporter
 from flows.stages.results import Indexed
 from flows.stages.selection import held_out
+from flows.stages.training_data import refuse_unlabelled
 from storage.images import (
     Manifest,
     SourceConfig,
@@ -31,6 +32,8 @@ def index(config: RunConfig, root: Root) -> Indexed:
                 f"{config.data.uri} has {found} {split} photos, at least {fewest} are needed: "
                 f"give {cure}."
             )
+    if config.training.kind.needs_labels:
+        refuse_unlabelled(data.name, data.labels("train"))
     if config.training.select == "best":
         held_out(config, data)
     if config.evaluation.ood_neighbour > len(data.keys("train")):
