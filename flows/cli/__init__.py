@@ -68,19 +68,37 @@ def init(
         typer.Argument(help="folder of photos, table, tar or Parquet files; or s3://bucket/folder"),
     ],
     config: Annotated[Path, typer.Option("--config", help="file to write")] = Path("tintem.yaml"),
+    full: Annotated[
+        bool, typer.Option("--full", help="every setting, with its default and what it means")
+    ] = False,
 ) -> None:
     """Look at some photos, and write a commented config for them."""
     from flows.config.init import write_config
 
-    for word, found in write_config(images, config).lines():
+    for word, found in write_config(images, config, full=full).lines():
         console.print(f"[bold]{word}[/bold]  {escape(found)}", highlight=False, soft_wrap=True)
     name = escape(str(config))
-    console.print(f"wrote {name}; look it over, then: [bold]tintem run {name}", highlight=False)
+    console.print(
+        f"wrote {name}; look it over, then: [bold]tintem run {name}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of a config, for editors."""
+    from flows.config.reference import schema as made
+
+    print_json(made())
 
 
 @app.command()
 def plan(config: ConfigPath, as_json: AsJson = False) -> None:
     """Say what a run will do and take, before anything starts."""
+    from flows.config.settings import refuse_missing
+
+    refuse_missing(config)
     from flows.config.load import load_config
     from flows.planning import plan as plans
     from flows.planning.table import plan_tables
@@ -217,9 +235,13 @@ def main() -> None:
 def _exit_code(error: Exception) -> int | None:
     """2 for a user's mistake, 1 for other errors raised on purpose, None for a bug."""
     from storage.errors import StorageError, StorageInputError
+
+    if isinstance(error, StorageInputError):
+        # Told before torch is imported, with what follows.
+        return 2
     from tintem_core.errors import InputError, TintemError
 
-    if isinstance(error, InputError | StorageInputError):
+    if isinstance(error, InputError):
         return 2
     if isinstance(error, PermissionError | NotADirectoryError | FileExistsError):
         # A place that cannot be written; the system's own words name it.
