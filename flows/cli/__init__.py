@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import warnings
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +15,7 @@ import typer
 from rich.markup import escape
 
 from flows.cli import cache, nightly, server, sweep
-from flows.cli.command import AsJson, ConfigPath, console, errors, print_json, running
+from flows.cli.command import AsJson, ConfigPath, console, errors, print_json, print_table, running
 from flows.cli.interrupt import Interruption
 
 if TYPE_CHECKING:
@@ -29,6 +30,24 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        console.print(f"tintem {version('tintem')}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="print the version, and end"
+        ),
+    ] = False,
+) -> None:
+    """Compress large vision models into small ones that stay faithful to them."""
 
 
 app.add_typer(cache.app)
@@ -155,14 +174,17 @@ def status(
     as_json: AsJson = False,
 ) -> None:
     """List what exists: caches, mappings, students, evaluations, exports, who is in force."""
-    from flows.maintenance.status import collect, hints, tables
+    from flows.maintenance.status import collect, hints, open_existing, tables
 
     things = collect(root)
     if as_json:
         print_json(things)
         return
     for table in tables(things):
-        console.print(table)
+        print_table(table)
+    for export in things["exports"]:
+        place = f"{open_existing(root).url}/exports/{export['id']}/student.onnx"
+        console.print(f"  model  {escape(place)}", highlight=False, soft_wrap=True)
     for hint in hints(things):
         console.print(escape(hint), highlight=False, soft_wrap=True)
 

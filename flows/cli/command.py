@@ -10,17 +10,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.table import Table
 
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="the run's config")]
 Target = Annotated[str, typer.Argument(metavar="CONFIG-or-ROOT", help="a run's config, or a root")]
 CacheId = Annotated[str | None, typer.Argument(metavar="CACHE", help="this cache only")]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON instead of a table")]
+WIDEST = 10_000
 console = Console()
 errors = Console(stderr=True)
 
 
 def print_json(content: Any) -> None:
     sys.stdout.write(json.dumps(content, indent=2, default=str) + "\n")
+
+
+def print_table(table: Table) -> None:
+    """Print a table; where nobody looks at a terminal, as wide as it is, so that ids stay whole."""
+    (console if console.is_terminal else Console(width=WIDEST)).print(table)
 
 
 if TYPE_CHECKING:

@@ -133,6 +133,12 @@ def schedule(
     when = schedule_nights(parameters, cron, timezone)
     sentence = "no more nights begin" if off else f"nights begin at {when.cron} ({when.timezone})"
     console.print(sentence, highlight=False)
+    if not off:
+        console.print(
+            f"they have {config} as it is now: after a change of it, the same command again",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def _use_server() -> None:

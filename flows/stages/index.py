@@ -96,6 +96,8 @@ def _dataset(source: SourceConfig, root: Root) -> Dataset:
         manifest = build_manifest(
             source, previous=previous, progress=progress, reading=root.reading
         )
+        # Those that were known are listed, and not opened again.
+        advance(max(0, manifest.table.height - done))
     manifest.save(root)
     forget_changed(root, source.name)
     reporter().note(manifest.summary)

@@ -189,8 +189,11 @@ def test_one_command_brings_everything_up_and_one_ends_it(machine: Machine, cell
         (report,) = client.read_artifacts(artifact_filter=ours)
         assert "data:image/png;base64" in str(report.data)
         kinds = {artifact.key: artifact.type for artifact in client.read_artifacts()}
-        assert (kinds["metrics"], kinds["summary"]) == ("table", "table")
-        assert (kinds["training-curve"], kinds["ood-scores"]) == ("markdown", "markdown")
+        of_run = "mono-cells-mobilenetv3-small-050"
+        for what in ("metrics", "summary"):
+            assert kinds[f"{of_run}-{what}"] == "table"
+        for what in ("training-curve", "ood-scores"):
+            assert kinds[f"{of_run}-{what}"] == "markdown"
         assert kinds["train-mobilenetv3-small-050"] == "progress"
 
     wrong = json.loads(parameters)

@@ -62,6 +62,7 @@ def _ood(name: str, photos: str) -> Change:
 
 MISTAKES: dict[str, tuple[Change, str]] = {
     "unknown key": (_set("training", "epoch", 5), r"'training\.epoch' is not a setting.*epochs"),
+    "nearly a key": (_set("training", "learning_rates", 1), r"did you mean 'learning_rate'\?"),
     "unknown section": (_set("trainings", {}), r"'trainings' is not a setting.*training"),
     "wrong value": (_set("training", "epochs", -1), r"'training\.epochs' is -1: .*greater"),
     "missing folder": (_set("data", "uri", "/no/such/folder"), r"/no/such/folder"),
@@ -176,6 +177,17 @@ def test_what_is_not_there_is_missed_before_torch_and_a_server_start(
         main()
     assert left.value.code == 2
     assert re.search(message, capsys.readouterr().err)
+
+
+def test_the_version_is_told() -> None:
+    from importlib.metadata import version
+
+    from typer.testing import CliRunner
+
+    from flows.cli import app
+
+    said = CliRunner().invoke(app, ["--version"])
+    assert said.output.strip() == f"tintem {version('tintem')}"
 
 
 def test_reading_settings_needs_no_torch() -> None:
