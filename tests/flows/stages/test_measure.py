@@ -28,7 +28,10 @@ from tintem_core.evaluation.metrics import ALL
 
 @pytest.fixture
 def settings(settings: dict[str, Any], photo_folder: Callable[..., Path]) -> dict[str, Any]:
-    other = photo_folder(13, name="other", first=100)
+    # More than 20 to test on in each set: of fewer, some metrics are left out.
+    photo_folder(24, classes=("disc", "plain"), first=48)
+    settings["data"]["test_share"] = 0.4
+    other = photo_folder(24, name="other", first=100)
     settings["evaluation"]["ood"] = [{"name": "other", "uri": str(other)}]
     return settings
 
@@ -235,7 +238,7 @@ def test_all_is_no_name_for_one_set(settings: dict[str, Any]) -> None:
 def test_unlabelled_photos_have_no_neighbours_that_vote(
     settings: dict[str, Any], photo_folder: Callable[..., Path]
 ) -> None:
-    config: RunConfig = configured(settings, data__uri=str(photo_folder(40, name="flat")))
+    config: RunConfig = configured(settings, data__uri=str(photo_folder(72, name="flat")))
     names = {name.rpartition("/")[2] for name in Pipeline(config).evaluated.record["metrics"]}
     assert "shared_knn" not in names
     assert "same_photo_at_10" in names
