@@ -128,7 +128,7 @@ def test_the_same_classes_under_other_conditions_are_scored_by_their_labels(
     settings: dict[str, Any], photo_folder: Callable[..., Path]
 ) -> None:
     settings["evaluation"]["ood"] = [
-        {"name": "dusk", "uri": str(photo_folder(20, ("disc", "plain"), name="dusk", first=400))}
+        {"name": "dusk", "uri": str(photo_folder(24, ("disc", "plain"), name="dusk", first=400))}
     ]
     plain = Pipeline(configured(settings)).evaluated.record["metrics"]
     assert not any(name.startswith("student/dusk/knn") for name in plain)
@@ -137,7 +137,7 @@ def test_the_same_classes_under_other_conditions_are_scored_by_their_labels(
     assert set(metrics_of(shifted.config)) == set(record["metrics"])
     (row,) = (r for r in record["rows"] if (r["subject"], r["dataset"], r["name"]) == (
         "student", "dusk", "knn"))  # fmt: skip
-    assert row["n"] == 20
+    assert row["n"] == 24
     group = "Out of distribution: dusk (covariate)"
     assert told(shifted, record)[group, "kNN, k = 10 (chance 0.500)"].student.startswith(
         f"{row['value']:.3f}"
@@ -177,7 +177,7 @@ def test_a_students_embeddings_are_stored_once_and_only_new_photos_are_embedded(
     with reporting_to(notes):
         first = Pipeline(configured(settings)).evaluated
     work = {title: done for title, done in notes.work.items() if title.startswith("Embed")}
-    assert work == {"Embed shapes": 48, "Embed other": 13}
+    assert work == {"Embed shapes": 72, "Embed other": 24}
     again = Notes()
     with reporting_to(again):
         second = Pipeline(configured(settings, evaluation__knn=3)).evaluated
