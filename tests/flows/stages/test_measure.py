@@ -264,6 +264,6 @@ def test_photos_without_a_label_leave_the_others_their_scores(
     assert [note for note in notes.notes if note.startswith(told)]
     name = pipeline.config.data.name
     assert notes.notes[0] == (
-        f"60 photos of {name}: 48 labelled, 12 unlabelled, 2 classes; left out: 1 other files of "
+        f"84 photos of {name}: 72 labelled, 12 unlabelled, 2 classes; left out: 1 other files of "
         "the same pixels"
     )
