@@ -62,5 +62,8 @@ bench-mappings: $(VENV)/.test  ## angles kept by every mapping, into benchmarks/
 bench-orchestration: $(VENV)/.test  ## what Prefect costs per stage, and the start of a local run
 	$(BIN)/python benchmarks/orchestration.py
 
+reference: $(VENV)/.test  ## docs/settings.md and docs/tintem.schema.json, from the models
+	$(BIN)/python -m flows.config.reference docs
+
 clean:  ## remove the environment and everything generated
 	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache tintem-quickstart

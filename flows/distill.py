@@ -47,7 +47,7 @@ def sharing(pipeline: Pipeline) -> Iterator[None]:
 def _tags() -> list[str]:
     """Return what runs are to be known by.
 
-    deploy/automations.yaml waits for the next heartbeat of those that promise one so often.
+    orchestration/automations.yaml waits for the next heartbeat of those that promise one so often.
     """
     seconds = get_current_settings().flows.heartbeat_frequency
     promised = seconds is not None and seconds <= HEARTBEAT_SECONDS

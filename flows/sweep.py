@@ -47,6 +47,7 @@ from flows.orchestration.retries import ENSURING, Opaque, all_of, error_of, with
 from flows.reporting.base import Broadcast, Prefixed, reporter, reporting_to
 from flows.stages.pipeline import Pipeline
 from flows.stages.results import to_ids
+from storage.identity import slugify
 from storage.root import Root
 from tintem_core.errors import InputError, TintemError
 
@@ -225,6 +226,7 @@ def _ranked(
 ) -> dict[str, bytes]:
     """Publish leaderboard and plot as artifacts; return them as files."""
     metric = DEFAULT_METRIC if config.sweep is None else config.sweep.metric
+    project = slugify(config.data.name)
     for group in leaderboard(root, metric, students).groups:
         # The same students may have been measured on photos of another day, too.
         if evaluations.isdisjoint(group.table["evaluation"]):
@@ -233,9 +235,13 @@ def _ranked(
         group.table.write_parquet(table)
         about, shown = heading(group), base64.b64encode(picture).decode()
         with if_heard():
-            create_table_artifact(artifact_rows(group), key="leaderboard", description=about)
+            create_table_artifact(
+                artifact_rows(group), key=f"{project}-leaderboard", description=about
+            )
             create_image_artifact(
-                f"data:image/png;base64,{shown}", key="faithfulness-against-size", description=about
+                f"data:image/png;base64,{shown}",
+                key=f"{project}-faithfulness-against-size",
+                description=about,
             )
         return {PLOT: picture, TABLE: table.getvalue()}
     return {}

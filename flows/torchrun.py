@@ -23,7 +23,7 @@ from torch import distributed
 
 from flows.config.load import load_config, parse_config
 from flows.config.run import RunConfig
-from flows.execution.child import PipeReporter, from_error, leave_with_parent
+from flows.execution.child import PipeReporter, from_error, leave_with_launcher, leave_with_parent
 from flows.execution.processes import ORDERS
 from flows.reporting.base import Advance, Reporter, reporting_to
 from flows.stages.pipeline import Pipeline
@@ -82,6 +82,7 @@ def train_together(config: RunConfig, handed: dict[str, Any] | None = None) -> T
 
 def main() -> None:
     """Run one process of the group; the exit code is 2 for bad input."""
+    leave_with_launcher()
     given = os.environ.get(ORDERS)
     try:
         if given is not None:

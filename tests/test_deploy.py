@@ -27,12 +27,13 @@ from tintem_pixels import load_pixels, load_square
 
 ROOT = Path(__file__).parent.parent
 DEPLOY = ROOT / "deploy"
+DESCRIBED = ROOT / "flows" / "orchestration"
 SCRIPT = DEPLOY / "embed_photos.py"
 BEATS = f"heartbeat-{HEARTBEAT_SECONDS}s"
 
 
 def read(name: str) -> Any:
-    return yaml.safe_load((DEPLOY / name).read_text())
+    return yaml.safe_load((DESCRIBED / name).read_text())
 
 
 def deployments() -> list[dict[str, Any]]:
@@ -237,7 +238,7 @@ def test_the_compose_file_fits_its_schema_and_names_commands_that_exist() -> Non
         [tool, "--builtin-schema", "vendor.compose-spec", path], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout
-    services = read("compose.yaml")["services"]
+    services = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
     assert set(services) == {"database", "server", "deploy", "worker", "worker-gpu"}
     for service in services.values():
         assert set(service.get("depends_on", {})) <= set(services)
@@ -245,7 +246,7 @@ def test_the_compose_file_fits_its_schema_and_names_commands_that_exist() -> Non
         assert (Path(sys.executable).parent / program).is_file()
         volumes = [volume.split(":")[0] for volume in service.get("volumes", [])]
         named = [volume for volume in volumes if not volume.startswith("$")]
-        assert set(named) <= set(read("compose.yaml")["volumes"])
+        assert set(named) <= set(yaml.safe_load((DEPLOY / "compose.yaml").read_text())["volumes"])
     worker, server = services["worker"], services["server"]
     assert worker["command"] == f"prefect worker start --pool {POOL} --limit 1"
     assert worker["environment"]["PREFECT_API_URL"] == "http://server:4200/api"

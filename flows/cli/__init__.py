@@ -1,12 +1,13 @@
 """The `tintem` command: each call reads a config, and hands it to the flows.
 
-Exit codes: 0 done, 1 failed, 2 bad input.
+Exit codes: 0 done, 1 failed, 2 bad input, 130 Ctrl-C, 143 SIGTERM.
 """
 
 import logging
 import os
 import sys
 import warnings
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +15,8 @@ import typer
 from rich.markup import escape
 
 from flows.cli import cache, nightly, server, sweep
-from flows.cli.command import AsJson, ConfigPath, console, errors, print_json, running
+from flows.cli.command import AsJson, ConfigPath, console, errors, print_json, print_table, running
+from flows.cli.interrupt import Interruption
 
 if TYPE_CHECKING:
     from flows.reporting.summary import Row
@@ -28,6 +30,24 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        console.print(f"tintem {version('tintem')}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="print the version, and end"
+        ),
+    ] = False,
+) -> None:
+    """Compress large vision models into small ones that stay faithful to them."""
 
 
 app.add_typer(cache.app)
@@ -67,19 +87,37 @@ def init(
         typer.Argument(help="folder of photos, table, tar or Parquet files; or s3://bucket/folder"),
     ],
     config: Annotated[Path, typer.Option("--config", help="file to write")] = Path("tintem.yaml"),
+    full: Annotated[
+        bool, typer.Option("--full", help="every setting, with its default and what it means")
+    ] = False,
 ) -> None:
     """Look at some photos, and write a commented config for them."""
     from flows.config.init import write_config
 
-    for word, found in write_config(images, config).lines():
+    for word, found in write_config(images, config, full=full).lines():
         console.print(f"[bold]{word}[/bold]  {escape(found)}", highlight=False, soft_wrap=True)
     name = escape(str(config))
-    console.print(f"wrote {name}; look it over, then: [bold]tintem run {name}", highlight=False)
+    console.print(
+        f"wrote {name}; look it over, then: [bold]tintem run {name}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of a config, for editors."""
+    from flows.config.reference import schema as made
+
+    print_json(made())
 
 
 @app.command()
 def plan(config: ConfigPath, as_json: AsJson = False) -> None:
     """Say what a run will do and take, before anything starts."""
+    from flows.config.settings import refuse_missing
+
+    refuse_missing(config)
     from flows.config.load import load_config
     from flows.planning import plan as plans
     from flows.planning.table import plan_tables
@@ -149,14 +187,17 @@ def status(
     as_json: AsJson = False,
 ) -> None:
     """List what exists: caches, mappings, students, evaluations, exports, who is in force."""
-    from flows.maintenance.status import collect, hints, tables
+    from flows.maintenance.status import collect, hints, open_existing, tables
 
     things = collect(root)
     if as_json:
         print_json(things)
         return
     for table in tables(things):
-        console.print(table)
+        print_table(table)
+    for export in things["exports"]:
+        place = f"{open_existing(root).url}/exports/{export['id']}/student.onnx"
+        console.print(f"  model  {escape(place)}", highlight=False, soft_wrap=True)
     for hint in hints(things):
         console.print(escape(hint), highlight=False, soft_wrap=True)
 
@@ -203,6 +244,7 @@ def _print_summary(rows: list["Row"], exported: "Exported", config: Path) -> Non
 def _quiet_libraries() -> None:
     """Silence what a user cannot act on."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "critical")
     warnings.filterwarnings("ignore")
     for name in ("huggingface_hub", "httpx", "prefect", "timm", "torch.onnx"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -210,9 +252,13 @@ def _quiet_libraries() -> None:
 
 def main() -> None:
     """Run the command line; errors made on purpose become one sentence and an exit code."""
+    interruption = Interruption()
     _quiet_libraries()
     try:
-        app()
+        try:
+            app()
+        finally:
+            interruption.leave()
     except Exception as error:
         code = _exit_code(error)
         if code is None:
@@ -224,9 +270,13 @@ def main() -> None:
 def _exit_code(error: Exception) -> int | None:
     """2 for a user's mistake, 1 for other errors raised on purpose, None for a bug."""
     from storage.errors import StorageError, StorageInputError
+
+    if isinstance(error, StorageInputError):
+        # Told before torch is imported, with what follows.
+        return 2
     from tintem_core.errors import InputError, TintemError
 
-    if isinstance(error, InputError | StorageInputError):
+    if isinstance(error, InputError):
         return 2
     if isinstance(error, PermissionError | NotADirectoryError | FileExistsError):
         # A place that cannot be written; the system's own words name it.

@@ -10,17 +10,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.table import Table
 
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="the run's config")]
 Target = Annotated[str, typer.Argument(metavar="CONFIG-or-ROOT", help="a run's config, or a root")]
 CacheId = Annotated[str | None, typer.Argument(metavar="CACHE", help="this cache only")]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON instead of a table")]
+WIDEST = 10_000
 console = Console()
 errors = Console(stderr=True)
 
 
 def print_json(content: Any) -> None:
     sys.stdout.write(json.dumps(content, indent=2, default=str) + "\n")
+
+
+def print_table(table: Table) -> None:
+    """Print a table; where nobody looks at a terminal, as wide as it is, so that ids stay whole."""
+    (console if console.is_terminal else Console(width=WIDEST)).print(table)
 
 
 if TYPE_CHECKING:
@@ -40,17 +47,12 @@ def running(path: Path, *, check: bool = True) -> Iterator["RunConfig"]:
     Raises:
         InputError: if the config is missing or does not describe a run that can start.
     """
+    from flows.config.settings import refuse_missing
     from flows.orchestration.ephemeral import ensure_server, no_heartbeats
 
     started = time.monotonic()
-    if not path.is_file():
-        # Said before a server starts.
-        errors.print(
-            f"[red]Error:[/red] there is no config file {path}: `tintem init FOLDER` writes one.",
-            highlight=False,
-            soft_wrap=True,
-        )
-        raise typer.Exit(2)
+    # Said before a server starts, and torch is imported.
+    refuse_missing(path)
     with ensure_server() as server:
         # The server starts while torch is imported and the config is checked.
         from flows.config.load import load_config

@@ -30,33 +30,36 @@ def up(port: Port = None) -> None:
 
     With PREFECT_API_URL set to a server that runs already, only the worker is started.
     """
-    from flows.orchestration.services import Services, given_api, given_port
+    from flows.orchestration.services import Services, given_api, given_port, refuse_taken
     from tintem_core.errors import InputError
 
     services = Services.of_this_user()
-    given, started = given_api(), False
+    given = given_api()
+    wanted = f"http://127.0.0.1:{port or given_port()}/api"
     url = given or services.api_url()
-    if url is None:
-        console.print("starting the server …", highlight=False)
-        url, started = services.start_server(port or given_port()), True
-    elif port is not None and f":{port}/" not in url:
+    if url is not None and port is not None and f":{port}/" not in url:
         raise InputError(f"a server is up already, at {url}: use it, without --port.")
-    if not started:
-        require_server(url, _ELSEWHERE if given else _STUCK)
-    if services.worker_url() not in (None, url):
+    if services.worker_url() not in (None, url or wanted):
         raise InputError(
             f"a worker for {services.worker_url()} is up already: `tintem down` ends it."
         )
-    os.environ["PREFECT_API_URL"] = url
-    from flows.orchestration.deployments import CHECKOUT, deploy
+    if url is not None:
+        require_server(url, _ELSEWHERE if given else _STUCK)
+    else:
+        refuse_taken(port or given_port())
+    with services.undone_on_error() as begun:
+        if url is None:
+            console.print("starting the server …", highlight=False)
+            url = services.start_server(port or given_port())
+        os.environ["PREFECT_API_URL"] = url
+        from flows.orchestration.deployments import INSTALLED, deploy
 
-    if deploy():
-        console.print("deployed every flow", highlight=False)
-    if services.worker() is None:
-        _tell_the_dead(services, url)
-        services.start_worker(url, CHECKOUT)
-        started = True
-    _tell(url, services.home, "up" if started else "up already")
+        if deploy():
+            console.print("deployed every flow", highlight=False)
+        if services.worker() is None:
+            _tell_the_dead(services, url)
+            services.start_worker(url, INSTALLED)
+    _tell(url, services.home, "up" if begun() else "up already")
 
 
 @app.command("deploy")
@@ -76,10 +79,13 @@ def down() -> None:
     services = Services.of_this_user()
     ended = services.stop_worker()
     url = services.api_url()
-    if url is not None and is_prefect(url):
-        os.environ["PREFECT_API_URL"] = url
-        _tell_the_dead(services, url)
-    ended += services.stop_server()
+    try:
+        if url is not None and is_prefect(url):
+            os.environ["PREFECT_API_URL"] = url
+            _tell_the_dead(services, url)
+    finally:
+        # Whatever a server in the midst of its start answers.
+        ended += services.stop_server()
     console.print(f"down: ended {ended} processes" if ended else "down already", highlight=False)
 
 
@@ -127,6 +133,12 @@ def schedule(
     when = schedule_nights(parameters, cron, timezone)
     sentence = "no more nights begin" if off else f"nights begin at {when.cron} ({when.timezone})"
     console.print(sentence, highlight=False)
+    if not off:
+        console.print(
+            f"they have {config} as it is now: after a change of it, the same command again",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def _use_server() -> None:

@@ -3,11 +3,12 @@
 import contextlib
 from typing import TYPE_CHECKING, Annotated
 
+import polars as pl
 import typer
 from rich.console import Console
 from rich.markup import escape
 
-from flows.cli.command import AsJson, ConfigPath, Target, console, print_json, running
+from flows.cli.command import WIDEST, AsJson, ConfigPath, Target, console, print_json, running
 
 if TYPE_CHECKING:
     from flows.config.run import RunConfig
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
 
 
 app = typer.Typer()
-_WIDEST = 10_000
 Only = Annotated[
     list[str] | None,
     typer.Option("--only", metavar="NAME", help="this student only; * stands for anything"),
@@ -55,7 +55,7 @@ def leaderboard(target: Target, metric: Metric = None, as_json: AsJson = False) 
     if as_json:
         print_json(found.as_json())
     elif found.groups or found.unfinished:
-        _print(found)
+        _print(found, root.url)
     else:
         raise InputError(f"{root.url} holds no student yet: `tintem run CONFIG.yaml` trains one.")
 
@@ -70,20 +70,24 @@ def _show(config: "RunConfig", id: str) -> None:
     metric = DEFAULT_METRIC if config.sweep is None else config.sweep.metric
     students = [entry.student for entry in entries_of(root, id)]
     console.print()
-    _print(read(root, metric, students))
+    _print(read(root, metric, students), root.url)
     if PLOT in files_of(root, id):
         plot = escape(f"{root.url}/{SWEEPS}/{id}/{PLOT}")
         console.print(f"\n  plot  {plot}", highlight=False, soft_wrap=True)
 
 
-def _print(found: "Leaderboard") -> None:
+def _print(found: "Leaderboard", root: str) -> None:
     from flows.experiments.table import footnotes, tables
 
     # What reads a pipe or a file has no width that a line must fit in.
-    wide = Console(width=_WIDEST)
+    wide = Console(width=WIDEST)
     fit = all(wide.measure(table).maximum <= console.width for table in tables(found))
     for table in tables(found, ids=fit or not console.is_terminal):
         (console if console.is_terminal else wide).print(table)
         console.print()
     for note in footnotes(found):
         console.print(f"[dim]{note}[/dim]", highlight=False, soft_wrap=True)
+    for group in found.groups:
+        for row in group.table.filter(pl.col("export").is_not_null()).head(1).iter_rows(named=True):
+            place = escape(f"{root}/exports/{row['export']}/student.onnx")
+            console.print(f"  {row['name']}  {place}", highlight=False, soft_wrap=True)

@@ -4,7 +4,10 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
 from flows.config.recipes import Recipe, recipe_for
+from flows.config.reference import full_config
 from flows.templates import render
 from storage.identity import slugify
 from storage.images import ARCHIVES, TABLES, SourceConfig, Survey, survey
@@ -70,13 +73,14 @@ class Written:
         )
 
 
-def write_config(images: str | Path, target: Path) -> Written:
+def write_config(images: str | Path, target: Path, *, full: bool = False) -> Written:
     """Look at some photos, and write a config that `tintem run` accepts as it is.
 
     Args:
         images: a folder of photos, or a table, Parquet or tar file of them, or a pattern of such
             files; local or s3://.
         target: the file to write.
+        full: write every setting, those that stay at their default as comments.
 
     Raises:
         InputError: if nothing is there, or the target exists already.
@@ -109,6 +113,8 @@ def write_config(images: str | Path, target: Path) -> Written:
         student_size=written.student_size,
         size_reason=written.size_reason(),
     )
+    if full:
+        content = full_config(yaml.safe_load(content))
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(content, encoding="utf-8")
     return written

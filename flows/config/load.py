@@ -3,12 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from flows.config.anchoring import resolve_paths
 from flows.config.checks import check
 from flows.config.run import RunConfig
+from flows.config.settings import read_settings
 from flows.config.validation import validated
+from storage.errors import StorageInputError
 from tintem_core.errors import InputError
 
 
@@ -20,17 +19,10 @@ def load_config(path: str | Path) -> RunConfig:
     """
     path = Path(path)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(
-            f"there is no config file {path}: `tintem init FOLDER` writes one."
-        ) from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = str(error).replace("\n", " ")
-        raise InputError(f"{path} cannot be read as YAML: {reason}") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path} holds no settings: `tintem init FOLDER` writes an example.")
-    return parse_config(resolve_paths(content, path.resolve().parent), str(path))
+        settings = read_settings(path)
+    except StorageInputError as error:
+        raise InputError(str(error)) from error
+    return parse_config(settings, str(path))
 
 
 def parse_config(content: dict[str, Any], where: str) -> RunConfig:

@@ -1,5 +1,6 @@
 """Settings to a run's config, with errors in the words of the file."""
 
+import difflib
 from typing import Any, get_args
 
 from pydantic import ValidationError
@@ -26,7 +27,11 @@ def _explain(problem: Any) -> str:
     key = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
         known = _known_keys(problem["loc"][:-1])
-        return f"'{key}' is not a setting" + (f" (known here: {', '.join(known)})" if known else "")
+        close = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
+        meant = f": did you mean '{close[0]}'?" if close else ""
+        return f"'{key}' is not a setting{meant}" + (
+            f" (known here: {', '.join(known)})" if known else ""
+        )
     if problem["type"] == "missing":
         return f"'{key}' is missing"
     message = problem["msg"].removeprefix("Value error, ")

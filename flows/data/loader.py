@@ -5,6 +5,10 @@ Legend: ``B`` batch, ``D`` teacher width, ``N`` images, ``S`` side in pixels,
 """
 
 import math
+import multiprocessing
+import os
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -236,8 +240,26 @@ def batches_from(dataset: StepDataset, first: int, total: int, workers: int) -> 
         pin_memory=torch.cuda.is_available(),
         # Its own generator: the loader would otherwise draw from the student's.
         generator=torch.Generator(),
+        worker_init_fn=_leave_with_parent,
     )
-    return iter(loader)
+    # A terminal's Ctrl-C is for this process; workers inherit that they do not hear it.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        return iter(loader)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _leave_with_parent(_worker: int) -> None:
+    """End this worker, in the midst of anything, once the process that started it has ended."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _shared(tensor: torch.Tensor) -> torch.Tensor:

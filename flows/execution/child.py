@@ -25,6 +25,7 @@ from tintem_core.errors import InputError, TintemError
 
 _KINDS = {"input": InputError, "passes": UnreachableError, "other": TintemError}
 _SECONDS_BETWEEN_REPORTS = 0.5
+_SECONDS_BETWEEN_LOOKS = 0.5
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,8 @@ def run_child(
     process = subprocess.Popen(
         command,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        env={**os.environ, **environment},
+        # A terminal's Ctrl-C is for this process, which ends the child.
+        env={**os.environ, **environment}, start_new_session=True,
     )  # fmt: skip
     assert process.stdin is not None
     assert process.stdout is not None
@@ -214,6 +216,18 @@ def leave_with_parent(orders: IO[bytes]) -> None:
 
     def watch() -> None:
         orders.read()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def leave_with_launcher() -> None:
+    """End this process, in the midst of anything, once the one that started it has ended."""
+    launcher = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == launcher:
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -162,7 +162,8 @@ def hints(things: dict[str, list[Thing]]) -> list[str]:
 def _table(kind: str, found: list[Thing]) -> Table:
     shown = _SHOWN.get(kind) or _COLUMNS[kind]
     table = Table(box=None, pad_edge=False, title=kind, title_justify="left", title_style="bold")
-    table.add_column("id", style="cyan", overflow="fold")
+    # An id that is broken into two lines cannot be copied: the other columns give way.
+    table.add_column("id", style="cyan", no_wrap=True, overflow="fold")
     table.add_column("size", justify="right")
     table.add_column("done", justify="right")
     for title in shown.values():

@@ -14,12 +14,15 @@ from flows.reporting.summary import Row
 from flows.stages.models import load_history
 from flows.stages.pipeline import Pipeline
 from storage.artifacts import read_file
+from storage.identity import slugify
 
 
 def publish_training(pipeline: Pipeline) -> None:
     """Show the training curve."""
     about = f"{_names(pipeline.config)}: {pipeline.trained.id}"
-    create_markdown_artifact(_training(pipeline), key="training-curve", description=about)
+    create_markdown_artifact(
+        _training(pipeline), key=_key(pipeline.config, "training-curve"), description=about
+    )
 
 
 def publish_evaluation(pipeline: Pipeline) -> None:
@@ -27,11 +30,13 @@ def publish_evaluation(pipeline: Pipeline) -> None:
     about = f"{_names(pipeline.config)}: {pipeline.evaluated.id}"
     create_table_artifact(
         [_metric(row) for row in pipeline.evaluated.record["rows"]],
-        key="metrics",
+        key=_key(pipeline.config, "metrics"),
         description=f"{about}; low and high bound bootstrap 95% intervals",
     )
     if pipeline.config.evaluation.ood:
-        create_markdown_artifact(_ood_scores(pipeline), key="ood-scores", description=about)
+        create_markdown_artifact(
+            _ood_scores(pipeline), key=_key(pipeline.config, "ood-scores"), description=about
+        )
 
 
 def publish_summary(config: RunConfig, rows: Sequence[Row], location: str) -> None:
@@ -41,7 +46,7 @@ def publish_summary(config: RunConfig, rows: Sequence[Row], location: str) -> No
             {"of": row.group, "what": row.label, "teacher": row.teacher, "student": row.student}
             for row in rows
         ],
-        key="summary",
+        key=_key(config, "summary"),
         description=f"{_names(config)}, exported to {location}",
     )
 
@@ -59,8 +64,15 @@ def publish_report(pipeline: Pipeline, rows: Sequence[Row]) -> None:
     if config.evaluation.ood:
         lines += ["## Out-of-distribution scores", _ood_scores(pipeline)]
     create_markdown_artifact(
-        "\n".join(lines), key="report", description=f"{_names(config)}: {pipeline.exported.id}"
+        "\n".join(lines),
+        key=_key(config, "report"),
+        description=f"{_names(config)}: {pipeline.exported.id}",
     )
+
+
+def _key(config: RunConfig, what: str) -> str:
+    """Return an artifact's key: on a server that projects share, each has its own."""
+    return slugify(f"{config.data.name}-{config.student.model}-{what}")
 
 
 def _names(config: RunConfig) -> str:

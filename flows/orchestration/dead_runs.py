@@ -1,7 +1,7 @@
 """Runs whose processes are known to have ended are shown as Crashed, with all that is in them.
 
-An automation does the same after five minutes of silence (deploy/automations.yaml), but not for the
-tasks in them; and where the server itself was away, it may have missed the last heartbeat.
+An automation does the same after five minutes of silence (automations.yaml), but not for the tasks
+in them; and where the server itself was away, it may have missed the last heartbeat.
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -23,6 +23,7 @@ from prefect.client.schemas.filters import (
     WorkPoolFilterName,
 )
 from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.exceptions import ObjectNotFound
 from prefect.states import Crashed
 
 from flows.orchestration.services import POOL
@@ -49,6 +50,9 @@ def declare_dead(alive: Callable[[], Collection[UUID]], ended: str, beside: Coll
         How many there were, without those inside others.
     """
     with get_client(sync_client=True) as client:
+        if not _has_pool(client):
+            # `tintem up` was interrupted before it made one.
+            return 0
         if _others_work(client, {ended, *beside}):
             return 0
         # What a worker has just taken has no process yet.
@@ -68,6 +72,14 @@ def declare_dead(alive: Callable[[], Collection[UUID]], ended: str, beside: Coll
             inside = FlowRunFilter(parent_flow_run_id=parents, state=_state(_UNFINISHED))
             level = list(_all(client.read_flow_runs, flow_run_filter=inside))
     return len(dead)
+
+
+def _has_pool(client: SyncPrefectClient) -> bool:
+    try:
+        client.read_work_pool(POOL)
+    except ObjectNotFound:
+        return False
+    return True
 
 
 def _others_work(client: SyncPrefectClient, here: Collection[str]) -> bool:

@@ -1,4 +1,4 @@
-"""What deploy/ describes, on a Prefect server: the pool, its queue, the automations, the flows."""
+"""What prefect.yaml describes, on a Prefect server: pool, queue, automations, flows."""
 
 import hashlib
 import os
@@ -28,8 +28,10 @@ from pydantic import ValidationError
 from flows.orchestration.services import POOL, QUEUE
 from tintem_core.errors import InputError, TintemError
 
-CHECKOUT = Path(__file__).resolve().parents[2]
-_FILE, _AUTOMATIONS = Path("deploy/prefect.yaml"), Path("deploy/automations.yaml")
+INSTALLED = Path(__file__).resolve().parents[2]
+"""Where the code lies, in a checkout or among installed packages: runs start there."""
+_DESCRIBED = Path("flows/orchestration")
+_FILE, _AUTOMATIONS = _DESCRIBED / "prefect.yaml", _DESCRIBED / "automations.yaml"
 _DEPLOYED, _TAG = "tintem_deployed", "tintem"
 
 
@@ -37,33 +39,27 @@ class DeployError(TintemError):
     """The deployments were refused; the message holds what Prefect said."""
 
 
-def deploy(checkout: Path = CHECKOUT) -> bool:
+def deploy(installed: Path = INSTALLED) -> bool:
     """Make sure that the server has everything, and in this version; False if it had.
 
     A schedule that was given a config keeps it, and goes on.
 
     Args:
-        checkout: the repository's root.
+        installed: the folder that the packages lie in.
 
     Raises:
-        InputError: if there is no checkout.
         DeployError: if Prefect refuses.
     """
-    if not (checkout / _FILE).is_file():
-        raise InputError(
-            f"{checkout} holds no {_FILE}: runs start in a checkout of the repository, installed "
-            "with `pip install -e .`."
-        )
-    version = _version(checkout)
+    version = _version(installed)
     with get_client(sync_client=True) as client:
         before = _deployed(client)
-        wanted = {d["name"] for d in _read(checkout / _FILE)["deployments"]}
+        wanted = {d["name"] for d in _read(installed / _FILE)["deployments"]}
         if wanted <= before.keys() and Variable.get(_DEPLOYED) == version:
             return False
         _ensure_pool(client)
-        _ensure_automations(client, checkout)
+        _ensure_automations(client, installed)
         try:
-            _deploy_all(checkout)
+            _deploy_all(installed)
         finally:
             # What was deployed before a failure or Ctrl-C has lost its config, and the next call
             # could not know it any more. A SIGKILL in between does lose it.
@@ -136,9 +132,9 @@ def _ensure_pool(client: SyncPrefectClient) -> None:
         return
 
 
-def _ensure_automations(client: SyncPrefectClient, checkout: Path) -> None:
+def _ensure_automations(client: SyncPrefectClient, installed: Path) -> None:
     known = {automation.name: automation for automation in client.read_automations()}
-    for content in _read(checkout / _AUTOMATIONS)["automations"]:
+    for content in _read(installed / _AUTOMATIONS)["automations"]:
         wanted = AutomationCore.model_validate(content)
         found = known.get(wanted.name)
         if found is None:
@@ -156,13 +152,13 @@ def _deployed(client: SyncPrefectClient) -> dict[str, DeploymentResponse]:
     return {found.name: found for found in client.read_deployments(deployment_filter=ours)}
 
 
-def _deploy_all(checkout: Path) -> None:
+def _deploy_all(installed: Path) -> None:
     command = ["--no-prompt", "deploy", "--prefect-file", str(_FILE), "--all"]
     # Every worker has one of its own; Prefect would write this one into the deployments.
     environment = {name: value for name, value in os.environ.items() if name != "TINTEM_HOME"}
     done = subprocess.run(
         [sys.executable, "-m", "prefect", *command], env=environment,
-        cwd=checkout, capture_output=True, text=True, stdin=subprocess.DEVNULL,
+        cwd=installed, capture_output=True, text=True, stdin=subprocess.DEVNULL,
     )  # fmt: skip
     if done.returncode:
         raise DeployError(f"`prefect {' '.join(command)}` failed:\n{done.stdout}{done.stderr}")
@@ -178,11 +174,11 @@ def _restore(client: SyncPrefectClient, deployment: DeploymentResponse) -> None:
     client.update_deployment(deployment.id, update)
 
 
-def _version(checkout: Path) -> str:
+def _version(installed: Path) -> str:
     """Return a digest of all that deployments are made from, the form of their config included."""
     digest = hashlib.sha256()
-    for package in ("deploy", "flows", "storage", "tintem_core"):
-        for path in sorted((checkout / package).rglob("*")):
+    for package in ("flows", "storage", "tintem_core", "tintem_pixels"):
+        for path in sorted((installed / package).rglob("*")):
             if path.suffix in (".py", ".yaml"):
                 digest.update(path.read_bytes())
     return digest.hexdigest()[:16]

@@ -49,6 +49,8 @@ class LocalServer:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "flows.orchestration.ephemeral", str(self._port)],
                 stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment,
+                # The command that Ctrl-C ends says so to the server that it still needs.
+                start_new_session=True,
             )  # fmt: skip
         os.environ.update(_QUIET)
         os.environ["PREFECT_HOME"] = str(home)
@@ -173,6 +175,8 @@ def ensure_server() -> Iterator[LocalServer | None]:
     if any(name in os.environ for name in ("PREFECT_API_URL", "PREFECT_PROFILE", "PREFECT_HOME")):
         os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
         os.environ.setdefault("PREFECT_FLOWS_HEARTBEAT_FREQUENCY", str(HEARTBEAT_SECONDS))
+        # The terminal is told by the command itself; the server's page has the log.
+        os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
         yield None
         return
     server = LocalServer(data_folder() / "prefect")

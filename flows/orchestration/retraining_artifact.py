@@ -10,6 +10,7 @@ from flows.retraining.gates import VERDICTS
 from flows.retraining.record import KIND, REPORT, STRANGEST
 from flows.retraining.run import RetrainingResult
 from storage.artifacts import read_file, read_record
+from storage.identity import slugify
 from storage.root import Root
 
 _NAMED = 5
@@ -19,8 +20,11 @@ def publish_retraining(root: Root, ended: RetrainingResult) -> None:
     """Show how a night ended that had something to decide."""
     assert ended.record is not None
     assert ended.night is not None
+    data = ended.record["data"]["name"]
+    # On a server that projects share, each has keys of its own.
+    project = slugify(data)
     text = _markdown(ended.record, f"{root.url}/{KIND}/{ended.night}/{REPORT}")
-    create_markdown_artifact(text, key="night", description=ended.record["data"]["name"])
+    create_markdown_artifact(text, key=f"{project}-night", description=data)
     gates = [
         {
             "student": line["name"],
@@ -35,14 +39,16 @@ def publish_retraining(root: Root, ended: RetrainingResult) -> None:
     ]
     if gates:
         create_table_artifact(
-            gates, key="gates", description="measured on tonight's test photos, new and latest"
+            gates,
+            key=f"{project}-gates",
+            description="measured on tonight's test photos, new and latest",
         )
     stored = read_record(root, KIND, ended.night)
     if stored is not None and STRANGEST in stored["files"]:
         picture = base64.b64encode(read_file(root, KIND, ended.night, STRANGEST)).decode()
         create_image_artifact(
             f"data:image/jpeg;base64,{picture}",
-            key="strangest-photos",
+            key=f"{project}-strangest-photos",
             description="The strangest new photos, each above its nearest known one",
         )
 

@@ -10,7 +10,7 @@ import platform
 import socket
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -89,7 +89,7 @@ class Services:
         """Start a worker that takes one run at a time.
 
         Args:
-            folder: the checkout that runs start in.
+            folder: that runs start in, with the code.
         """
         command = ["worker", "start", "--pool", POOL, "--limit", "1", "--name", worker_name()]
         self._start("worker", command, {
@@ -97,6 +97,24 @@ class Services:
             "PREFECT_WORKER_QUERY_SECONDS": "3",
             "TINTEM_HOME": str(folder),
         })  # fmt: skip
+
+    @contextlib.contextmanager
+    def undone_on_error(self) -> Iterator[Callable[[], bool]]:
+        """End what is started inside the block if the block does not come to its end.
+
+        Yields:
+            Whether anything was started since.
+        """
+        before = {process.pid for process in self.processes()}
+
+        def begun() -> list[psutil.Process]:
+            return [process for process in self.processes() if process.pid not in before]
+
+        try:
+            yield lambda: bool(begun())
+        except BaseException:
+            _end(begun())
+            raise
 
     def runs(self) -> dict[UUID, psutil.Process]:
         """Flow runs by their id, as far as their processes live; also without a worker."""

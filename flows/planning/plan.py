@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 from flows.config.run import RunConfig
 from flows.data.caches import Extracted, TeacherCaches
@@ -13,7 +13,24 @@ from flows.data.listing import Listing, list_photos
 from flows.data.rendering import ViewSource
 from flows.data.space import free_bytes, require_space
 from flows.planning.disk import measure_disk
-from flows.planning.rates import decoded_images, embedded_views, trained_images
+from flows.planning.rates import (
+    Rate,
+    decoded_images,
+    embedded_views,
+    mapping_seconds,
+    trained_images,
+)
+from flows.planning.stored import Choice, Work, choices_of, mapped_choice
+from flows.planning.times import (
+    NOTHING,
+    Seconds,
+    exactly,
+    extraction,
+    lasting,
+    rendered_photos,
+    together,
+    training,
+)
 from flows.stages.ids import (
     CacheRequest,
     mapping_name,
@@ -27,7 +44,7 @@ from flows.stages.models import known_teacher
 from flows.stages.preflight import preflight
 from flows.stages.results import Indexed
 from storage.artifacts import list_artifacts
-from storage.cache import FeatureCache, KindSpec
+from storage.cache import FeatureCache
 from storage.cache.footprint import footprint
 from storage.errors import MissingObjectError
 from storage.images import open_reader
@@ -36,44 +53,9 @@ from tintem_core.models.device import choose_device
 from tintem_core.models.teacher import Teacher
 
 
-def slowest(seconds: Mapping[str, float]) -> tuple[str, float]:
-    """Return the step that decides how long steps take that overlap, and its seconds."""
-    name = max(seconds, key=lambda step: seconds[step])
-    return name, seconds[name]
-
-
-@dataclass(frozen=True)
-class Work:
-    """A cache of the run: how many photos it is to hold, and how many it holds already."""
-
-    want: CacheRequest
-    photos: int
-    done: int
-
-    @property
-    def views(self) -> int:
-        return self.photos * self.want.spec.views
-
-    @property
-    def missing(self) -> int:
-        return self.photos - self.done
-
-
-@dataclass(frozen=True)
-class Choice:
-    """One way to store the features of the run."""
-
-    stored: str
-    dtype: str
-    shards: int
-    bytes: int
-    objects: int
-    chosen: bool
-
-
 @dataclass(frozen=True)
 class Plan:
-    """What a run will do. Rates are per second, measured here and now; times are in seconds."""
+    """What a run will do. Rates are per second, measured here and now."""
 
     root: str
     device: str
@@ -86,14 +68,16 @@ class Plan:
     bytes_free: int | None
     write_bytes_rate: float
     read_bytes_rate: float
-    teacher_views_rate: float | None
+    teacher_views: Rate | None
     """None where the teacher is a file of latents."""
-    decoded_photos_rate: float | None
-    extraction_seconds: float
+    decoded_photos: Rate | None
+    trained_images: Rate
+    extraction: Seconds
     extraction_limit: str
+    mapping: Seconds
     training_steps: int
-    trained_images_rate: float
-    training_seconds: float
+    training: Seconds
+    in_all: Seconds
     reused: tuple[str, ...]
 
     def as_json(self) -> dict[str, Any]:
@@ -117,11 +101,11 @@ def plan(config: RunConfig) -> Plan:
     wanted = [want for teacher in teachers for want in requested_caches(config, teacher)]
     work = [_work(root, want, photos[want.source.name]) for want in wanted]
     extracted = _extracted(config, wanted)
-    choices = _choices(config, work, teachers[0].describe())
+    choices = choices_of(config, work, teachers[0].describe())
     if config.cache.keep_mapped:
         tokens = _mapped_tokens(root, config, teachers[0], photos, extracted)
         work += tokens
-        choices += (_mapped_choice(config, work),)
+        choices += (mapped_choice(config, work),)
         extracted = replace(extracted, mapped_tokens=tuple(w.want.spec.id for w in tokens))
     needed = sum(
         footprint(
@@ -133,24 +117,36 @@ def plan(config: RunConfig) -> Plan:
     disk = measure_disk(root)
     # Latents from a file cost nothing but the writing.
     views_rates = {t.config: embedded_views(t) for t in teachers if isinstance(t, Teacher)}
-    decoded_rate = _decoded(config, data) if views_rates else None
-    seconds = {
-        "the teacher": sum(
-            w.missing * w.want.spec.views / views_rates.get(w.want.teacher, float("inf"))
-            for w in work
-        ),
-        "writing": needed / disk.write,
-        "decoding": sum(w.missing for w in work) / (decoded_rate or float("inf")),
-    }
-    limit, extraction_seconds = slowest(seconds)
-    trained_rate = trained_images(config, device, sum(teacher.width for teacher in teachers), width)
+    decoded_rate = _decoded(config, data)
+    limit, extracting = extraction(
+        together([
+            lasting(w.missing * w.want.spec.views, views_rates.get(w.want.teacher)) for w in work
+        ]),
+        lasting(sum(w.missing for w in work), decoded_rate if views_rates else None),
+        exactly(needed / disk.write),
+        device,
+    )  # fmt: skip
+    available = sum(teacher.width for teacher in teachers)
+    trained_rate = trained_images(config, device, available, width)
     learnt = data.train
     if config.training.select == "best":
         learnt -= round(data.train * config.training.validation_share)
     batch = max(1, min(config.training.batch_size, learnt))
     share = config.training.support if config.support_sources else 0.0
     steps = config.training.epochs * (learnt // max(1, round(batch * (1 - share))))
+    counts = {name: found.photos for name, found in photos.items()} | {config.data.name: learnt}
+    renders = rendered_photos(config, counts, steps, batch)
     reused = _reused(root, config, photos, extracted)
+    mapping, trained = NOTHING, NOTHING
+    if "mapping" not in reused:
+        rows = data.train * config.views.count
+        mapping = exactly(mapping_seconds(config, device, rows, available, width))
+    if "student" not in reused:
+        rendering = lasting(renders, decoded_rate)
+        trained = training(lasting(steps * batch, trained_rate), rendering, device)
+    indexing = NOTHING
+    if not all(found.exact for found in photos.values()):
+        indexing = lasting(sum(found.photos for found in photos.values()), decoded_rate)
     return Plan(
         root=root.url,
         device=device,
@@ -163,13 +159,15 @@ def plan(config: RunConfig) -> Plan:
         bytes_free=free_bytes(root),
         write_bytes_rate=disk.write,
         read_bytes_rate=disk.read,
-        teacher_views_rate=views_rates.get(config.teacher),
-        decoded_photos_rate=decoded_rate,
-        extraction_seconds=extraction_seconds,
+        teacher_views=views_rates.get(config.teacher),
+        decoded_photos=decoded_rate,
+        trained_images=trained_rate,
+        extraction=extracting,
         extraction_limit=limit if needed else "",
+        mapping=mapping,
         training_steps=steps,
-        trained_images_rate=trained_rate,
-        training_seconds=0.0 if "student" in reused else steps * batch / trained_rate,
+        training=trained,
+        in_all=together([indexing, extracting, mapping, trained]),
         reused=reused,
     )
 
@@ -191,42 +189,11 @@ def _work(root: Root, want: CacheRequest, photos: Listing) -> Work:
     return Work(want, count, min(count, len(keys) - len(cache.missing(keys))))
 
 
-def _decoded(config: RunConfig, data: Listing) -> float | None:
+def _decoded(config: RunConfig, data: Listing) -> Rate | None:
     images = open_reader(config.data, run_root(config).reading)
     size = config.teacher.image_size
     source = ViewSource(images, data.sample, data.sample, config.views.recipe, size)
     return decoded_images(source, config.views.count, size, config.runtime.decode_threads)
-
-
-def _choices(
-    config: RunConfig, work: list[Work], shapes: Mapping[str, tuple[int, ...]]
-) -> tuple[Choice, ...]:
-    dtypes: list[Literal["float16", "int8", "float32"]] = ["float16", "int8"]
-    if config.cache.dtype not in dtypes:
-        dtypes.append(config.cache.dtype)
-    found = []
-    for tokens in (False, True) if "tokens" in shapes else (False,):
-        for dtype in dtypes:
-            sizes = []
-            for w in work:
-                kinds = {"global": KindSpec(shape=shapes["global"], dims=("feature",), dtype=dtype)}
-                if tokens and w.want.source not in config.evaluation.ood:
-                    dims = ("token", "feature")
-                    kinds["tokens"] = KindSpec(shape=shapes["tokens"], dims=dims, dtype=dtype)
-                rows = config.cache.rows_per_shard
-                sizes.append(footprint(kinds, w.photos, w.want.spec.views, rows))
-            found.append(
-                Choice(
-                    stored="global + tokens" if tokens else "global",
-                    dtype=dtype,
-                    shards=sum(size.shards for size in sizes),
-                    bytes=sum(size.bytes for size in sizes),
-                    objects=sum(size.objects for size in sizes),
-                    chosen=not config.cache.keep_mapped
-                    and (tokens, dtype) == (config.cache.tokens, config.cache.dtype),
-                )
-            )
-    return tuple(found)
 
 
 def _mapped_tokens(
@@ -245,21 +212,6 @@ def _mapped_tokens(
         mapping = mapping_name(config, spec)
     wanted = requested_tokens(config, teacher, mapping)
     return [_work(root, want, photos[want.source.name]) for want in wanted]
-
-
-def _mapped_choice(config: RunConfig, work: list[Work]) -> Choice:
-    sizes = [
-        footprint(w.want.spec.kinds, w.photos, w.want.spec.views, config.cache.rows_per_shard)
-        for w in work
-    ]
-    return Choice(
-        stored="global + mapped tokens",
-        dtype=config.cache.dtype,
-        shards=sum(size.shards for size in sizes),
-        bytes=sum(size.bytes for size in sizes),
-        objects=sum(size.objects for size in sizes),
-        chosen=True,
-    )
 
 
 def _extracted(config: RunConfig, wanted: list[CacheRequest]) -> Extracted:

@@ -6,8 +6,9 @@ import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 
 from flows.config.run import RunConfig
@@ -15,6 +16,8 @@ from flows.data.rendering import ViewSource
 from storage.errors import StorageError
 from storage.identity import content_key
 from tintem_core.errors import InputError
+from tintem_core.losses.tensors import FEWEST_EMBEDDINGS
+from tintem_core.mapping.fit import fit_mapping, start_mapping
 from tintem_core.mapping.module import Mapping
 from tintem_core.models.device import place
 from tintem_core.models.student import build_student
@@ -24,42 +27,78 @@ from tintem_core.training.loop import train
 from tintem_core.training.state import Batch, start_training
 
 _SECONDS = 1.0
+_FEWEST_CALLS = 3
+_ROWS_LOOKED_AT = 4096
 
 
-def rate(work: Callable[[int], None], most: int, seconds: float | None = None) -> float:
-    """Units per second of some work.
+@dataclass(frozen=True)
+class Rate:
+    """Units per second: of all calls that were timed, of the slowest one and of the fastest one.
+
+    at_once: units of each of these calls.
+    """
+
+    value: float
+    low: float
+    high: float
+    at_once: int
+
+
+def rate(work: Callable[[int], None], most: int, seconds: float | None = None) -> Rate:
+    """How fast some work is at the number of units that the run itself does at once.
+
+    A call costs something besides its units: it is timed with as many of them as the run's own
+    has, or, where such a call alone would take longer than there is time, with as many as fit.
 
     Args:
         work: does a number of units.
-        most: the number that the run itself does at once; fewer are tried where it is slow.
-        seconds: about as long as this may take, after a first unit.
+        most: the number that the run itself does at once.
+        seconds: about as long as all timed calls may take together, after the warm-up.
     """
     seconds = _SECONDS if seconds is None else seconds
     work(1)
+    count, once = 1, _timed(work, 1)
+    while count < most:
+        more = min(most, 4 * count)
+        # At worst a call costs nothing but its units.
+        if once * more / count > seconds:
+            break
+        # The first call of a size allocates and may compile: it warms up.
+        _timed(work, more)
+        count, once = more, _timed(work, more)
+    spent: list[float] = []
+    while len(spent) < _FEWEST_CALLS or sum(spent) < seconds / 2:
+        spent.append(_timed(work, count))
+    return Rate(count * len(spent) / sum(spent), count / max(spent), count / min(spent), count)
+
+
+def _timed(work: Callable[[int], None], count: int) -> float:
     started = time.perf_counter()
-    work(1)
-    once = max(time.perf_counter() - started, 1e-9)
-    count = max(1, min(most, int(seconds / 3 / once)))
     work(count)
-    done, started = 0, time.perf_counter()
-    while done == 0 or time.perf_counter() - started < seconds / 2:
-        work(count)
-        done += count
-    return done / (time.perf_counter() - started)
+    return max(time.perf_counter() - started, 1e-9)
 
 
-def embedded_views(teacher: Teacher) -> float:
+def embedded_views(teacher: Teacher) -> Rate:
     """Views per second through the teacher, from pixels in memory to embeddings in memory."""
 
-    def work(count: int) -> None:
+    def embed(count: int) -> None:
         pixels = teacher.pixel_buffer(count)
         pixels[:] = 127
         teacher.embed(pixels)
 
-    return rate(work, teacher.config.batch_size)
+    threads = teacher.threads
+    if threads == 1:
+        # On a CPU, torch's own threads of two callers would wait for each other afterwards.
+        return rate(embed, teacher.config.batch_size)
+    with ThreadPoolExecutor(threads) as pool:
+        found = rate(
+            lambda count: list(pool.map(embed, [count] * threads)).clear(),
+            teacher.config.batch_size,
+        )
+    return Rate(threads * found.value, threads * found.low, threads * found.high, found.at_once)
 
 
-def decoded_images(source: ViewSource, views: int, size: int, threads: int | None) -> float | None:
+def decoded_images(source: ViewSource, views: int, size: int, threads: int | None) -> Rate | None:
     """Images per second read, decoded and cut into their views; None if none can be read.
 
     Args:
@@ -87,7 +126,7 @@ def decoded_images(source: ViewSource, views: int, size: int, threads: int | Non
         return rate(lambda count: list(pool.map(load, range(count))).clear(), 8 * threads)
 
 
-def trained_images(config: RunConfig, device: str, teacher_width: int, width: int) -> float:
+def trained_images(config: RunConfig, device: str, teacher_width: int, width: int) -> Rate:
     """Images per second of optimiser steps on pixels in memory."""
     # Tokens are left out: how many there are depends on the teacher, what they cost is little.
     training = config.training.model_copy(update={"local_weight": 0.0})
@@ -132,3 +171,27 @@ def trained_images(config: RunConfig, device: str, teacher_width: int, width: in
                 f"training.batch_size: {config.training.batch_size} images do not fit into the "
                 "GPU's memory at once: choose a smaller one."
             ) from error
+
+
+def mapping_seconds(config: RunConfig, device: str, rows: int, dim: int, width: int) -> float:
+    """Seconds that the fit of the mapping takes, on latents in memory.
+
+    Args:
+        rows: N, training views in the cache.
+        dim: D, of the teachers together.
+        width: K.
+    """
+    mapping, generator = config.mapping, np.random.default_rng(0)
+    looked_at = max(FEWEST_EMBEDDINGS, min(rows, mapping.moment_rows, _ROWS_LOOKED_AT))
+    latents = generator.standard_normal((looked_at, dim), np.float32)
+    started = time.perf_counter()
+    start_mapping(mapping, latents.__getitem__, looked_at, dim, width)
+    seconds = (time.perf_counter() - started) * min(rows, mapping.moment_rows) / looked_at
+    if not mapping.descends:
+        return seconds
+
+    def work(count: int) -> None:
+        some = mapping.model_copy(update={"steps": count, "start": "random", "axes": "principal"})
+        fit_mapping(some, latents.__getitem__, looked_at, dim, width, device=device)
+
+    return seconds + mapping.steps / rate(work, min(mapping.steps, 16)).value

@@ -4,6 +4,7 @@ from rich.filesize import decimal
 from rich.table import Table
 
 from flows.planning.plan import Plan
+from flows.planning.times import Seconds
 
 
 def duration(seconds: float) -> str:
@@ -12,6 +13,16 @@ def duration(seconds: float) -> str:
         if seconds < 100 * length:
             return f"{seconds / length:.{1 if seconds < 9.95 * length else 0}f} {unit}"
     return f"{seconds / 86400:.0f} days"
+
+
+def _time(seconds: Seconds, what: str = "") -> tuple[str, str]:
+    """Return a time, and how sure it is."""
+    if not seconds.value:
+        return "done", ""
+    spread = ""
+    if seconds.low < seconds.high:
+        spread = f"{duration(seconds.low)} to {duration(seconds.high)} by the timed batches"
+    return f"≈ {duration(seconds.value)}", f"{spread}{what}".removeprefix("; ")
 
 
 def plan_tables(plan: Plan) -> list[Table]:
@@ -33,18 +44,19 @@ def _facts(plan: Plan) -> Table:
     table.add_row("bytes to write", decimal(plan.bytes_needed), free)
     speeds = (decimal(round(plan.write_bytes_rate)), decimal(round(plan.read_bytes_rate)))
     table.add_row("disk", f"{speeds[0]}/s", f"written and flushed; {speeds[1]}/s read")
-    if plan.teacher_views_rate is not None:
-        rate = f"{plan.teacher_views_rate:,.0f} views/s"
-        table.add_row("teacher", rate, f"on {plan.device}, pixels in memory")
-    if plan.decoded_photos_rate is not None:
-        rate = f"{plan.decoded_photos_rate:,.0f} photos/s"
+    if plan.teacher_views is not None:
+        said = f"on {plan.device}, pixels in memory, {plan.teacher_views.at_once} at once"
+        table.add_row("teacher", f"{plan.teacher_views.value:,.0f} views/s", said)
+    if plan.decoded_photos is not None:
+        rate = f"{plan.decoded_photos.value:,.0f} photos/s"
         table.add_row("decoding", rate, "read, decoded and cut into all views")
-    limited = f"limited by {plan.extraction_limit}" if plan.extraction_limit else "nothing to do"
-    table.add_row("extraction", f"≈ {duration(plan.extraction_seconds)}", limited)
-    steps = f"{plan.training_steps:,} steps, {plan.trained_images_rate:,.0f} images/s"
-    done = "student" in plan.reused
-    time = "done" if done else f"≈ {duration(plan.training_seconds)}"
-    table.add_row("training", time, "reused" if done else f"{steps}, pixels in memory")
+    limited = f"; limited by {plan.extraction_limit}" if plan.extraction_limit else ""
+    table.add_row("extraction", *_time(plan.extraction, limited))
+    table.add_row("mapping", *_time(plan.mapping))
+    rate = f"; {plan.training_steps:,} steps, {plan.trained_images.value:,.0f} images/s"
+    table.add_row("training", *_time(plan.training, rate))
+    what = "; indexing, extraction, mapping and training; evaluation and export follow"
+    table.add_row("in all", *_time(plan.in_all, what))
     if plan.reused:
         table.add_row("reused", "", ", ".join(plan.reused))
     return table

@@ -53,10 +53,28 @@ def is_open(verdicts: Iterable[Verdict]) -> bool:
     return all(verdict.passed is not False for verdict in verdicts)
 
 
-def refuse_unlabelled(gates: Iterable[GateConfig], data: Dataset) -> None:
-    """Raises InputError if a gate asks for what only labels tell, and photos have none."""
+def refuse_unmeasured(
+    gates: Iterable[GateConfig], data: Dataset, ood: Mapping[str, Dataset]
+) -> None:
+    """Refuse gates that could only fail, for want of labels or of photos.
+
+    Args:
+        data: the photos of the run.
+        ood: the out-of-distribution sets, by name.
+
+    Raises:
+        InputError: if there is one.
+    """
     for place, gate in enumerate(gates):
-        if metric_of(gate.metric).needs_labels and not data.is_labelled:
+        metric, asked = metric_of(gate.metric), gate.metric.split("/")[1]
+        photos = len(ood[asked].keys() if asked in ood else data.keys("test"))
+        if photos < metric.fewest:
+            raise InputError(
+                f"nightly.gates[{place}]: '{gate.metric}' is measured over {metric.fewest} photos "
+                f"or more, as of fewer chance alone reaches more than half, and {asked} has "
+                f"{photos}: test on more photos, or leave the gate out."
+            )
+        if metric.needs_labels and not data.is_labelled:
             raise InputError(
                 f"nightly.gates[{place}]: '{gate.metric}' is measured over the train and test "
                 f"photos that have labels, and photos of {data.name} have none: label them, or "

@@ -33,7 +33,10 @@ def retraining_page(night: str, record: Mapping[str, Any], found: Iterable[Drift
 
 def _sentences(line: Mapping[str, Any]) -> list[str]:
     news = line["news"]
-    said = [f"{line['says'][0].upper()}{line['says'][1:]}."]
+    says = line["says"]
+    # A name keeps its letters, also where it begins a sentence.
+    is_name = says.startswith(line["name"])
+    said = [f"{says if is_name else says[0].upper() + says[1:]}."]
     if line["latest"] is not None:
         gone = f", {news['gone']:,} are gone" if news["gone"] else ""
         decided = (

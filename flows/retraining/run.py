@@ -25,7 +25,7 @@ from flows.retraining.changes import (
 )
 from flows.retraining.decision import Decision, Outcome, Trigger, describe_decision, trigger
 from flows.retraining.drift import Scored, score_changes
-from flows.retraining.gates import is_open, judge, refuse_unlabelled
+from flows.retraining.gates import is_open, judge, refuse_unmeasured
 from flows.retraining.history import DecisionHistory
 from flows.retraining.promotion import model_of, promote_candidate
 from flows.retraining.record import KIND, retraining_files, retraining_record, retraining_spec
@@ -154,7 +154,7 @@ class RetrainingRun:
         lines, data = open_lines(self._config, self.root), self._pipeline.indexed.data
         self.lines = [line.id for line in lines]
         for line in lines:
-            refuse_unlabelled(line.config.nightly.gates, data)
+            refuse_unmeasured(line.config.nightly.gates, data, self._pipeline.indexed.ood)
             news = self._news[line.id] = changes_of(self.root, line.latest, data)
             if news.reference is not None and news.reference.name != data.name:
                 raise InputError(

@@ -6,6 +6,7 @@ from flows.data.latents import StoredLatents, open_latents, unused_latents, with
 from flows.reporting.base import reporter
 from flows.stages.results import Indexed
 from flows.stages.selection import held_out
+from flows.stages.training_data import refuse_unlabelled
 from storage.images import (
     Manifest,
     SourceConfig,
@@ -32,6 +33,8 @@ def index(config: RunConfig, root: Root) -> Indexed:
                 f"{config.data.uri} has {found} {split} photos, at least {fewest} are needed: "
                 f"give {cure}."
             )
+    if config.training.kind.needs_labels:
+        refuse_unlabelled(data.name, data.labels("train"))
     if config.training.select == "best":
         held_out(config, data)
     if config.evaluation.ood_neighbour > len(data.keys("train")):
@@ -107,6 +110,8 @@ def _dataset(config: RunConfig, source: SourceConfig, root: Root) -> Dataset:
         manifest = build_manifest(
             source, previous=previous, progress=progress, reading=root.reading
         )
+        # Those that were known are listed, and not opened again.
+        advance(max(0, manifest.table.height - done))
     for teacher in config.teachers:
         if teacher.latents is not None:
             manifest = with_latents(manifest, open_latents(teacher))

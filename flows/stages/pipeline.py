@@ -31,18 +31,22 @@ class Pipeline:
 
     @cached_property
     def root(self) -> Root:
+        """Where everything of the run lies."""
         return run_root(self.config)
 
     @cached_property
     def indexed(self) -> Indexed:
+        """The photos of every dataset, with content keys, labels and splits."""
         return index(self.config, self.root)
 
     @cached_property
     def extracted(self) -> Extracted:
+        """The feature caches: what the teachers say of every view."""
         return extract(self.config, self.root, self.indexed, self.executor)
 
     @cached_property
     def mapped(self) -> Mapped:
+        """The mapping from the teacher's width to the student's."""
         return fit(self.config, self.root, self.indexed, self.extracted)
 
     @cached_property
@@ -56,6 +60,7 @@ class Pipeline:
 
     @cached_property
     def trained(self) -> Trained:
+        """The student; continues from its newest checkpoint."""
         before = (self.config, self.root, self.indexed, self.all_caches, self.mapped)
         if self.config.runtime.processes > 1 and find_trained(*before) is None:
             train_in_processes(self.config, to_ids(self.indexed, self.all_caches, self.mapped))
@@ -66,12 +71,14 @@ class Pipeline:
 
     @cached_property
     def evaluated(self) -> Evaluated:
+        """What was measured of the student, on photos that it never saw."""
         return evaluate(
             self.config, self.root, self.indexed, self.extracted, self.mapped, self.trained
         )
 
     @cached_property
     def exported(self) -> Exported:
+        """The checked ONNX model, with its card and report."""
         # Only this stage needs ONNX Runtime and Matplotlib: machines that train have neither.
         from flows.stages.export import export
 

@@ -18,7 +18,9 @@ from flows.data.weights import initial_weights
 from flows.provenance import provenance
 from flows.stages.licences import require_license
 from flows.stages.models import known_teacher
+from flows.stages.training_data import refuse_unlabelled
 from storage.identity import digest
+from storage.images import SourceConfig, open_reader
 from tintem_core.errors import InputError, NotApplicableError
 from tintem_core.export.formats import Subject, export_format
 from tintem_core.models.student import build_student, natural_width
@@ -36,6 +38,8 @@ def preflight(config: RunConfig) -> None:
     if config.runtime.cluster is not None:
         require_ray()
     _check_machine(config.runtime)
+    if config.training.kind.needs_labels:
+        _require_labels(config.data)
     natural = natural_width(config.student)
     check_optimizer(config.training.optimizer)
     if config.views.recipe.name == "timm":
@@ -64,6 +68,13 @@ def preflight(config: RunConfig) -> None:
     shapes = [teacher.describe(tokens=config.cache.tokens) for teacher in teachers]
     count = shapes[0]["tokens"][0] if config.training.needs_tokens else None
     try_student(config, width, count)
+
+
+def _require_labels(data: SourceConfig) -> None:
+    """Refuse photos of which none has a label: listing them opens none of them."""
+    entries = open_reader(data).entries()
+    if entries["label"].null_count() == len(entries):
+        refuse_unlabelled(data.name, [None] * len(entries))
 
 
 def _check_machine(runtime: RuntimeConfig) -> None:

@@ -1,6 +1,6 @@
 """What a student is taught with: views of photos and support images, labels, batches of them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,13 +71,19 @@ def class_numbers(indexed: Indexed) -> tuple[NDArray[np.int64], tuple[str, ...]]
         InputError: if a training photo has no label.
     """
     labels = indexed.data.labels("train")
+    refuse_unlabelled(indexed.data.name, labels)
     named = [label for label in labels if label is not None]
-    if len(named) < len(labels):
-        raise InputError(
-            f"training.objective 'supervised' needs a label for every training photo, but "
-            f"{len(labels) - len(named)} of {len(labels)} photos of {indexed.data.name} have none: "
-            "give data.label_column or class folders."
-        )
     classes = tuple(sorted(set(named)))
     numbers = {name: number for number, name in enumerate(classes)}
     return np.array([numbers[label] for label in named], np.int64), classes
+
+
+def refuse_unlabelled(name: str, labels: Sequence[str | None]) -> None:
+    """Raises InputError if a training photo has no label."""
+    without = sum(label is None for label in labels)
+    if without:
+        raise InputError(
+            f"training.objective 'supervised' needs a label for every training photo, but "
+            f"{without} of {len(labels)} photos of {name} have none: "
+            "give data.label_column or class folders."
+        )

@@ -76,6 +76,57 @@ def test_only_what_was_started_from_here_is_found(tmp_path: Path) -> None:
             process.wait()
 
 
+def _sleep(services: Services) -> psutil.Popen:
+    services.home.mkdir(exist_ok=True)
+    return psutil.Popen(["sleep", "60"], env={**os.environ, "TINTEM_UP": str(services.home)})
+
+
+def test_what_was_started_is_undone_where_the_rest_fails(tmp_path: Path) -> None:
+    services = Services(tmp_path)
+    before = _sleep(services)
+    try:
+        with pytest.raises(KeyboardInterrupt), services.undone_on_error() as begun:
+            assert not begun()
+            started = _sleep(services)
+            assert begun()
+            raise KeyboardInterrupt
+        assert not started.is_running()
+        assert before.is_running()
+    finally:
+        before.kill()
+        before.wait()
+
+
+def test_down_ends_a_server_that_answers_anything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = []
+
+    def answer(*_: object) -> None:
+        raise RuntimeError("the pool is not there yet")
+
+    monkeypatch.setattr(Services, "stop_worker", lambda _: 0)
+    monkeypatch.setattr(Services, "api_url", lambda _: "http://127.0.0.1:9/api")
+    monkeypatch.setattr(Services, "stop_server", lambda _: ended.append(1) or 1)
+    monkeypatch.setattr("flows.cli.server.is_prefect", lambda _: True)
+    monkeypatch.setattr("flows.cli.server._tell_the_dead", answer)
+    monkeypatch.setenv("PREFECT_API_URL", "")
+    CliRunner().invoke(app, ["down"])
+    assert ended == [1]
+
+
+def test_up_refuses_before_it_starts_anything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    monkeypatch.setattr(Services, "worker_url", lambda _: "http://elsewhere:4200/api")
+    monkeypatch.setattr(Services, "start_server", lambda *_: pytest.fail("it was started"))
+    said = CliRunner().invoke(app, ["up", "--port", "29871"])
+    assert isinstance(said.exception, InputError)
+    assert "`tintem down` ends it" in str(said.exception)
+
+
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     """With PostgreSQL, as a server that stays; the other tests have SQLite, as a laptop."""
@@ -138,8 +189,11 @@ def test_one_command_brings_everything_up_and_one_ends_it(machine: Machine, cell
         (report,) = client.read_artifacts(artifact_filter=ours)
         assert "data:image/png;base64" in str(report.data)
         kinds = {artifact.key: artifact.type for artifact in client.read_artifacts()}
-        assert (kinds["metrics"], kinds["summary"]) == ("table", "table")
-        assert (kinds["training-curve"], kinds["ood-scores"]) == ("markdown", "markdown")
+        of_run = "mono-cells-mobilenetv3-small-050"
+        for what in ("metrics", "summary"):
+            assert kinds[f"{of_run}-{what}"] == "table"
+        for what in ("training-curve", "ood-scores"):
+            assert kinds[f"{of_run}-{what}"] == "markdown"
         assert kinds["train-mobilenetv3-small-050"] == "progress"
 
     wrong = json.loads(parameters)

@@ -17,13 +17,12 @@ from tintem_core.evaluation.bootstrap import (
     percentile_interval,
     refuse_few,
 )
-from tintem_core.evaluation.neighbours import nearest, shared_share
+from tintem_core.evaluation.neighbours import nearest, shared_share, telling_neighbours
 from tintem_core.evaluation.pairs import mid_ranks, pair_cosines, pair_subsample, pearson, spearman
 from tintem_core.evaluation.to_mapped import to_mapped_rows
 
 Table = NDArray[np.floating]
 Doubles = NDArray[np.float64]
-NEIGHBOURS = 10
 
 
 def faithfulness(
@@ -39,8 +38,8 @@ def faithfulness(
 
     Rows, in order: those of `to_mapped.to_mapped_rows` on all images, left out when `mapped_NK` is
     None; then, on at most 2,000 images drawn with `seed`: `pairwise_pearson`, `pairwise_spearman`
-    (off-diagonal cosines), `cka_linear`, `neighbour_overlap_10` (within the drawn images; k
-    shrinks to N - 1 on fewer than 11 images, and so does the name; chance is k / (N - 1)).
+    (off-diagonal cosines), `cka_linear`, `neighbour_overlap_10` (within the drawn images; chance
+    is k / (N - 1), and k shrinks, and so does the name, where it would be above 1/2).
     `MetricRow.n` says how many images a number comes from.
 
     Args:
@@ -235,7 +234,7 @@ def _hsic(counts_RN: Doubles, first_NN: Doubles, second_NN: Doubles) -> Doubles:
 def _overlap_row(teacher_ND: Table, student_NK: Table, counts_RN: Doubles) -> MetricRow:
     """Queries are resampled, the images they are looked up among stay."""
     images = len(teacher_ND)
-    k = min(NEIGHBOURS, images - 1)
+    k = telling_neighbours(images - 1)
     lists = (nearest(t, t, k, exclude_self=True)[1] for t in (teacher_ND, student_NK))
     shares = shared_share(*lists)
     drawn = counts_RN @ shares / images

@@ -38,6 +38,7 @@ class Metric:
     lower_is_better: whether less of it is better.
     needs_labels: whether it is measured over the photos that have a label.
     has_constant: whether a constant answer is measured beside it.
+    fewest: photos that it is measured over; of fewer, chance alone would reach more than half.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Metric:
     lower_is_better: bool = False
     needs_labels: bool = False
     has_constant: bool = False
+    fewest: int = 0
 
 
 _METRICS = (
@@ -61,10 +63,12 @@ _METRICS = (
     Metric("pairwise_pearson", "faithfulness: Pearson of pairwise cosines", "angles"),
     Metric("pairwise_spearman", "faithfulness: Spearman of pairwise cosines", "angles"),
     Metric("cka_linear", "linear CKA", "angles"),
-    Metric("neighbour_overlap_10", "same 10 nearest neighbours", "angles"),
+    Metric("neighbour_overlap_10", "same 10 nearest neighbours", "angles", fewest=21),
     Metric("same_photo_at_1", "same photo first in the teacher's index", "shared space"),
-    Metric("same_photo_at_10", "same photo among 10 of the teacher's index", "shared space"),
-    Metric("shared_overlap_10", "teacher's 10 neighbours in its index", "shared space"),
+    Metric(
+        "same_photo_at_10", "same photo among 10 of the teacher's index", "shared space", fewest=20
+    ),
+    Metric("shared_overlap_10", "teacher's 10 neighbours in its index", "shared space", fewest=21),
     Metric("shared_knn", "kNN accuracy in the teacher's index", "shared space", needs_labels=True),
     Metric("knn", "kNN accuracy", "votes", needs_labels=True),
     Metric("knn_over_classes", "kNN accuracy, mean over classes", "votes", needs_labels=True),
@@ -117,8 +121,8 @@ def known_metrics(
     """Return what an evaluation measures, as subject/set/name.
 
     What needs labels is measured over the photos that have one, what is found among 10 where there
-    are more test photos than that, and what takes n labelled photos of a class where each class has
-    them.
+    are photos enough (`Metric.fewest`), and what takes n labelled photos of a class where each
+    class has them.
 
     Args:
         answers: who answers in a space of the teacher's, the student itself or a training head.

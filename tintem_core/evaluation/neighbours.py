@@ -15,6 +15,7 @@ from tintem_core.evaluation.cosine import Floats, unit_rows
 Ints = NDArray[np.int64]
 KNN_TEMPERATURE = 0.07
 KNN_KS = (10, 20, 100, 200)
+NEIGHBOURS = 10
 # 64 MiB of float32 cosines at a time: memory stays flat however large the bank is.
 _BLOCK_COSINES = 1 << 24
 
@@ -167,6 +168,15 @@ def neighbour_overlap(
     _, ours = nearest(first_ND, first_ND, k, exclude_self=True)
     _, theirs = nearest(second_NK, second_NK, k, exclude_self=True)
     return shared_share(ours, theirs)
+
+
+def telling_neighbours(others: int) -> int:
+    """How many nearest neighbours two lists over so many images are compared by.
+
+    10, or as many as chance shares at most half of: lists of k out of n images, drawn at random,
+    have k / n in common. At least 1.
+    """
+    return max(1, min(NEIGHBOURS, others // 2))
 
 
 def shared_share(first_Nk: Ints, second_Nk: Ints) -> NDArray[np.float64]:

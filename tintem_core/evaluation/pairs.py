@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from tintem_core.errors import DegenerateError, ShapeError
 from tintem_core.evaluation.bootstrap import refuse_few
 from tintem_core.evaluation.cosine import unit_rows
-from tintem_core.evaluation.neighbours import neighbour_overlap
+from tintem_core.evaluation.neighbours import neighbour_overlap, telling_neighbours
 
 Table = NDArray[np.floating]
 Doubles = NDArray[np.float64]
@@ -24,7 +24,7 @@ def angle_preservation(
 
     Returns:
         pairwise_pearson, pairwise_spearman, mean_abs_cosine_error (off-diagonal cosines),
-        neighbour_overlap_10 (k is N - 1 below 11 rows), n (rows used).
+        neighbour_overlap_10 (of fewer, see `telling_neighbours`, below 21 rows), n (rows used).
 
     Raises:
         ShapeError, DegenerateError: as `faithfulness`.
@@ -39,7 +39,7 @@ def angle_preservation(
         "pairwise_spearman": spearman(first, second),
         "mean_abs_cosine_error": float(np.abs(first - second).mean()),
         "neighbour_overlap_10": float(
-            neighbour_overlap(teacher, mapped, min(10, len(picked) - 1)).mean()
+            neighbour_overlap(teacher, mapped, telling_neighbours(len(picked) - 1)).mean()
         ),
         "n": float(len(picked)),
     }

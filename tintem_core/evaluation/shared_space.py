@@ -11,11 +11,16 @@ from numpy.typing import NDArray
 
 from tintem_core.errors import ShapeError
 from tintem_core.evaluation.bootstrap import Draws, MetricRow, mean_row
-from tintem_core.evaluation.neighbours import knn_predict, nearest, shared_share
+from tintem_core.evaluation.neighbours import (
+    NEIGHBOURS,
+    knn_predict,
+    nearest,
+    shared_share,
+    telling_neighbours,
+)
 
 Table = NDArray[np.floating]
 RECALLS = (1, 10)
-NEIGHBOURS = 10
 
 
 def shared_space(
@@ -31,7 +36,8 @@ def shared_space(
     `same_photo_at_1`, `same_photo_at_10`: share of images found themselves among the nearest k
     (chance k / N). `shared_overlap_10`: share of an image's 10 nearest neighbours by the teacher
     among the 10 nearest in the index, itself left out of both (chance k / (N - 1)). Where so few
-    images are there that k of them are all, the number says nothing and is left out.
+    images are there that chance would be above 1/2, the first two say little and are left out, and
+    the k of the third shrinks, and so does its name.
 
     Args:
         teacher_ND: teacher embeddings in its full space, shape (N, D).
@@ -58,16 +64,18 @@ def shared_space(
     rows = [
         mean_row(f"same_photo_at_{k}", is_self_Nk[:, :k].any(axis=1), chance=k / count, **settings)
         for k in RECALLS
-        if k < count
+        if 2 * k <= count
     ]
-    if count - 1 > NEIGHBOURS:
-        _, wanted_Nk = nearest(teacher_ND, teacher_ND, NEIGHBOURS, exclude_self=True)
+    # One other image is everybody's neighbour.
+    if count > 2:
+        neighbours = telling_neighbours(count - 1)
+        _, wanted_Nk = nearest(teacher_ND, teacher_ND, neighbours, exclude_self=True)
         # Itself last, all others still the nearest first.
-        order = np.argsort(is_self_Nk, axis=1, kind="stable")[:, :NEIGHBOURS]
+        order = np.argsort(is_self_Nk, axis=1, kind="stable")[:, :neighbours]
         others_Nk = np.take_along_axis(found_Nk, order, axis=1)
         shares = shared_share(wanted_Nk, others_Nk)
-        chance = NEIGHBOURS / (count - 1)
-        name = f"shared_overlap_{NEIGHBOURS}"
+        chance = neighbours / (count - 1)
+        name = f"shared_overlap_{neighbours}"
         rows.append(mean_row(name, shares, chance=chance, **settings))
     return rows
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from tintem_core.errors import InputError, UnknownModelError, WeightsError
 from tintem_core.models.base import VisionModel
+from tintem_core.models.pretrained import require_reachable
 
 # What timm fetches from elsewhere, or reads from a folder.
 _HUBS = ("hf-hub:", "hf_hub:", "local-dir:")
@@ -188,8 +189,10 @@ def build_backbone(
         hint = f" Did you mean {', '.join(close)}?" if close else ""
         raise UnknownModelError(
             f"timm {timm.__version__} knows no model named '{name}'.{hint} "
-            "`python -c 'import timm; print(timm.list_models())'` lists them all."
+            "`python -c 'import tintem_core, timm; print(timm.list_models())'` lists them all."
         )
+    if pretrained:
+        require_reachable(name)
     try:
         model = _create(name, config.image_size, pretrained, dict(options or {}))
     except TypeError as error:

@@ -1,8 +1,10 @@
 """A user's mistake: one sentence that says what, where and the cure; exit code 2; no traceback."""
 
 import os
+import re
 import subprocess
 import sys
+import urllib.error
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -60,6 +62,7 @@ def _ood(name: str, photos: str) -> Change:
 
 MISTAKES: dict[str, tuple[Change, str]] = {
     "unknown key": (_set("training", "epoch", 5), r"'training\.epoch' is not a setting.*epochs"),
+    "nearly a key": (_set("training", "learning_rates", 1), r"did you mean 'learning_rate'\?"),
     "unknown section": (_set("trainings", {}), r"'trainings' is not a setting.*training"),
     "wrong value": (_set("training", "epochs", -1), r"'training\.epochs' is -1: .*greater"),
     "missing folder": (_set("data", "uri", "/no/such/folder"), r"/no/such/folder"),
@@ -141,6 +144,92 @@ def test_the_command_exits_with_2_and_no_traceback(
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr + done.stdout
+
+
+@pytest.mark.parametrize("command", ["run", "plan", "nightly"])
+@pytest.mark.parametrize(
+    ("section", "key", "message"),
+    [
+        ("data", "uri", r"data\.uri: there is no /no/such"),
+        ("teacher", "weights", r"teacher\.weights: there is no file /no/such"),
+    ],
+)
+def test_what_is_not_there_is_missed_before_torch_and_a_server_start(
+    command: str,
+    section: str,
+    key: str,
+    message: str,
+    settings: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from flows.cli import main
+
+    def started(*_: object) -> None:
+        pytest.fail("too late")
+
+    settings[section][key] = "/no/such"
+    monkeypatch.setattr("flows.orchestration.ephemeral.LocalServer", started)
+    monkeypatch.setattr("flows.config.load.load_config", started)
+    monkeypatch.setattr(sys, "argv", ["tintem", command, str(write_config(tmp_path, settings))])
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert left.value.code == 2
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_the_version_is_told() -> None:
+    from importlib.metadata import version
+
+    from typer.testing import CliRunner
+
+    from flows.cli import app
+
+    said = CliRunner().invoke(app, ["--version"])
+    assert said.output.strip() == f"tintem {version('tintem')}"
+
+
+def test_reading_settings_needs_no_torch() -> None:
+    code = "import sys, flows.config.settings; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_photos_without_labels_are_refused_before_the_models_are_built(
+    settings: dict[str, Any], tmp_path: Path, photo_folder: Callable[..., Path]
+) -> None:
+    settings["data"]["uri"] = str(photo_folder(40, name="flat"))
+    settings["training"]["objective"] = "supervised"
+    settings["teacher"]["model"] = "no-such-model"
+    with pytest.raises(InputError, match="40 of 40 photos of shapes have none"):
+        preflight(load_config(write_config(tmp_path, settings)))
+
+
+def test_photos_partly_without_labels_are_refused_before_the_extraction(
+    settings: dict[str, Any], tmp_path: Path, photo_folder: Callable[..., Path]
+) -> None:
+    photo_folder(8, name="photos", first=60)
+    settings["training"]["objective"] = "supervised"
+    pipeline = Pipeline(load_config(write_config(tmp_path, settings)))
+    with pytest.raises(InputError, match="photos of shapes have none"):
+        _ = pipeline.extracted
+    assert not pipeline.root.exists("caches")
+
+
+def test_weights_that_cannot_be_fetched_are_refused_without_a_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from tintem_core.models import pretrained
+
+    def unreachable(*_: object, **__: object) -> None:
+        raise urllib.error.URLError("Name or service not known")
+
+    monkeypatch.setattr(pretrained.urllib.request, "urlopen", unreachable)
+    monkeypatch.setattr(pretrained, "try_to_load_from_cache", lambda *_: None)
+    with pytest.raises(InputError, match=r"cannot be reached \(Name or service not known\)"):
+        pretrained.require_reachable("resnet18")
+    monkeypatch.setattr(pretrained, "try_to_load_from_cache", lambda *_: "/cache/model.safetensors")
+    pretrained.require_reachable("resnet18")
 
 
 def test_init_writes_a_config_that_is_valid_and_never_overwrites(

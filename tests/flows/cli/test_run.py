@@ -39,7 +39,12 @@ def test_a_run_prints_its_numbers_and_is_recorded_by_prefect(
     }  # fmt: skip
     assert all(thing["progress"] == 1 for found in status.values() for thing in found)
     table = tintem("status", str(config_file), home=tmp_path).stdout
-    assert status["exports"][0]["id"] in table
+    # Piped, no id is broken into two lines.
+    assert all(thing["id"] in table for found in status.values() for thing in found)
+    onnx = next(line.split()[-1] for line in table.splitlines() if line.startswith("  model"))
+    assert Path(onnx).is_file()
+    board = tintem("leaderboard", str(config_file), home=tmp_path).stdout
+    assert onnx in board
 
     left = [p for p in psutil.process_iter(["cmdline"]) if str(tmp_path) in str(p.info["cmdline"])]
     assert not left

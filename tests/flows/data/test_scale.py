@@ -14,7 +14,6 @@ import pytest
 
 from benchmarks.scale_tables import DATASETS, Dtype, markdown, vit_kinds
 from flows.data.dataset import Dataset
-from flows.planning.plan import slowest
 from storage.cache import CacheSpec, FeatureCache
 from storage.cache.footprint import footprint, rows_per_shard
 from storage.identity import digest
@@ -116,10 +115,6 @@ def test_the_docs_cover_what_was_asked_for() -> None:
     (line,) = (x for x in lines if x.startswith("| global 384 + tokens 256 × 384 | int8 | 8 |"))
     # 1,281,167 × 8 × 257 × 384 bytes ≈ 1.01 TB.
     assert "| 1.0 TB |" in line
-
-
-def test_the_slowest_of_overlapping_steps_decides() -> None:
-    assert slowest({"a": 1.0, "b": 3.0, "c": 2.0}) == ("b", 3.0)
 
 
 def test_the_columns_of_a_dataset_are_as_good_as_lists(

@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 
 import pytest
 from prefect.client.schemas.objects import FlowRun, StateType, TaskRun, Worker
+from prefect.exceptions import ObjectNotFound
 
 from flows.orchestration import dead_runs
 from flows.orchestration.dead_runs import declare_dead
@@ -69,6 +70,7 @@ class Server:
         self.runs = runs
         self.tasks = [uuid4() for _ in range(5)]
         self.crashed: set[UUID] = set()
+        self.has_pool = True
         self.workers = [
             Worker(name=name, work_pool_id=uuid4(), last_heartbeat_time=datetime.now(UTC) - ago)
             for name, ago in heard.items()
@@ -93,6 +95,10 @@ class Server:
     def read_task_runs(self, *, offset: int = 0, **_: Any) -> list[TaskRun]:
         found = self.tasks[offset : offset + 2]
         return [TaskRun(id=task, task_key="", dynamic_key="") for task in found]
+
+    def read_work_pool(self, name: str) -> None:
+        if not self.has_pool:
+            raise ObjectNotFound(Exception(name))
 
     def read_workers_for_work_pool(self, work_pool_name: str, offset: int = 0) -> list[Worker]:
         assert work_pool_name == "tintem"
@@ -156,4 +162,11 @@ def test_a_run_that_begins_meanwhile_is_not_taken_for_dead(
     monkeypatch.setattr(server, "read_flow_runs", begin_and_read)
     assert declare_dead(lambda: frozenset(processes), "here", ()) == 0
     assert processes
+    assert server.crashed == set()
+
+
+def test_a_server_without_the_pool_has_no_dead_runs(serve: Callable[..., Server]) -> None:
+    server = serve(StateType.RUNNING, here=NOW)
+    server.has_pool = False
+    assert declare_dead(set, "here", ()) == 0
     assert server.crashed == set()

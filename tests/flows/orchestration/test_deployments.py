@@ -52,7 +52,7 @@ class Server:
         self.night = self.night.model_copy(update=changed)
 
     def deploy_night(self) -> None:
-        """Do what `prefect deploy` does to it: all is as in deploy/prefect.yaml."""
+        """Do what `prefect deploy` does to it: all is as in flows/orchestration/prefect.yaml."""
         known = self.night.schedules[0].model_copy(update={"active": False})
         self.night = self.night.model_copy(update={"parameters": {}, "schedules": [known]})
 
@@ -82,10 +82,10 @@ def database_is_locked(*_: Any, **__: Any) -> Any:
 
 def write_checkout(folder: Path) -> Path:
     """Write one whose deployments are not all on the server."""
-    (folder / "deploy").mkdir()
+    (folder / "flows" / "orchestration").mkdir(parents=True)
     described = {"deployments": [{"name": "nightly"}, {"name": "sweep"}], "automations": []}
     for name in ("prefect.yaml", "automations.yaml"):
-        (folder / "deploy" / name).write_text(yaml.safe_dump(described))
+        (folder / "flows" / "orchestration" / name).write_text(yaml.safe_dump(described))
     return folder
 
 

@@ -13,6 +13,7 @@ from flows.config.load import load_config
 from flows.planning import disk, rates
 from flows.planning.plan import plan
 from flows.planning.table import plan_tables
+from flows.planning.times import NOTHING
 from flows.stages.pipeline import Pipeline
 from storage.errors import SourceError, StorageInputError
 from storage.root import open_root
@@ -40,8 +41,12 @@ def test_a_plan_before_the_run_counts_what_the_run_then_does(
     assert contents(tmp_path) == before
     assert found.photos == {"shapes": 48}
     assert found.views_reused == 0
-    assert min(found.teacher_views_rate, found.decoded_photos_rate or 0, found.write_bytes_rate) > 0
-    assert min(found.extraction_seconds, found.training_seconds, found.trained_images_rate) > 0
+    assert found.decoded_photos is not None
+    rates = (found.teacher_views, found.decoded_photos, found.trained_images)
+    assert all(0 < each.low <= each.value <= each.high for each in rates)
+    times = (found.extraction, found.mapping, found.training)
+    assert all(0 < each.low <= each.value <= each.high for each in times)
+    assert found.in_all.value > sum(each.value for each in times)
     assert found.extraction_limit in ("the teacher", "decoding", "writing")
 
     pipeline = Pipeline(config)
@@ -56,7 +61,8 @@ def test_a_plan_before_the_run_counts_what_the_run_then_does(
     after = plan(config)
     assert after.photos_exact
     assert after.views == after.views_reused == 2 * train + 48
-    assert (after.bytes_needed, after.extraction_seconds, after.training_seconds) == (0, 0, 0)
+    assert after.bytes_needed == 0
+    assert after.extraction == after.mapping == after.training == after.in_all == NOTHING
     assert after.training_steps == pipeline.trained.record["steps"]
     assert after.reused == ("mapping", "student")
 
@@ -132,9 +138,3 @@ def test_a_mistake_is_told_by_the_plan_already(settings: dict[str, Any], tmp_pat
     settings["data"]["uri"] = str(tmp_path / "nowhere")
     with pytest.raises(SourceError, match="nowhere"):
         plan(load_config(write_config(tmp_path, settings)))
-
-
-def test_a_rate_is_units_per_second() -> None:
-    import time
-
-    assert 20 < rates.rate(lambda count: time.sleep(0.002 * count), 8, seconds=0.2) <= 500

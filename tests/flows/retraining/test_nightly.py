@@ -246,6 +246,17 @@ def test_labels_that_a_gate_needs_are_missed_before_any_work(
     assert not open_root(settings["root"]).exists("caches")
 
 
+def test_a_gate_on_what_chance_would_pass_is_refused_before_any_work(
+    settings: dict[str, Any], photo_folder: Any
+) -> None:
+    from tintem_core.errors import InputError
+
+    settings["data"]["uri"] = str(photo_folder(40, name="few"))
+    with pytest.raises(InputError, match=r"measured over 21 photos or more.* and test has \d+"):
+        hold(settings, gates=[{"metric": "student/test/neighbour_overlap_10", "minimum": 0.8}])
+    assert not open_root(settings["root"]).exists("caches")
+
+
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """An empty bucket of an S3 protocol server, and the environment that leads there."""

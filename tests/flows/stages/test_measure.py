@@ -28,7 +28,10 @@ from tintem_core.evaluation.metrics import ALL
 
 @pytest.fixture
 def settings(settings: dict[str, Any], photo_folder: Callable[..., Path]) -> dict[str, Any]:
-    other = photo_folder(13, name="other", first=100)
+    # More than 20 to test on in each set: of fewer, some metrics are left out.
+    photo_folder(24, classes=("disc", "plain"), first=48)
+    settings["data"]["test_share"] = 0.4
+    other = photo_folder(24, name="other", first=100)
     settings["evaluation"]["ood"] = [{"name": "other", "uri": str(other)}]
     return settings
 
@@ -125,7 +128,7 @@ def test_the_same_classes_under_other_conditions_are_scored_by_their_labels(
     settings: dict[str, Any], photo_folder: Callable[..., Path]
 ) -> None:
     settings["evaluation"]["ood"] = [
-        {"name": "dusk", "uri": str(photo_folder(20, ("disc", "plain"), name="dusk", first=400))}
+        {"name": "dusk", "uri": str(photo_folder(24, ("disc", "plain"), name="dusk", first=400))}
     ]
     plain = Pipeline(configured(settings)).evaluated.record["metrics"]
     assert not any(name.startswith("student/dusk/knn") for name in plain)
@@ -134,7 +137,7 @@ def test_the_same_classes_under_other_conditions_are_scored_by_their_labels(
     assert set(metrics_of(shifted.config)) == set(record["metrics"])
     (row,) = (r for r in record["rows"] if (r["subject"], r["dataset"], r["name"]) == (
         "student", "dusk", "knn"))  # fmt: skip
-    assert row["n"] == 20
+    assert row["n"] == 24
     group = "Out of distribution: dusk (covariate)"
     assert told(shifted, record)[group, "kNN, k = 10 (chance 0.500)"].student.startswith(
         f"{row['value']:.3f}"
@@ -174,7 +177,7 @@ def test_a_students_embeddings_are_stored_once_and_only_new_photos_are_embedded(
     with reporting_to(notes):
         first = Pipeline(configured(settings)).evaluated
     work = {title: done for title, done in notes.work.items() if title.startswith("Embed")}
-    assert work == {"Embed shapes": 48, "Embed other": 13}
+    assert work == {"Embed shapes": 72, "Embed other": 24}
     again = Notes()
     with reporting_to(again):
         second = Pipeline(configured(settings, evaluation__knn=3)).evaluated
@@ -235,7 +238,7 @@ def test_all_is_no_name_for_one_set(settings: dict[str, Any]) -> None:
 def test_unlabelled_photos_have_no_neighbours_that_vote(
     settings: dict[str, Any], photo_folder: Callable[..., Path]
 ) -> None:
-    config: RunConfig = configured(settings, data__uri=str(photo_folder(40, name="flat")))
+    config: RunConfig = configured(settings, data__uri=str(photo_folder(72, name="flat")))
     names = {name.rpartition("/")[2] for name in Pipeline(config).evaluated.record["metrics"]}
     assert "shared_knn" not in names
     assert "same_photo_at_10" in names
@@ -261,6 +264,6 @@ def test_photos_without_a_label_leave_the_others_their_scores(
     assert [note for note in notes.notes if note.startswith(told)]
     name = pipeline.config.data.name
     assert notes.notes[0] == (
-        f"60 photos of {name}: 48 labelled, 12 unlabelled, 2 classes; left out: 1 other files of "
+        f"84 photos of {name}: 72 labelled, 12 unlabelled, 2 classes; left out: 1 other files of "
         "the same pixels"
     )

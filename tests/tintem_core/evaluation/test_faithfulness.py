@@ -144,12 +144,14 @@ def test_large_sets_are_subsampled_and_say_so(monkeypatch: pytest.MonkeyPatch) -
     assert other["cosine_to_mapped"].value == rows["cosine_to_mapped"].value
 
 
-@pytest.mark.parametrize("images", [4, 5, 11])
-def test_a_handful_of_images_still_gives_finite_numbers(images: int) -> None:
+@pytest.mark.parametrize(("images", "k"), [(4, 1), (5, 2), (13, 6), (20, 9), (21, 10)])
+def test_a_handful_of_images_still_gives_numbers_that_chance_does_not(images: int, k: int) -> None:
     teacher, student = _pair(images)
     rows = faithfulness(teacher, student, student, seed=0, resamples=300)
     assert np.isfinite([[r.value, r.low, r.high] for r in rows]).all()
-    assert rows[-1].name == f"neighbour_overlap_{min(10, images - 1)}"
+    assert rows[-1].name == f"neighbour_overlap_{k}"
+    assert rows[-1].chance == pytest.approx(k / (images - 1))
+    assert rows[-1].chance <= 0.5
 
 
 def test_collapsed_or_mismatched_embeddings_are_refused() -> None:
