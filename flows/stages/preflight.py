@@ -20,8 +20,9 @@ from flows.stages.licences import require_license
 from flows.stages.models import known_teacher
 from flows.stages.training_data import refuse_unlabelled
 from storage.identity import digest
-from storage.images import SourceConfig, open_reader
+from storage.images import open_reader
 from tintem_core.errors import InputError, NotApplicableError
+from tintem_core.evaluation.ood import SCORES
 from tintem_core.export.formats import Subject, export_format
 from tintem_core.models.student import build_student, natural_width
 from tintem_core.training.state import check_optimizer
@@ -38,8 +39,7 @@ def preflight(config: RunConfig) -> None:
     if config.runtime.cluster is not None:
         require_ray()
     _check_machine(config.runtime)
-    if config.training.kind.needs_labels:
-        _require_labels(config.data)
+    _require_labels(config)
     natural = natural_width(config.student)
     check_optimizer(config.training.optimizer)
     if config.views.recipe.name == "timm":
@@ -70,11 +70,21 @@ def preflight(config: RunConfig) -> None:
     try_student(config, width, count)
 
 
-def _require_labels(data: SourceConfig) -> None:
-    """Refuse photos of which none has a label: listing them opens none of them."""
+def _require_labels(config: RunConfig) -> None:
+    """Refuse photos of which none has a label, where one is needed: listing them opens none."""
+    score, data = config.evaluation.ood_score, config.data
+    by_classes = SCORES[score].needs_labels
+    if not config.training.kind.needs_labels and not by_classes:
+        return
     entries = open_reader(data).entries()
-    if entries["label"].null_count() == len(entries):
+    if entries["label"].null_count() < len(entries):
+        return
+    if config.training.kind.needs_labels:
         refuse_unlabelled(data.name, [None] * len(entries))
+    raise InputError(
+        f"evaluation.ood_score '{score}' compares classes, and no photo of {data.name} has a "
+        "label: give data.label_column or class folders, or choose another score."
+    )
 
 
 def _check_machine(runtime: RuntimeConfig) -> None:

@@ -72,3 +72,12 @@ def test_what_would_take_the_machine_down_is_refused(
     settings["runtime"][key] = value
     with pytest.raises(InputError, match=said):
         preflight(parse_config(settings, "test"))
+
+
+def test_a_score_that_compares_classes_needs_labels(
+    settings: dict[str, Any], photo_folder: Any
+) -> None:
+    settings["data"]["uri"] = str(photo_folder(8, name="flat"))
+    settings["evaluation"]["ood_score"] = "relative-mahalanobis"
+    with pytest.raises(InputError, match="compares classes, and no photo of shapes has a label"):
+        preflight(parse_config(settings, "test"))
