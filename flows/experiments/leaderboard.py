@@ -14,7 +14,7 @@ import polars as pl
 from flows.config.sweep import DEFAULT_METRIC
 from flows.experiments.names import Name, names
 from flows.experiments.record import Entry, read_sweeps
-from flows.experiments.standings import SCHEMA, Group, Leaderboard, Reference
+from flows.experiments.standings import SCHEMA, Group, Leaderboard, Reference, on_front
 from flows.stages.peers import questions
 from storage.artifacts import list_artifacts
 from storage.cache import FeatureCache
@@ -164,6 +164,7 @@ def _group(
         )
         .with_row_index("rank", offset=1)
     )
+    table = table.with_columns(on_front(table, metric))
     sizes = [
         exports[key]["teacher_parameters"]
         for key in ((record["spec"]["student"], record["id"]) for record in evaluations)
@@ -175,6 +176,7 @@ def _group(
         metric=metric,
         teacher=_reference(root, first, sizes[0] if sizes else None, metric),
         table=table,
+        measures={record["spec"]["student"]: record["metrics"] for record in evaluations},
     )
 
 

@@ -94,10 +94,10 @@ def _tiles(evidence: Evidence) -> list[Tile]:
         )
         if (value := measures.value(subject, TEST, name)) is not None
     ]
-    smaller = export["teacher_parameters"] / evidence.student["parameters"]
+    sizes = [evidence.student["parameters"] / 1e6, export["teacher_parameters"] / 1e6]
     return [
         *found,
-        Tile(f"{smaller:.1f}×", "fewer parameters"),
+        Tile(f"{sizes[0]:.2f} M", f"parameters, the teacher has {sizes[1]:.2f} M"),
         Tile(f"{export['latency_ms']['student_onnx']:.1f} ms", "a photo, on this machine's CPU"),
     ]
 

@@ -35,13 +35,12 @@ def cost(evidence: Evidence) -> Cost:
     """Say what the student needs beside its teacher."""
     export, parameters = evidence.export, evidence.student["parameters"]
     latency = export["latency_ms"]
-    smaller = export["teacher_parameters"] / parameters
-    faster = latency["teacher"] / latency["student_onnx"]
     said = (
-        f"The student has {parameters / 1e6:.2f} M parameters, {_times(smaller)} fewer than the "
-        f"teacher's, fits in {export['model']['bytes'] / 1e6:.1f} MB, and embeds a photo in "
+        f"The student has {parameters / 1e6:.2f} M parameters, the teacher "
+        f"{export['teacher_parameters'] / 1e6:.2f} M; it fits in "
+        f"{export['model']['bytes'] / 1e6:.1f} MB, and embeds a photo in "
         f"{latency['student_onnx']:.1f} ms on this machine's CPU, where the teacher takes "
-        f"{latency['teacher']:.1f} ms ({_times(faster)} faster)."
+        f"{latency['teacher']:.1f} ms{_faster(latency['teacher'] / latency['student_onnx'])}."
     )
     made = evidence.export["provenance"]
     where = f"Timed one photo at a time on {made['cores']} cores ({made['machine']})."
@@ -53,8 +52,10 @@ def cost(evidence: Evidence) -> Cost:
     )
 
 
-def _times(factor: float) -> str:
-    return f"{factor:.1f} times" if factor < 10 else f"{factor:.0f} times"
+def _faster(factor: float) -> str:
+    if factor <= 1:
+        return ""
+    return f" ({factor:.1f} times as long)" if factor < 10 else f" ({factor:.0f} times as long)"
 
 
 def _prices(evidence: Evidence) -> list[Price]:

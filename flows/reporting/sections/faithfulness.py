@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from bokeh.models import ColumnDataSource, Slope
 from bokeh.plotting import figure
+from numpy.typing import NDArray
 
 from flows.reporting.evidence import TEST, Evidence, SeenSet
 from flows.reporting.measures import Measures, MeasureTable
@@ -46,15 +47,22 @@ def _says(test: SeenSet, measures: Measures) -> list[str]:
     explained = measures.value(who, TEST, "r2_to_mapped")
     cosine, constant = (measures.value(s, TEST, "cosine_to_mapped") for s in (who, "constant"))
     if explained is not None:
+        unseen = f"On {test.count:,} photos that it never saw, the student explains"
         said.append(
-            f"On {test.count:,} photos that it never saw, the student explains {explained:.0%} of "
-            "the variance of what the teacher says through the mapping."
+            f"{unseen} {explained:.0%} of the variance of what the teacher says through the "
+            "mapping."
+            if explained >= 0
+            else f"{unseen} nothing of what the teacher says through the mapping: R² is "
+            f"{explained:.2f}, where their mean as the answer to every photo has 0."
         )
     if cosine is not None and constant is not None and constant < 1:
         gone = (cosine - constant) / (1 - constant)
+        worth = f"A cosine of {cosine:.3f} is worth this: the same answer to every photo has"
         said.append(
-            f"A cosine of {cosine:.3f} is worth this: the same answer to every photo has "
-            f"{constant:.3f}, so the student has gone {gone:.0%} of the way from there to 1."
+            f"{worth} {constant:.3f}, so the student has gone {gone:.0%} of the way from there "
+            "to 1."
+            if gone >= 0
+            else f"{worth} more, {constant:.3f}."
         )
     pearson = measures.value("student", TEST, "pairwise_pearson")
     if pearson is not None:
@@ -65,21 +73,26 @@ def _says(test: SeenSet, measures: Measures) -> list[str]:
     return said
 
 
-def _pairs(test: SeenSet) -> figure:
-    """Plot the cosine of some pairs of photos, by the teacher and by the student."""
+def pairs_of(test: SeenSet) -> dict[str, NDArray[np.float32]]:
+    """Return the cosines of at most 2,000 pairs of photos, by teacher and by student, (P,) each."""
     count = len(test)
     rng = np.random.default_rng(_SEED)
     every = count * (count - 1) // 2
     first, second = np.triu_indices(count, 1) if every <= _PAIRS else _drawn(rng, count)
-    cosines = {
+    return {
         who: np.einsum("pk,pk->p", units[first], units[second]).astype(np.float32)
         for who, units in (
             ("teacher", unit_rows(test.teacher)),
             ("student", unit_rows(test.student)),
         )
     }
+
+
+def _pairs(test: SeenSet) -> figure:
+    """Plot the cosine of some pairs of photos, by the teacher and by the student."""
+    cosines = pairs_of(test)
     made = plot(
-        f"Cosine of {len(first):,} pairs of test photos",
+        f"Cosine of {len(cosines['teacher']):,} pairs of test photos",
         "by the teacher",
         "by the student",
         height=420,

@@ -83,7 +83,9 @@ def test_every_question_is_answered_with_the_numbers_of_the_evaluation(finished:
     ):  # fmt: skip
         assert question in said
     explained = metrics["student/test/r2_to_mapped"]
-    assert f"the student explains {explained:.0%} of the variance" in said
+    # The student of so short a training is worse than the mean of the targets.
+    assert explained < 0
+    assert f"nothing of what the teacher says through the mapping: R² is {explained:.2f}" in said
     first = metrics["student/test/same_photo_at_1"]
     assert f"comes first in {first:.0%} of the queries" in said
     assert "photos of another kind, because the config names none" in said
