@@ -194,13 +194,17 @@ def _teachers(config: RunConfig, root: Root, extracted: Extracted) -> list[dict[
     """Return what determines each teacher's features, and the licence that is given for it."""
     caches = evaluation_caches(extracted, config.data.name)
     return [
-        {**FeatureCache.open(root, cache).spec.content["teacher"], "licence": _licence(teacher)}
+        {
+            "name": teacher.name,
+            **FeatureCache.open(root, cache).spec.content["teacher"],
+            "licence": _licence(teacher),
+        }
         for cache, teacher in zip(caches, config.teachers, strict=True)
     ]
 
 
 def _licence(teacher: TeacherConfig) -> str:
-    if teacher.weights != "pretrained":
-        return "not given: its weights come from a file"
+    if not teacher.model or teacher.weights != "pretrained":
+        return "not given: its weights do not come from timm"
     known = get_pretrained_cfg(teacher.model)
     return (known and known.license) or "not given by timm"

@@ -38,7 +38,7 @@ def stored_run(config: RunConfig) -> Pipeline:
     caches = [[want.spec.id for want in requested_caches(config, each)] for each in teachers]
     names = [want.source.name for want in requested_caches(config, teachers[0])[1:]]
     others = tuple(
-        TeacherCaches(other.model, other.weight, views, dict(zip(names, evaluation, strict=True)))
+        TeacherCaches(other.name, other.weight, views, dict(zip(names, evaluation, strict=True)))
         for other, (views, *evaluation) in zip(config.other_teachers, caches[1:], strict=True)
     )
     views, *evaluation = caches[0]

@@ -83,7 +83,7 @@ def _facts(evidence: Evidence) -> list[Fact]:
     facts.append(Fact("student's weights (SHA-256)", weights))
     facts.append(Fact("ONNX file (SHA-256)", export["files"][export["model"]["file"]]["sha256"]))
     facts += [
-        Fact(f"licence of {teacher['model']}", str(teacher["licence"]))
+        Fact(f"licence of {teacher['name']}", str(teacher["licence"]))
         for teacher in evidence.teachers
     ]
     packages = evidence.export["provenance"]["packages"]
