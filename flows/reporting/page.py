@@ -94,10 +94,11 @@ def _tiles(evidence: Evidence) -> list[Tile]:
         )
         if (value := measures.value(subject, TEST, name)) is not None
     ]
-    sizes = [evidence.student["parameters"] / 1e6, export["teacher_parameters"] / 1e6]
+    size, of_teacher = evidence.student["parameters"], export["teacher_parameters"]
+    beside = "" if of_teacher is None else f", the teacher has {of_teacher / 1e6:.2f} M"
     return [
         *found,
-        Tile(f"{sizes[0]:.2f} M", f"parameters, the teacher has {sizes[1]:.2f} M"),
+        Tile(f"{size / 1e6:.2f} M", f"parameters{beside}"),
         Tile(f"{export['latency_ms']['student_onnx']:.1f} ms", "a photo, on this machine's CPU"),
     ]
 

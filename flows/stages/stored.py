@@ -16,7 +16,7 @@ from flows.stages.ids import (
     requested_tokens,
     student_spec,
 )
-from flows.stages.models import load_teacher
+from flows.stages.models import known_teacher
 from flows.stages.pipeline import Pipeline
 from flows.stages.results import Evaluated, Exported, Indexed, Mapped, Trained
 from storage.artifacts import read_record
@@ -34,7 +34,7 @@ def stored_run(config: RunConfig) -> Pipeline:
     pipeline = Pipeline(config)
     root = pipeline.root
     indexed = pipeline.indexed = _indexed(config, root)
-    teachers = [load_teacher(each, config.runtime.device) for each in config.teachers]
+    teachers = [known_teacher(each, config.runtime.device) for each in config.teachers]
     caches = [[want.spec.id for want in requested_caches(config, each)] for each in teachers]
     names = [want.source.name for want in requested_caches(config, teachers[0])[1:]]
     others = tuple(

@@ -36,12 +36,15 @@ def cost(evidence: Evidence) -> Cost:
     export, parameters = evidence.export, evidence.student["parameters"]
     latency = export["latency_ms"]
     said = (
-        f"The student has {parameters / 1e6:.2f} M parameters, the teacher "
-        f"{export['teacher_parameters'] / 1e6:.2f} M; it fits in "
+        f"The student has {parameters / 1e6:.2f} M parameters, fits in "
         f"{export['model']['bytes'] / 1e6:.1f} MB, and embeds a photo in "
-        f"{latency['student_onnx']:.1f} ms on this machine's CPU, where the teacher takes "
-        f"{latency['teacher']:.1f} ms{_faster(latency['teacher'] / latency['student_onnx'])}."
+        f"{latency['student_onnx']:.1f} ms on this machine's CPU."
     )
+    if export["teacher_parameters"] is not None and latency["teacher"] is not None:
+        said += (
+            f" The teacher has {export['teacher_parameters'] / 1e6:.2f} M, and takes "
+            f"{latency['teacher']:.1f} ms{_faster(latency['teacher'] / latency['student_onnx'])}."
+        )
     made = evidence.export["provenance"]
     where = f"Timed one photo at a time on {made['cores']} cores ({made['machine']})."
     return Cost(
@@ -62,15 +65,27 @@ def _prices(evidence: Evidence) -> list[Price]:
     export, latency = evidence.export, evidence.export["latency_ms"]
     sizes = (export["teacher_parameters"], evidence.student["parameters"])
     inputs = (evidence.config.teacher.image_size, evidence.config.student.image_size)
+    rate = None if latency["teacher"] is None else 1e3 / latency["teacher"]
     return [
-        Price("parameters", *(f"{size / 1e6:.2f} M" for size in sizes)),
+        Price("parameters", *(_number(size and size / 1e6, "{:.2f} M") for size in sizes)),
         Price("input", *(f"{side} px" for side in inputs)),
         Price("ONNX file", "–", f"{export['model']['bytes'] / 1e6:.1f} MB"),
-        Price("PyTorch, one photo", *(f"{latency[w]:.1f} ms" for w in ("teacher", "student"))),
+        Price(
+            "PyTorch, one photo",
+            *(_number(latency[who], "{:.1f} ms") for who in ("teacher", "student")),
+        ),
         Price("ONNX Runtime, one photo", "–", f"{latency['student_onnx']:.1f} ms"),
-        Price("photos a second, one at a time", f"{1e3 / latency['teacher']:.0f}",
-              f"{1e3 / latency['student_onnx']:.0f}"),
-    ]  # fmt: skip
+        Price(
+            "photos a second, one at a time",
+            _number(rate, "{:.0f}"),
+            f"{1e3 / latency['student_onnx']:.0f}",
+        ),
+    ]
+
+
+def _number(value: float | None, form: str) -> str:
+    """Write a number of a teacher that may be known by its latents alone."""
+    return "–" if value is None else form.format(value)
 
 
 def pareto_front(peers: Sequence[Peer]) -> list[Peer]:
