@@ -1,4 +1,4 @@
-"""Stage 6: the student as checked files that others load, with its card, and a report beside them."""
+"""Stage 6: the student as checked files that others load, with its card; beside them its report."""
 
 from functools import partial
 from importlib.resources import files as package_files
