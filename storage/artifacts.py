@@ -55,7 +55,25 @@ def write_artifact(
     root.delete(f"{kind}/{id}/{RECORD}")
     for name, data in files.items():
         root.write(f"{kind}/{id}/{name}", data)
-    root.write(f"{kind}/{id}/{RECORD}", json.dumps(full, indent=2, ensure_ascii=False).encode())
+    _write_record(root, kind, id, full)
+
+
+def write_beside(root: Root, kind: str, id: str, name: str, data: bytes) -> None:
+    """Put a file beside those of an artifact: a view of it, which may be made again at any time.
+
+    It is no part of the artifact. A record that names a file so, of an older release, stops to.
+
+    Raises:
+        MissingObjectError: if the artifact is not complete.
+    """
+    record = read_record(root, kind, id)
+    if record is None:
+        raise MissingObjectError(f"{root.url} holds no complete {kind}/{id}. Run the stage again.")
+    if record.get("files", {}).pop(name, None) is not None:
+        root.write(
+            f"{kind}/{id}/{RECORD}", json.dumps(record, indent=2, ensure_ascii=False).encode()
+        )
+    root.write(f"{kind}/{id}/{name}", data)
 
 
 def read_record(root: Root, kind: str, id: str) -> dict[str, Any] | None:
@@ -74,6 +92,11 @@ def read_record(root: Root, kind: str, id: str) -> dict[str, Any] | None:
     files = record.get("files", {}).items()
     is_whole = all(there.get(f"{kind}/{id}/{name}") == fact["bytes"] for name, fact in files)
     return record if is_whole else None
+
+
+def _write_record(root: Root, kind: str, id: str, record: dict[str, Any]) -> None:
+    data = json.dumps(record, indent=2, ensure_ascii=False).encode()
+    root.write(f"{kind}/{id}/{RECORD}", data)
 
 
 def read_file(root: Root, kind: str, id: str, name: str) -> bytes:

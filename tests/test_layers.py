@@ -31,7 +31,9 @@ def test_every_module_has_a_layer() -> None:
     assert all(c["exhaustive"] for c in contracts["contracts"] if c["type"] == "layers")
 
 
-@pytest.mark.parametrize("package", ["prefect", "onnx", "onnxruntime", "matplotlib", "sklearn"])
+@pytest.mark.parametrize(
+    "package", ["prefect", "onnx", "onnxruntime", "matplotlib", "bokeh", "sklearn"]
+)
 def test_a_machine_that_extracts_and_trains_needs_little(package: str) -> None:
     code = f"import sys; sys.modules[{package!r}] = None; import flows.stages.pipeline"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

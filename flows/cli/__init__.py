@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from flows.cli import cache, nightly, server, sweep
+from flows.cli import cache, nightly, report, server, sweep
 from flows.cli.command import AsJson, ConfigPath, console, errors, print_json, print_table, running
 from flows.cli.interrupt import Interruption
 
@@ -57,6 +57,9 @@ app.add_typer(sweep.app)
 
 
 app.add_typer(nightly.app)
+
+
+app.add_typer(report.app)
 
 
 app.add_typer(server.app)

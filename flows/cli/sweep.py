@@ -23,6 +23,25 @@ Only = Annotated[
 Metric = Annotated[
     str | None, typer.Option("--metric", help="what to rank by, such as student/test/knn")
 ]
+Where = Annotated[
+    list[str] | None,
+    typer.Option("--where", metavar="CONDITION", help="only such, as parameters<2e6; may repeat"),
+]
+Smallest = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--smallest",
+        metavar="CONDITION",
+        help="name the smallest that is good enough, as student/test/knn>=0.9; may repeat",
+    ),
+]
+LatencyMs = Annotated[
+    float | None, typer.Option("--latency-ms", min=0, help="only those at most as slow, ONNX")
+]
+Sort = Annotated[
+    str, typer.Option("--sort", help="value, name, parameters, onnx_bytes or latency_ms")
+]
+AsCsv = Annotated[bool, typer.Option("--csv", help="print CSV with every measure")]
 
 
 @app.command()
@@ -43,17 +62,42 @@ def sweep(config: ConfigPath, only: Only = None) -> None:
 
 
 @app.command()
-def leaderboard(target: Target, metric: Metric = None, as_json: AsJson = False) -> None:
+def leaderboard(
+    target: Target,
+    metric: Metric = None,
+    where: Where = None,
+    smallest: Smallest = None,
+    latency_ms: LatencyMs = None,
+    sort: Sort = "value",
+    as_json: AsJson = False,
+    as_csv: AsCsv = False,
+) -> None:
     """Rank every evaluated student, apart where numbers do not compare."""
     from flows.config.sweep import DEFAULT_METRIC
+    from flows.experiments.conditions import Condition, only, parse_condition, sorted_by
+    from flows.experiments.conditions import smallest as smallest_of
     from flows.experiments.leaderboard import leaderboard as read
     from flows.maintenance.status import open_existing
     from tintem_core.errors import InputError
 
     root = open_existing(target)
     found = read(root, metric or DEFAULT_METRIC)
+    conditions = [parse_condition(text) for text in (*(where or ()), *(smallest or ()))]
+    if latency_ms is not None:
+        conditions.append(Condition("latency_ms", "<=", latency_ms))
+    if conditions and found.groups:
+        found = only(found, conditions)
+        if not found.groups:
+            asked = " and ".join(f"{c.of} {c.comparison} {c.bound:g}" for c in conditions)
+            raise InputError(f"no student of {root.url} has {asked}.")
+    found = sorted_by(found, sort)
     if as_json:
         print_json(found.as_json())
+    elif as_csv:
+        console.file.write(found.as_csv())
+    elif smallest:
+        for line in smallest_of(found):
+            console.print(escape(line), highlight=False, soft_wrap=True)
     elif found.groups or found.unfinished:
         _print(found, root.url)
     else:

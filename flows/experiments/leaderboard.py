@@ -14,11 +14,11 @@ import polars as pl
 from flows.config.sweep import DEFAULT_METRIC
 from flows.experiments.names import Name, names
 from flows.experiments.record import Entry, read_sweeps
-from flows.experiments.standings import SCHEMA, Group, Leaderboard, Reference
+from flows.experiments.standings import SCHEMA, Group, Leaderboard, Reference, on_front
+from flows.stages.peers import questions
 from storage.artifacts import list_artifacts
 from storage.cache import FeatureCache
 from storage.errors import StorageError
-from storage.identity import digest
 from storage.root import Root
 from tintem_core.errors import InputError
 from tintem_core.evaluation.metrics import metric_of
@@ -52,7 +52,7 @@ def leaderboard(
     for thing in list_artifacts(root, "evaluations"):
         student = thing.record["spec"]["student"]
         if student in trained and (students is None or student in students):
-            comparable.setdefault(_questions(thing.record), {})[student] = thing.record
+            comparable.setdefault(questions(thing.record), {})[student] = thing.record
     _refuse_unknown(metric, comparable)
     failed = {entry.student: entry.failed for entry in reversed(swept)}
     groups = []
@@ -75,13 +75,6 @@ def leaderboard(
         tuple(_unfinished(root, trained, called, swept, evaluated, students)),
         crowded=any(record["at_once"] > 1 for record in sweeps),
     )
-
-
-def _questions(evaluation: Record) -> str:
-    """Return the identity of everything that two comparable evaluations have in common."""
-    spec = evaluation["spec"]
-    asked = {name: value for name, value in spec["settings"].items() if name != "resamples"}
-    return digest([spec["caches"], spec["images"], asked])
 
 
 def _refuse_unknown(metric: str, comparable: Mapping[str, Mapping[str, Record]]) -> None:
@@ -171,6 +164,7 @@ def _group(
         )
         .with_row_index("rank", offset=1)
     )
+    table = table.with_columns(on_front(table, metric))
     sizes = [
         exports[key]["teacher_parameters"]
         for key in ((record["spec"]["student"], record["id"]) for record in evaluations)
@@ -182,6 +176,7 @@ def _group(
         metric=metric,
         teacher=_reference(root, first, sizes[0] if sizes else None, metric),
         table=table,
+        measures={record["spec"]["student"]: record["metrics"] for record in evaluations},
     )
 
 

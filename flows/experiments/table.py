@@ -35,6 +35,7 @@ def footnotes(found: Leaderboard) -> Iterator[str]:
     """Say what a reader must know to read the numbers."""
     if found.groups:
         yield "Square brackets: bootstrap 95% intervals over photos."
+        yield "Starred: the Pareto front, no student of as few parameters is better."
     if len(found.groups) > 1:
         yield "Numbers compare within a table only: photos, teacher or questions differ."
     if found.groups and found.crowded:
@@ -62,7 +63,19 @@ def heading(group: Group) -> str:
 def _titles(group: Group) -> list[str]:
     metric = group.metric.removeprefix("student/test/")
     ood = [f"AUROC {name}" for name in group.ood]
-    return ["#", "name", metric, "kNN", *ood, "parameters", "ONNX", "latency", "status", "id"]
+    return [
+        "#",
+        "name",
+        "front",
+        metric,
+        "kNN",
+        *ood,
+        "parameters",
+        "ONNX",
+        "latency",
+        "status",
+        "id",
+    ]
 
 
 def _cells(group: Group) -> Iterator[list[str]]:
@@ -70,6 +83,7 @@ def _cells(group: Group) -> Iterator[list[str]]:
         yield [
             str(row["rank"]),
             row["name"],
+            "*" if row["front"] else "",
             _interval(row),
             _number(row["knn"]),
             *(_number(row[f"auroc/{name}"]) for name in group.ood),

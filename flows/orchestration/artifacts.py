@@ -9,12 +9,20 @@ from matplotlib.figure import Figure
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from flows.config.run import RunConfig
-from flows.reporting.figures import ood_figure, png, training_figure
+from flows.reporting.figures import (
+    neighbour_sheet,
+    ood_figure,
+    pairs_figure,
+    png,
+    training_figure,
+)
 from flows.reporting.summary import Row
 from flows.stages.models import load_history
 from flows.stages.pipeline import Pipeline
 from storage.artifacts import read_file
 from storage.identity import slugify
+
+_LINES = 4
 
 
 def publish_training(pipeline: Pipeline) -> None:
@@ -60,6 +68,7 @@ def publish_report(pipeline: Pipeline, rows: Sequence[Row]) -> None:
         lines.append(f"| **{group}** | | |")
         lines += [f"| {r.label} | {r.teacher} | {r.student} |" for r in rows if r.group == group]
     lines += ["", "Square brackets: bootstrap 95% intervals over photos.", ""]
+    lines += _seen(pipeline)
     lines += ["## Training", _training(pipeline)]
     if config.evaluation.ood:
         lines += ["## Out-of-distribution scores", _ood_scores(pipeline)]
@@ -73,6 +82,36 @@ def publish_report(pipeline: Pipeline, rows: Sequence[Row]) -> None:
 def _key(config: RunConfig, what: str) -> str:
     """Return an artifact's key: on a server that projects share, each has its own."""
     return slugify(f"{config.data.name}-{config.student.model}-{what}")
+
+
+def _seen(pipeline: Pipeline) -> list[str]:
+    """Answer the first two questions of the report, in its words."""
+    # Bokeh takes a second to import, which a run that ends before its export need not wait.
+    from flows.reporting.sections.faithfulness import faithfulness, pairs_of
+    from flows.reporting.sections.neighbours import neighbours
+    from flows.stages.report import gather
+
+    evidence = gather(
+        pipeline.config,
+        pipeline.root,
+        pipeline.indexed,
+        pipeline.extracted,
+        pipeline.mapped,
+        pipeline.trained,
+        pipeline.evaluated,
+        pipeline.exported.record,
+    )
+    faithful, found = faithfulness(evidence), neighbours(evidence)
+    lines = [f"## {faithful.title}", *faithful.says]
+    lines += [_image(pairs_figure(pairs_of(evidence.test)))]
+    lines += [f"## {found.title}", *found.says]
+    if found.queries:
+        sheet = neighbour_sheet(found.queries[:_LINES])
+        lines += [
+            "A photo, its nearest by the teacher, and by the student; the worst first:",
+            f"![photos](data:image/jpeg;base64,{sheet})",
+        ]
+    return ["\n\n".join([*lines, ""])]
 
 
 def _names(config: RunConfig) -> str:

@@ -1,14 +1,35 @@
 """The model card and the report page that lie beside an exported model."""
 
-import io
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-import polars as pl
-
 from flows.config.run import RunConfig
-from flows.reporting.figures import ood_figure, png, training_figure
+from flows.reporting.evidence import TEST, Evidence
+from flows.reporting.plots import embedded
+from flows.reporting.sections.cost import cost
+from flows.reporting.sections.embedding_map import embedding_map
+from flows.reporting.sections.failures import failures
+from flows.reporting.sections.faithfulness import faithfulness
+from flows.reporting.sections.making import making
+from flows.reporting.sections.neighbours import neighbours
+from flows.reporting.sections.shared_space import shared_space
+from flows.reporting.sections.unknown import unknown
 from flows.reporting.summary import Row
 from flows.templates import render
+
+SECTIONS = (
+    faithfulness, neighbours, embedding_map, shared_space, unknown, failures, cost, making,
+)  # fmt: skip
+"""In the order of the page."""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A number that is seen first."""
+
+    value: str
+    label: str
 
 
 def card(
@@ -34,26 +55,52 @@ def card(
     )
 
 
-def report_page(
-    config: RunConfig,
-    rows: list[Row],
-    record: dict[str, Any],
-    history: pl.DataFrame,
-    ood_scores: bytes,
-) -> str:
-    """Return a self-contained HTML page: the summary, the training curve, the OOD scores."""
-    loss = config.training.loss_name(joint=config.mapping.fit == "joint")
-    figures = [("Training", png(training_figure(history, loss)))]
-    if config.evaluation.ood:
-        scores = pl.read_parquet(io.BytesIO(ood_scores))
-        figures.append(("Out-of-distribution scores", png(ood_figure(scores))))
+def report_page(evidence: Evidence) -> str:
+    """Return a self-contained HTML page: what was measured, in words, numbers and pictures."""
+    sections = [section(evidence) for section in SECTIONS]
+    plots = embedded([section.plots for section in sections])
+    config, export = evidence.config, evidence.export
     return render(
         "report.html.jinja",
         title=f"{config.student.title} ⟵ {config.teacher.name}",
-        subtitle=f"{config.data.name} · {record['provenance']['created']} · {_check(record)}",
-        rows=rows,
-        figures=figures,
+        subtitle=f"{config.data.name} · {export['provenance']['created']} · {_check(export)}",
+        tiles=_tiles(evidence),
+        sections=sections,
+        everything=evidence.measures.table(lambda _: True),
+        places=_Places(plots.places),
+        plots=plots,
+        percent=lambda share: f"{100 * share:.1f}%",
     )
+
+
+class _Places(dict[str, str]):
+    """Where plots are drawn; nowhere, where there is none of a name."""
+
+    def __init__(self, places: Mapping[str, str]) -> None:
+        super().__init__(places)
+
+    def __missing__(self, name: str) -> str:
+        return ""
+
+
+def _tiles(evidence: Evidence) -> list[Tile]:
+    measures, export = evidence.measures, evidence.export
+    found = [
+        Tile(form.format(value), label)
+        for subject, name, form, label in (
+            (measures.answers, "r2_to_mapped", "{:.0%}", "of the teacher's variance explained"),
+            (measures.answers, "same_photo_at_1", "{:.0%}", "same photo first in its index"),
+            ("student", "pairwise_pearson", "{:.3f}", "Pearson of pairwise cosines"),
+        )
+        if (value := measures.value(subject, TEST, name)) is not None
+    ]
+    size, of_teacher = evidence.student["parameters"], export["teacher_parameters"]
+    beside = "" if of_teacher is None else f", the teacher has {of_teacher / 1e6:.2f} M"
+    return [
+        *found,
+        Tile(f"{size / 1e6:.2f} M", f"parameters{beside}"),
+        Tile(f"{export['latency_ms']['student_onnx']:.1f} ms", "a photo, on this machine's CPU"),
+    ]
 
 
 def _check(record: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Stage 6: the student as checked files that others load, with its card and report."""
+"""Stage 6: the student as checked files that others load, with its card; beside them its report."""
 
 from functools import partial
 from importlib.resources import files as package_files
@@ -12,17 +12,18 @@ from flows.data.caches import Extracted
 from flows.data.rendering import eval_source, render, view_source
 from flows.provenance import provenance
 from flows.reporting.base import reporter
-from flows.reporting.page import card, report_page
+from flows.reporting.page import card
 from flows.reporting.summary import summary_rows
 from flows.stages.ensure import ensure_artifact
 from flows.stages.ids import artifact_id, export_spec
 from flows.stages.licences import base_model, licences, require_license
-from flows.stages.models import known_teacher, load_history, load_objective, load_student
+from flows.stages.models import known_teacher, load_objective, load_student
 from flows.stages.packaging import loader_cosines, package, vectors
 from flows.stages.reduced import Judge
+from flows.stages.report import REPORT, write_report
 from flows.stages.results import Evaluated, Exported, Indexed, Mapped, Trained
 from flows.stages.selection import learnt_from
-from storage.artifacts import read_file
+from storage.artifacts import read_record
 from storage.root import Root
 from tintem_core.export.formats import Embed, Subject
 from tintem_core.export.latency import median_ms
@@ -47,6 +48,8 @@ def export(
 ) -> Exported:
     """Make sure that the student is published; only a model that passed its check ever is.
 
+    Beside it lies its report, which is no part of it: it can be made again at any time.
+
     Raises:
         VerificationError: if ONNX Runtime disagrees with torch on any of the photos.
     """
@@ -59,6 +62,11 @@ def export(
         export_id,
         lambda: _export(config, root, spec, indexed, extracted, mapped, trained, evaluated),
     )
+    if not root.exists(f"exports/{export_id}/{REPORT}"):
+        # The record as it was stored: with its id and its files.
+        stored = read_record(root, "exports", export_id)
+        assert stored is not None
+        write_report(config, root, indexed, extracted, mapped, trained, evaluated, stored)
     return Exported(id=export_id, record=record, location=location, reused=reused)
 
 
@@ -122,15 +130,12 @@ def _export(
     mapping = load_objective(config, root, mapped, trained).mapping
     records = (mapped.record, trained.record, evaluated.record, record)
     table = summary_rows(config, learnt_from(config, indexed).photos(), *records)
-    scores = read_file(root, "evaluations", evaluated.id, "ood_scores.parquet")
-    page = report_page(config, table, record, load_history(root, trained), scores)
     files = {
         **made.files,
         **({} if mapping is None else {MAPPING: mapping_to_onnx(mapping)}),
         VECTORS: vectors(embed, pixels),
         VERIFY: package_files("tintem_pixels").joinpath(VERIFY).read_bytes(),
         "card.md": card(config, table, record, has_mapping=mapping is not None).encode(),
-        "report.html": page.encode(),
     }
     return files, record
 

@@ -79,7 +79,7 @@ class Pipeline:
     @cached_property
     def exported(self) -> Exported:
         """The checked ONNX model, with its card and report."""
-        # Only this stage needs ONNX Runtime and Matplotlib: machines that train have neither.
+        # Only this stage needs ONNX Runtime and Bokeh: machines that train have neither.
         from flows.stages.export import export
 
         return export(

@@ -33,6 +33,12 @@ def test_a_run_prints_its_numbers_and_is_recorded_by_prefect(
     }  # fmt: skip
     assert set(runs.values()) == {"COMPLETED"}
 
+    with sqlite3.connect(tmp_path / "tintem" / "prefect" / "prefect.db") as database:
+        (shown,) = database.execute("select data from artifact where key like '%report'").fetchone()
+    assert "Is it faithful?" in shown
+    assert "Does it find the same photos?" in shown
+    assert "data:image/jpeg;base64," in shown
+
     status = json.loads(tintem("status", str(config_file), "--json", home=tmp_path).stdout)
     assert {kind: len(found) for kind, found in status.items()} == {
         "caches": 3, "mappings": 1, "students": 1, "evaluations": 1, "exports": 1, "latest": 0,

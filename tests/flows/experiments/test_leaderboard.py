@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 from rich.console import Console
 from typer.testing import CliRunner
@@ -248,6 +249,73 @@ def test_a_plot_needs_neither_intervals_nor_a_teacher_of_known_size(root: Root) 
     add(root, "a", 0.7, export=False)
     (group,) = leaderboard(root).groups
     bare = group.table.with_columns(low=None, high=None)
-    without = Group(group.data, group.test_photos, group.metric, group.teacher, bare)
+    without = Group(group.data, group.test_photos, group.metric, group.teacher, bare, {})
     assert group.teacher.parameters is None
     assert plot(without).startswith(b"\x89PNG")
+
+
+def command(root: Root, *options: str) -> str:
+    done = CliRunner().invoke(app, ["leaderboard", root.url, *options], catch_exceptions=False)
+    assert done.exit_code == 0
+    return done.stdout
+
+
+def test_the_pareto_front_is_those_that_none_of_as_few_parameters_beats(root: Root) -> None:
+    for id, value, parameters in (
+        ("small", 0.6, 1), ("large", 0.9, 3), ("beaten", 0.7, 3), ("middle", 0.8, 2),
+        ("as-good", 0.8, 2), ("worse", 0.5, 2),
+    ):  # fmt: skip
+        add(root, id, value, parameters=parameters * 10**6)
+    (group,) = leaderboard(root).groups
+    front = dict(group.table.select("student", "front").iter_rows())
+    assert {id for id, on in front.items() if on} == {"small", "middle", "as-good", "large"}
+    # Of what is better when less, the lowest are the best.
+    (group,) = leaderboard(root, "student/odd/fpr95").groups
+    assert dict(group.table.select("student", "front").iter_rows()) == front
+
+
+def test_the_smallest_student_that_is_good_enough_is_named(root: Root) -> None:
+    for id, value, parameters in (("small", 0.6, 1), ("middle", 0.8, 2), ("large", 0.9, 3)):
+        add(root, id, value, parameters=parameters * 10**6)
+    said = command(root, "--smallest", "student/test/knn>=0.65", "--latency-ms", "5")
+    assert "2.00 M parameters, 1.5 ms a photo" in said
+    assert "(middle)" in said
+    with pytest.raises(InputError, match=r"no student of .* has student/test/knn >= 0.95"):
+        command(root, "--smallest", "student/test/knn>=0.95")
+    with pytest.raises(InputError, match=r"no student of .* and latency_ms <= 1"):
+        command(root, "--smallest", "student/test/knn>=0.1", "--latency-ms", "1")
+
+
+def test_conditions_keep_students_with_the_ranks_they_have_among_all(root: Root) -> None:
+    for id, value, parameters in (("small", 0.6, 1), ("middle", 0.8, 2), ("large", 0.9, 3)):
+        add(root, id, value, parameters=parameters * 10**6)
+    options = ("--where", "parameters<3e6", "--where", "student/odd/auroc>0.6", "--json")
+    (group,) = json.loads(command(root, *options))["groups"]
+    assert [(s["rank"], s["student"]) for s in group["students"]] == [(2, "middle"), (3, "small")]
+    assert group["students"][0]["measures"]["student/odd/fpr95"] == pytest.approx(0.2)
+    (group,) = json.loads(command(root, "--sort", "parameters", "--json"))["groups"]
+    assert [s["student"] for s in group["students"]] == ["small", "middle", "large"]
+
+
+def test_a_table_for_a_spreadsheet_has_every_measure(root: Root) -> None:
+    add(root, "a", 0.75)
+    add(root, "b", 0.5, export=False)
+    table = pl.read_csv(io.StringIO(command(root, "--csv")))
+    assert table["student"].to_list() == ["a", "b"]
+    assert table["student/odd/fpr95"].to_list() == pytest.approx([0.25, 0.5])
+    assert table["latency_ms"].to_list() == [1.5, None]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--where", "student/test/knn"), "'student/test/knn' is no condition: write a measure"),
+        (("--where", "knn>=much"), "'knn>=much' is no condition"),
+        (("--smallest", "student/test/knnn>=0.9"), "nearest are student/test/knn"),
+        (("--sort", "beauty"), "sort by one of value, name, parameters"),
+    ],
+)
+def test_what_cannot_be_asked_is_said(root: Root, options: tuple[str, ...], said: str) -> None:
+    add(root, "a", 0.7)
+    with pytest.raises(InputError, match=said):
+        command(root, *options)

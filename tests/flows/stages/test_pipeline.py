@@ -48,7 +48,7 @@ def test_a_run_ends_with_a_model_that_a_stranger_can_use(config: RunConfig) -> N
     opened = onnxruntime.InferenceSession(folder / "student.onnx")
     (embedding,) = opened.run(None, {"pixels": np.zeros((3, 3, 32, 32), np.float32)})
     assert embedding.shape == (3, 32)
-    assert "data:image/png;base64," in (folder / "report.html").read_text()
+    assert "Is it faithful?" in (folder / "report.html").read_text()
     assert "test_efficientnet" in (folder / "card.md").read_text()
 
 

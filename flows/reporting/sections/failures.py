@@ -1,0 +1,126 @@
+"""Where does it fail? Labels, corruptions, and the least faithful photos."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from flows.reporting.evidence import TEST, Evidence, Picture
+from flows.reporting.measures import MeasureTable
+from flows.reporting.sections.base import Section
+from tintem_core.evaluation.cosine import row_cosines
+
+_SHOWN, _LABELS, _FEWEST = 12, 20, 4
+# What a corruption is judged by, the first that was measured.
+_BY = {"knn": "kNN accuracy", "cosine": "cosine to the mapped teacher", "pearson": "Pearson"}
+
+
+@dataclass(frozen=True)
+class Missed:
+    """A photo that the student answers least well for."""
+
+    picture: Picture
+    cosine: float
+
+
+@dataclass(frozen=True)
+class HeatMap:
+    """A number for every corruption and severity."""
+
+    what: str
+    severities: Sequence[int]
+    lines: Sequence[tuple[str, Sequence[float | None]]]
+    """The corruption, and its numbers by severity; the worst first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failures(Section):
+    """Accuracy and faithfulness by label, under corruptions, and of single photos."""
+
+    name = "failures"
+    title = "Where does it fail?"
+    table: MeasureTable
+    labels: Sequence[dict[str, Any]]
+    """label, n, knn, teacher_knn, faithfulness, false_alarms; the least accurate first."""
+    labels_left_out: int
+    heat: HeatMap | None
+    photos: Sequence[Missed]
+
+
+def failures(evidence: Evidence) -> Failures:
+    """Find the labels, the corruptions and the photos that the student is worst at."""
+    table = evidence.measures.of("votes", "agreement", "probes", "corruptions")
+    unmeasured = []
+    labels: list[dict[str, Any]] = []
+    if (classes := evidence.tables.get("classes")) is None:
+        unmeasured.append("accuracy, because train or test photos have no labels.")
+    else:
+        labels = classes.to_dicts()
+    heat = None
+    if (corruptions := evidence.tables.get("corruptions")) is None:
+        unmeasured.append(
+            "corrupted photos, because the config asks for none (evaluation.corrupted_photos)."
+        )
+    else:
+        heat = _heat(corruptions)
+    photos = _least_faithful(evidence)
+    if not photos:
+        unmeasured.append(
+            "the faithfulness of single photos, because the student answers in a space of its own."
+        )
+    return Failures(
+        says=tuple(_says(evidence, labels, heat)),
+        unmeasured=tuple(unmeasured),
+        table=table,
+        labels=labels[:_LABELS],
+        labels_left_out=max(0, len(labels) - _LABELS),
+        heat=heat,
+        photos=photos,
+    )
+
+
+def _least_faithful(evidence: Evidence) -> list[Missed]:
+    test = evidence.test
+    if test.asked is None or test.answer is None:
+        return []
+    cosines_N = row_cosines(test.asked, test.answer)
+    worst = np.argsort(cosines_N, kind="stable")[:_SHOWN].tolist()
+    pictures = evidence.pictures([test.photo(row) for row in worst])
+    return [
+        Missed(picture, float(cosines_N[row])) for row, picture in zip(worst, pictures, strict=True)
+    ]
+
+
+def _heat(table: pl.DataFrame) -> HeatMap:
+    by = next(name for name in _BY if table[name].null_count() < table.height)
+    severities = sorted(table["severity"].unique().to_list())
+    order = table.group_by("corruption").agg(pl.col(by).mean()).sort(by, "corruption")
+    cells = {(row["corruption"], row["severity"]): row[by] for row in table.to_dicts()}
+    return HeatMap(
+        _BY[by],
+        severities,
+        [(name, [cells[name, each] for each in severities]) for name in order["corruption"]],
+    )
+
+
+def _says(evidence: Evidence, labels: Sequence[dict[str, Any]], heat: HeatMap | None) -> list[str]:
+    said = []
+    knn = {who: evidence.measures.value(who, TEST, "knn") for who in ("teacher", "student")}
+    if knn["student"] is not None and knn["teacher"] is not None:
+        said.append(
+            f"Asked for the label, its nearest neighbours are right for {knn['student']:.1%} of "
+            f"the photos, the teacher's for {knn['teacher']:.1%}."
+        )
+    told = [row for row in labels if row["n"] >= _FEWEST]
+    if len(told) > 1:
+        worst, best = told[0], told[-1]
+        said.append(
+            f"It is worst at {worst['label']} ({worst['knn']:.0%} of {worst['n']:,} photos right, "
+            f"the teacher {worst['teacher_knn']:.0%}) and best at {best['label']} "
+            f"({best['knn']:.0%} of {best['n']:,}, the teacher {best['teacher_knn']:.0%})."
+        )
+    if heat is not None:
+        said.append(f"Of the corruptions, it bears {heat.lines[0][0]} worst.")
+    return said

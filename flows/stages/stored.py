@@ -1,0 +1,96 @@
+"""A finished run, found again by its config: nothing is listed, embedded or trained."""
+
+from typing import Any
+
+from flows.config.run import RunConfig
+from flows.data.caches import Extracted, TeacherCaches
+from flows.data.dataset import Dataset
+from flows.stages.ids import (
+    artifact_id,
+    evaluation_spec,
+    export_spec,
+    mapping_name,
+    mapping_spec,
+    mapping_width,
+    requested_caches,
+    requested_tokens,
+    student_spec,
+)
+from flows.stages.models import known_teacher
+from flows.stages.pipeline import Pipeline
+from flows.stages.results import Evaluated, Exported, Indexed, Mapped, Trained
+from storage.artifacts import read_record
+from storage.images import Manifest, SourceConfig
+from storage.root import Root
+from tintem_core.errors import InputError
+
+
+def stored_run(config: RunConfig) -> Pipeline:
+    """Return a run whose stages are all done, with the photos as they were last indexed.
+
+    Raises:
+        InputError: if something of it is not there, or was made with other settings.
+    """
+    pipeline = Pipeline(config)
+    root = pipeline.root
+    indexed = pipeline.indexed = _indexed(config, root)
+    teachers = [known_teacher(each, config.runtime.device) for each in config.teachers]
+    caches = [[want.spec.id for want in requested_caches(config, each)] for each in teachers]
+    names = [want.source.name for want in requested_caches(config, teachers[0])[1:]]
+    others = tuple(
+        TeacherCaches(other.name, other.weight, views, dict(zip(names, evaluation, strict=True)))
+        for other, (views, *evaluation) in zip(config.other_teachers, caches[1:], strict=True)
+    )
+    views, *evaluation = caches[0]
+    extracted = Extracted(views, dict(zip(names, evaluation, strict=True)), True, others)
+    pipeline.extracted = extracted
+    spec = mapping_spec(config, extracted.identity(), indexed.data, mapping_width(config))
+    mapping = mapping_name(config, spec)
+    pipeline.mapped = Mapped(id=mapping, record=_record(root, "mappings", mapping), reused=True)
+    if config.cache.keep_mapped:
+        tokens = tuple(want.spec.id for want in requested_tokens(config, teachers[0], mapping))
+        extracted = Extracted(views, extracted.evaluation_caches, True, others, tokens)
+    pipeline.all_caches = extracted
+    student = artifact_id(config, student_spec(config, extracted, indexed, mapping))
+    record = _record(root, "students", student)
+    pipeline.trained = Trained(id=student, record=record, reused=True)
+    found = artifact_id(config, evaluation_spec(config, student, pipeline.extracted, indexed))
+    record = _record(root, "evaluations", found)
+    pipeline.evaluated = Evaluated(id=found, record=record, reused=True)
+    export = artifact_id(config, export_spec(config, student, found))
+    record = _record(root, "exports", export)
+    location = f"{root.url}/exports/{export}"
+    pipeline.exported = Exported(id=export, record=record, reused=True, location=location)
+    return pipeline
+
+
+def _indexed(config: RunConfig, root: Root) -> Indexed:
+    return Indexed(
+        _latest(config.data, root),
+        _by_name(config.evaluation.ood, root),
+        _by_name(config.support_sources, root),
+    )
+
+
+def _by_name(sources: tuple[SourceConfig, ...], root: Root) -> dict[str, Dataset]:
+    return {source.name: _latest(source, root) for source in sources}
+
+
+def _latest(source: SourceConfig, root: Root) -> Dataset:
+    manifest = Manifest.latest(root, source.name)
+    if manifest is None:
+        raise InputError(f"{root.url} knows no photos of {source.name}: {_CURE}")
+    return Dataset(manifest, root.reading)
+
+
+def _record(root: Root, kind: str, id: str) -> dict[str, Any]:
+    record = read_record(root, kind, id)
+    if record is None:
+        raise InputError(
+            f"{root.url} holds no {kind}/{id}, which this config and the photos as last indexed "
+            f"make: {_CURE}"
+        )
+    return record
+
+
+_CURE = "`tintem run CONFIG.yaml` computes what is missing."

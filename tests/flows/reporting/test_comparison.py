@@ -1,0 +1,85 @@
+"""Two students side by side: differences with intervals over the same photos."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from flows.cli import app
+from flows.cli.report import evidence_of
+from flows.config.load import load_config
+from flows.reporting.comparison import comparison_page, differences
+from flows.reporting.evidence import SeenSet
+from flows.stages.pipeline import Pipeline
+from tests.photos import photo
+from tests.runs import small_run, write_config
+from tintem_core.errors import InputError
+from tintem_core.evaluation.bootstrap import mean_row
+from tintem_core.evaluation.cosine import row_cosines
+
+
+def seen(noise: float, seed: int = 1) -> SeenSet:
+    """A student that misses its targets by some noise."""
+    rng = np.random.default_rng(0)
+    teacher, asked = (rng.normal(size=(200, width)).astype(np.float32) for width in (24, 8))
+    missed = np.random.default_rng(seed).normal(size=asked.shape).astype(np.float32)
+    answer = asked + noise * missed
+    return SeenSet("test", 200, np.arange(200), [None] * 200, teacher, answer, asked, answer)
+
+
+def test_the_better_student_is_told_with_an_interval_that_excludes_none() -> None:
+    for found in list(differences(seen(0.9), seen(0.3)))[:3]:
+        assert 0 < found.low < found.value < found.high
+        assert found.verdict(["a", "b"]) == "b is better"
+    for found in list(differences(seen(0.3), seen(0.9)))[:3]:
+        assert found.verdict(["a", "b"]) == "a is better"
+
+
+def test_a_student_is_not_told_apart_from_itself() -> None:
+    for found in differences(seen(0.5), seen(0.5)):
+        assert (found.value, found.low, found.high) == (0, 0, 0)
+        assert found.verdict(["a", "b"]) == "not told apart"
+
+
+def test_photos_that_both_find_hard_do_not_widen_the_interval() -> None:
+    rng = np.random.default_rng(3)
+    usual = seen(0.0)
+    assert usual.asked is not None
+    hard = rng.uniform(0.1, 3.0, 200)[:, None]
+    noise = (rng.normal(size=usual.asked.shape) * hard).astype(np.float32)
+    first, second = (replace(usual, answer=usual.asked + share * noise) for share in (1.0, 0.9))
+    assert first.answer is not None
+    paired = list(differences(first, second))[1]
+    alone = mean_row("cosine", row_cosines(usual.asked, first.answer), seed=0)
+    assert paired.high - paired.low < 0.3 * (alone.high - alone.low)
+
+
+@pytest.mark.slow
+def test_two_runs_are_compared_on_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(40):
+        place = tmp_path / "photos" / ("disc", "plain")[number % 2]
+        place.mkdir(parents=True, exist_ok=True)
+        photo(number).save(place / f"{number}.png")
+    settings = small_run(tmp_path, tmp_path / "photos")
+    metrics = []
+    for name, epochs in (("short", 1), ("long", 3)):
+        settings["training"]["epochs"] = epochs
+        config = load_config(write_config(tmp_path, settings, f"{name}.yaml"))
+        run = Pipeline(config)
+        assert run.exported
+        metrics.append(run.evaluated.record["metrics"]["student/test/cosine_to_mapped"])
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, ["report", "short.yaml", "long.yaml"], catch_exceptions=False)
+    assert done.exit_code == 0
+    page = (tmp_path / "comparison.html").read_text()
+    assert "cosine to the mapped teacher" in page
+    for value in metrics:
+        assert f"<td>{value:.3f}</td>" in page
+    assert f"{metrics[1] - metrics[0]:+.3f} [" in page
+    evidence = evidence_of(Path("short.yaml"))
+    spec = {**evidence.evaluation["spec"], "images": {"shapes": "others"}}
+    other = replace(evidence, evaluation={**evidence.evaluation, "spec": spec})
+    with pytest.raises(InputError, match="short and other were measured on other photos"):
+        comparison_page(["short", "other"], evidence, other)
