@@ -9,6 +9,7 @@ from storage.images.source import IMAGE_SUFFIXES, ImageReader, SourceConfig
 from storage.images.survey import ARCHIVES, TABLES, Survey, survey
 from storage.images.table import USUAL_URI_COLUMNS
 from storage.images.text_table import read_text_table
+from storage.images.write import write_images
 
 __all__ = [
     "ARCHIVES",
@@ -28,4 +29,5 @@ __all__ = [
     "read_text_table",
     "survey",
     "without_changed",
+    "write_images",
 ]

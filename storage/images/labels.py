@@ -35,8 +35,13 @@ class LabelColumn:
 
 def class_names(data: Path | bytes, label: str | None) -> tuple[str, ...]:
     """What Hugging Face writes into a Parquet file beside integer labels."""
+    return names_in(pl.read_parquet_metadata(data).get("huggingface", "{}"), label)
+
+
+def names_in(description: str | bytes, label: str | None) -> tuple[str, ...]:
+    """The class names in Hugging Face's description of a file's columns; none where it has none."""
     try:
-        described = json.loads(pl.read_parquet_metadata(data).get("huggingface", "{}"))
+        described = json.loads(description)
     except ValueError:
         return ()
     feature: Any = described.get("info", {}).get("features", {}).get(label, {})

@@ -3,6 +3,8 @@
 from pathlib import Path
 
 from storage.errors import SourceError
+from storage.images.arrow import SUFFIX as ARROW
+from storage.images.arrow import ArrowReader, is_saved_dataset
 from storage.images.folder import FolderReader
 from storage.images.manifest import Manifest
 from storage.images.parquet import ParquetReader, embeds_images
@@ -33,6 +35,8 @@ def open_reader(source: SourceConfig | Manifest, reading: Reading | None = None)
     is_many = is_glob(source.uri)
     if suffix == ".tar":
         return TarReader(source)
+    if suffix == ARROW or (not is_many and is_saved_dataset(source.uri)):
+        return ArrowReader(source)
     if suffix in (".csv", ".tsv"):
         return TableReader(source)
     if suffix == ".parquet":
@@ -41,5 +45,5 @@ def open_reader(source: SourceConfig | Manifest, reading: Reading | None = None)
             return ParquetReader(source, reading)
         return TableReader(source)
     if is_many:
-        raise SourceError(f"{source.uri} must end in .tar or .parquet. Or name its folder.")
+        raise SourceError(f"{source.uri} must end in .tar, .parquet or .arrow. Or name its folder.")
     return FolderReader(source)

@@ -28,7 +28,7 @@ class SourceConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     uri: str = Field(
         min_length=1,
         description="image folder, CSV or Parquet of URIs, Parquet with image bytes, *.tar or "
-        "*.parquet; local or s3://",
+        "*.parquet; local or s3://; a local folder written by save_to_disk (datasets)",
     )
     label_column: str | None = Field(
         None,

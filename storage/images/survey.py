@@ -9,6 +9,7 @@ from pathlib import Path
 import polars as pl
 
 from storage.errors import SourceError
+from storage.images.arrow import ArrowReader
 from storage.images.folder import FolderReader
 from storage.images.inspect import inspect
 from storage.images.open import open_reader
@@ -20,7 +21,7 @@ from storage.images.tar import TarReader
 from storage.root import Root, open_root
 
 TABLES = (".csv", ".tsv")
-ARCHIVES = (".parquet", ".tar")
+ARCHIVES = (".parquet", ".tar", ".arrow")
 # A bucket may hold millions of objects, a thousand of them in each answer.
 _LOOKED_AT = 10_000
 _OPENED = 32
@@ -150,7 +151,7 @@ def _chosen(source: SourceConfig) -> tuple[ImageReader, Head]:
     }
     if isinstance(reader, TableReader):
         chosen["uri_column"] = _uri_column(columns, source.uri)
-    if isinstance(reader, ParquetReader):
+    if isinstance(reader, ParquetReader | ArrowReader):
         chosen["image_column"] = _image_column(columns, source.uri)
     # What the reader takes by itself is not written.
     usual = {"label_column": "label", "split_column": "split"}
@@ -252,6 +253,8 @@ def _layout(reader: ImageReader, head: Head) -> str:
             return "WebDataset tar files"
         case ParquetReader():
             return "Parquet with images inside"
+        case ArrowReader():
+            return "a data set saved by Hugging Face's datasets"
         case TableReader():
             return "a table of paths"
     kind = "class folders" if head.entries["label"].null_count() == 0 else "a folder of photos"
@@ -263,6 +266,6 @@ def _label_place(reader: ImageReader) -> str:
     match reader:
         case TarReader():
             return f"field {column} of the .json files" if column else "the .cls or .json files"
-        case TableReader() | ParquetReader():
+        case TableReader() | ParquetReader() | ArrowReader():
             return f"column {column or 'label'}"
     return "the folders"
