@@ -80,7 +80,7 @@ def test_data_and_students_whose_letters_differ_share_no_line() -> None:
         ({"warm_start": True, "students": [{"mapping.fit": "joint"}]},
             r"warm_start: small fits its mapping while it learns .*set warm_start to false"),
         ({"growth": 0}, r"'nightly\.growth' is 0"),
-        ({"growht": 1}, r"'nightly\.growht' is not a setting \(known here: growth"),
+        ({"growht": 1}, r"'nightly\.growht' is not a setting: did you mean 'growth'\?"),
     ],
 )  # fmt: skip
 def test_what_cannot_work_is_refused_in_a_sentence(nightly: dict[str, Any], said: str) -> None:

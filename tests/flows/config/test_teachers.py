@@ -22,7 +22,7 @@ def parsed(teacher: dict[str, Any], student: dict[str, Any] | None = None) -> An
 @pytest.mark.parametrize(
     ("teacher", "told"),
     [
-        ({}, "give exactly one of model, onnx, hf, python; none is given"),
+        ({}, "give exactly one of model, onnx, hf, python, latents; none is given"),
         ({"model": "a", "onnx": "b.onnx", **PLAIN}, "both model and onnx are given"),
         ({"hf": "a", "python": "b:c"}, "both hf and python are given"),
         ({"onnx": "b.onnx"}, "does not say how its pixels are normalised: give mean and std"),

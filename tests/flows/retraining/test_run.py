@@ -104,8 +104,8 @@ def no_teacher() -> Iterator[None]:
         raise AssertionError("a teacher was loaded")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(extract, "load_teacher", refuse)
-        patch.setattr(preflight, "load_teacher", refuse)
+        patch.setattr(extract, "known_teacher", refuse)
+        patch.setattr(preflight, "known_teacher", refuse)
         yield
 
 
