@@ -24,7 +24,7 @@ from flows.stages.measure import measure
 from flows.stages.pipeline import Pipeline
 from flows.stages.spaces import Spaces, classes_of
 from tintem_core.evaluation.metrics import ALL
-from tintem_core.evaluation.ood import Bank, auroc, nearest_cosine_score
+from tintem_core.evaluation.ood import Bank, auroc, nearest_cosine
 
 Array = NDArray[np.float32]
 Settings = dict[str, Any]
@@ -170,7 +170,7 @@ class Material:
         if (normal := NORMAL.get(self.data.name)) is None:
             return {}
         known, wanted = (np.array(self.data.labels(split)) for split in ("train", "test"))
-        scores = nearest_cosine_score(Bank(bank[known == normal]), queries)
+        scores = nearest_cosine(Bank(bank[known == normal]))(queries)
         return {"defects": auroc(scores[wanted == normal], scores[wanted != normal])}
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from flows.config.run import RunConfig
 from tintem_core.evaluation.few_shot import SHOTS
-from tintem_core.evaluation.metrics import ALL, BOUNDS
+from tintem_core.evaluation.metrics import ALL
 from tintem_core.evaluation.neighbours import NEIGHBOURS
 
 
@@ -93,10 +93,10 @@ def summary_rows(
         if row is not None:
             of_teacher = found.get(("teacher", dataset, _OF_TEACHER.get(metric, metric)))
             constant = found.get(("constant", dataset, metric))
-            bounds = [found.get((bound, dataset, metric)) for bound in BOUNDS]
+            fitted = found.get(("mapped", dataset, metric))
             if of_teacher is not None and (chance := of_teacher.get("chance")) is not None:
                 label += f" (chance {chance:.3f})"
-            worth = _worth(row, of_teacher, constant, bounds)
+            worth = _worth(row, of_teacher, constant, fitted)
             rows.append(Row(group, label, worth, _cell(row)))
 
     faithful = f"Faithfulness, {evaluation['test_photos']} unseen photos"
@@ -116,11 +116,11 @@ def summary_rows(
     label = f"kNN, k = {neighbours}"
     add(shared, label, "test", "shared_knn", "head" if is_head else "student")
     add("Accuracy", f"kNN, k = {neighbours}", "test", "knn")
-    add("Accuracy", "kNN, mean over classes", "test", "knn_over_classes")
+    add("Accuracy", "kNN by class", "test", "knn_over_classes")
     for shots in SHOTS:
-        add("Accuracy", f"{shots} labelled per class", "test", f"few_shot_{shots}")
-    add("Accuracy", "linear probe (SGD)", "test", "linear_probe")
-    add("Accuracy", "linear probe (L-BFGS)", "test", "logistic_probe")
+        add("Accuracy", f"{shots} label{'s' * (shots > 1)} a class", "test", f"few_shot_{shots}")
+    add("Accuracy", "probe (SGD)", "test", "linear_probe")
+    add("Accuracy", "probe (L-BFGS)", "test", "logistic_probe")
     add("Accuracy", "same kNN answer", "test", "knn_agreement")
     corrupted = "Under 15 common corruptions"
     add(corrupted, "cosine to the mapped teacher", "test", "corrupted_cosine_to_mapped")
@@ -132,7 +132,7 @@ def summary_rows(
         add(group, f"kNN, k = {neighbours}", name, "knn")
         add(group, "AUROC", name, "auroc")
         add(group, "AUPR", name, "aupr")
-        add(group, "FPR95 (lower is better)", name, "fpr95")
+        add(group, "FPR95 ↓", name, "fpr95")
         add(group, "score rank correlation", name, "ood_rank_correlation")
         add(group, "pairwise cosines, Pearson", name, "pairwise_pearson")
     return rows
@@ -155,18 +155,17 @@ def _worth(
     row: dict[str, Any],
     teacher: dict[str, Any] | None,
     constant: dict[str, Any] | None,
-    bounds: list[dict[str, Any] | None],
+    fitted: dict[str, Any] | None,
 ) -> str:
     """Say what there is to compare a student's number with."""
     if teacher is not None:
         return _cell(teacher)
     if constant is not None:
         return f"(constant answer {constant['value']:.3f})"
-    said = [f"{bound['subject']} {bound['value']:.3f}" for bound in bounds if bound is not None]
     if row.get("chance") is not None:
-        said.insert(0, f"chance {row['chance']:.3f}")
-    if said:
-        return f"({', '.join(said)})"
+        return f"(chance {row['chance']:.3f})"
+    if fitted is not None:
+        return f"(mapped teacher {fitted['value']:.3f})"
     # An evaluation of an older release knew no more.
     return "–"
 

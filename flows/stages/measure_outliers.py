@@ -3,8 +3,6 @@
 Legend: ``N`` images.
 """
 
-from collections.abc import Iterator
-
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
@@ -38,46 +36,52 @@ def outlier_rows(
         if kind.needs_labels and classes is None:
             continue
         is_chosen = score == settings.ood_score
-        inside = dict(subject_scores(settings, score, train, sets["test"], classes))
-        for name, spaces in list(sets.items())[1:]:
-            together = {}
-            for who, outside in subject_scores(settings, score, train, spaces, classes):
-                pair = inside[who], outside
-                together[who] = np.concatenate(pair)
+        by_set = scores_of(settings, score, train, sets, classes)
+        inside = by_set.pop("test")
+        for name, outside in by_set.items():
+            together = {who: np.concatenate([inside[who], outside[who]]) for who in inside}
+            for who, scores in outside.items():
                 # What scores drawn at random would give.
                 measures = {auroc: 0.5}
                 if is_chosen:
-                    share = len(outside) / len(together[who])
+                    share = len(scores) / len(together[who])
                     measures |= {aupr: share, fpr95: 0.95, fpr95_openood: 0.95}
                 for measure, chance in measures.items():
                     label = measure.__name__ if is_chosen else f"{measure.__name__}_{score}"
-                    interval = bootstrap_interval(measure, *pair, **drawn)
-                    row = MetricRow(label, measure(*pair), *interval, len(outside), chance)
-                    yield who, name, row
+                    interval = bootstrap_interval(measure, inside[who], scores, **drawn)
+                    value = measure(inside[who], scores)
+                    yield who, name, MetricRow(label, value, *interval, len(scores), chance)
             for who, ranked in list(together.items())[1:] if is_chosen else ():
                 yield who, name, score_rank_correlation(together["teacher"], ranked, **drawn)
 
 
-def subject_scores(
-    settings: EvaluationConfig, score: str, train: Spaces, spaces: Spaces, classes: Classes | None
-) -> Iterator[tuple[str, Scores]]:
-    """Yield the OOD scores of images, (N,), as teacher, student and head see them."""
+def scores_of(
+    settings: EvaluationConfig,
+    score: str,
+    train: Spaces,
+    sets: dict[str, Spaces],
+    classes: Classes | None,
+) -> dict[str, dict[str, Scores]]:
+    """Return the OOD scores of the images of each set, (N,), by who sees them."""
     labels = None if classes is None else classes.train
-    for (who, bank), (_, queries) in zip(train.subjects(), spaces.subjects(), strict=True):
-        found = Bank(bank, labels, min(settings.ood_neighbour, len(bank)))
-        yield who, SCORES[score].score(found, queries)
+    found: dict[str, dict[str, Scores]] = {name: {} for name in sets}
+    for who, bank in train.subjects():
+        scorer = SCORES[score].fit(Bank(bank, labels, min(settings.ood_neighbour, len(bank))))
+        for name, spaces in sets.items():
+            found[name][who] = scorer(dict(spaces.subjects())[who])
+    return found
 
 
 def ood_scores(
     settings: EvaluationConfig, train: Spaces, sets: dict[str, Spaces], classes: Classes | None
 ) -> pl.DataFrame:
     """Return every score of the kind that was chosen: score, subject, dataset."""
-    parts = [
+    by_set = scores_of(settings, settings.ood_score, train, sets, classes)
+    return pl.concat(
         pl.DataFrame({"score": scores}).with_columns(subject=pl.lit(who), dataset=pl.lit(name))
-        for name, spaces in sets.items()
-        for who, scores in subject_scores(settings, settings.ood_score, train, spaces, classes)
-    ]
-    return pl.concat(parts)
+        for name, by_subject in by_set.items()
+        for who, scores in by_subject.items()
+    )
 
 
 def thresholds(settings: EvaluationConfig, scores: pl.DataFrame) -> dict[str, float]:

@@ -3,6 +3,7 @@
 Legend: ``N`` images, ``S`` side in pixels, ``K`` student width.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -16,24 +17,25 @@ from flows.data.dataset import Dataset
 from flows.data.features import evaluation_latents
 from flows.data.rendering import eval_source, render
 from flows.stages.ids import student_cache_spec
-from flows.stages.measure import measure
+from flows.stages.measure import draws
+from flows.stages.measure_outliers import scores_of
 from flows.stages.models import load_objective
 from flows.stages.results import Indexed, Mapped, Trained
-from flows.stages.spaces import Spaces, classes_of, spaces_of
+from flows.stages.spaces import Classes, Spaces, classes_of, spaces_of
 from flows.stages.stored_embeddings import stored_embeddings
 from storage.root import Root
+from tintem_core.evaluation.bootstrap import MetricRow, bootstrap_interval, mean_row
 from tintem_core.evaluation.cosine import unit_rows
+from tintem_core.evaluation.faithfulness import pearson_over_sets
+from tintem_core.evaluation.neighbours import knn_predict
+from tintem_core.evaluation.ood import auroc
+from tintem_core.evaluation.shared_space import shared_knn, shared_space
+from tintem_core.evaluation.to_mapped import to_mapped_rows
 from tintem_core.export.formats import Embed
 from tintem_core.models.embedder import Embedder
 from tintem_core.models.student import Student
 
 _MOST_PHOTOS = 1_000
-# On the test photos; of the OOD sets, how well they are told.
-_ON_TEST = (
-    "cosine_to_mapped", "pairwise_pearson", "same_photo_at_1", "same_photo_at_10",
-    "shared_overlap_10", "shared_knn", "knn",
-)  # fmt: skip
-_ON_OOD = ("auroc",)
 
 
 @dataclass(frozen=True)
@@ -85,19 +87,45 @@ class Judge:
         return "; ".join(said) or None
 
     def _measured(self, test: Spaces, ood: dict[str, Spaces]) -> dict[str, dict[str, float]]:
-        settings = self.config.evaluation.model_copy(update={"probes": ()})
-        config = self.config.model_copy(update={"evaluation": settings})
-        classes = classes_of(self._data, {})
-        rows = measure(config, self._train, {"test": test, **ood}, classes)
-        wanted = [("test", name) for name in _ON_TEST]
-        wanted += [(dataset, name) for dataset in ood for name in _ON_OOD]
+        rows = [("test", row) for row in self._on_test(test)]
+        settings, drawn, classes = self.config.evaluation, draws(self.config), self._classes
+        scores = scores_of(
+            settings, settings.ood_score, self._train, {"test": test, **ood}, classes
+        )
+        inside = scores.pop("test")["student"]
+        for name, outside in scores.items():
+            pair = inside, outside["student"]
+            interval = bootstrap_interval(auroc, *pair, **drawn)
+            rows.append((name, MetricRow("auroc", auroc(*pair), *interval, len(pair[1]))))
         return {
-            f"{row['dataset']}/{row['name']}": {
-                key: row[key] for key in ("value", "low", "high", "n")
+            f"{dataset}/{row.name}": {
+                key: getattr(row, key) for key in ("value", "low", "high", "n")
             }
-            for row in rows
-            if row["subject"] in ("student", "head") and (row["dataset"], row["name"]) in wanted
+            for dataset, row in rows
         }
+
+    def _on_test(self, test: Spaces) -> Iterator[MetricRow]:
+        drawn = draws(self.config)
+        asked = test.asked()
+        yield pearson_over_sets(test.teacher, test.student if asked is None else asked[2], **drawn)
+        known = self._train.asked()
+        if asked is not None:
+            yield to_mapped_rows(asked[1], asked[2], **drawn)[0]
+            yield from shared_space(test.teacher, asked[1], asked[2], **drawn)
+        if self._classes is None:
+            return
+        told, told_test = self._classes.train >= 0, self._classes.of["test"] >= 0
+        labels, answers = self._classes.train[told], self._classes.of["test"][told_test]
+        k = self.config.evaluation.knn
+        bank = self._train.student[told]
+        _, given = knn_predict(bank, labels, test.student[told_test], min(k, len(bank)))
+        yield mean_row("knn", given == answers, **drawn)
+        if known is not None and asked is not None:
+            yield shared_knn(known[1][told], labels, asked[2][told_test], answers, k, **drawn)
+
+    @cached_property
+    def _classes(self) -> Classes | None:
+        return classes_of(self._data, {})
 
     @cached_property
     def _own(self) -> dict[str, dict[str, float]]:

@@ -5,6 +5,7 @@ Legend: ``N`` images, ``D`` teacher width, ``K`` student width.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -52,9 +53,13 @@ class Spaces:
         if self.mapped is not None:
             width, dim = self.mapped.shape[1], self.teacher.shape[1]
             # More numbers than the teacher has cannot be orthogonal directions of its space.
-            rows_KD = random_rows(min(width, dim), dim, seed)
+            rows_KD = _random_rows(min(width, dim), dim, seed)
             yield BOUNDS[0], (self.teacher @ rows_KD.T).astype(np.float32)
             yield BOUNDS[1], self.mapped
+
+
+# Every set of a run is mapped by the same ones.
+_random_rows = lru_cache(maxsize=2)(random_rows)
 
 
 def spaces_of(objective: Objective, teacher: Array, student: Array) -> Spaces:

@@ -16,7 +16,7 @@ from flows.stages.pipeline import Pipeline
 from tests.photos import photo
 from tintem_core.errors import InputError
 from tintem_core.evaluation.cosine import unit_rows
-from tintem_core.evaluation.ood import SCORES, Bank, OODScore
+from tintem_core.evaluation.ood import SCORES, Bank, OODScore, Scorer
 from tintem_core.export.formats import FORMATS, Embed, ExportFormat, Subject
 from tintem_core.objectives import OBJECTIVES, Objective, ObjectiveKind, Parts, Targets
 from tintem_core.views import Pixels
@@ -37,9 +37,9 @@ def first_coordinates(parts: Parts) -> Objective:
     return FirstCoordinates(parts.mapping.linear.out_features)
 
 
-def cosine_to_mean(bank: Bank, queries: NDArray[np.floating]) -> NDArray[np.float32]:
-    mean = unit_rows(bank.embeddings).mean(axis=0, keepdims=True)
-    return unit_rows(queries) @ unit_rows(mean)[0]
+def cosine_to_mean(bank: Bank) -> Scorer:
+    mean = unit_rows(unit_rows(bank.embeddings).mean(axis=0, keepdims=True))[0]
+    return lambda queries: unit_rows(queries) @ mean
 
 
 class Program(ExportFormat):

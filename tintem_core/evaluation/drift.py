@@ -1,6 +1,6 @@
 """Drift: whether new images are stranger than images known to be ordinary.
 
-The score of an image is its cosine to the nearest reference embedding (`ood.nearest_cosine_score`
+The score of an image is its cosine to the nearest reference embedding (`ood.nearest_cosine`
 with k = 1). What is usual is told by known images that are not in the reference, the calibration.
 
 **Strange.** Let c_1 <= ... <= c_n be the calibration's scores and k = floor(0.05 (n + 1)). An

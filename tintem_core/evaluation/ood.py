@@ -31,29 +31,30 @@ class Bank:
     k: int = 1
 
 
+Scorer = Callable[[NDArray[np.floating]], NDArray[np.float32]]
+"""Queries (M, K) to scores (M,), the higher the more in-distribution."""
+
+
 @dataclass(frozen=True)
 class OODScore:
-    """A score by name: (bank, queries (M, K)) to (M,), the higher the more in-distribution."""
+    """A score by name: what it learns from a bank scores any queries."""
 
-    score: Callable[[Bank, NDArray[np.floating]], NDArray[np.float32]]
+    fit: Callable[[Bank], Scorer]
     needs_labels: bool = False
 
 
-def nearest_cosine_score(bank: Bank, query_MK: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Cosine to the k-th nearest train embedding, the higher the more in-distribution.
+def nearest_cosine(bank: Bank) -> Scorer:
+    """Cosine to the k-th nearest train embedding.
 
     k = 1 is the paper's score; k > 1 is deep nearest neighbours (Sun et al., ICML 2022).
 
-    Returns:
-        float32, shape (M,).
-
     Raises:
-        InputError, ShapeError, DegenerateError: as `neighbours.nearest`.
+        InputError, ShapeError, DegenerateError: when it scores, as `neighbours.nearest`.
     """
-    return nearest(bank.embeddings, query_MK, bank.k)[0][:, bank.k - 1]
+    return lambda query_MK: nearest(bank.embeddings, query_MK, bank.k)[0][:, bank.k - 1]
 
 
-def mahalanobis_score(bank: Bank, query_MK: NDArray[np.floating]) -> NDArray[np.float32]:
+def mahalanobis(bank: Bank) -> Scorer:
     """Minus the squared Mahalanobis distance to the nearest class mean, of unit rows.
 
     All classes share one covariance (Lee et al., NeurIPS 2018). Without labels there is one mean.
@@ -62,11 +63,11 @@ def mahalanobis_score(bank: Bank, query_MK: NDArray[np.floating]) -> NDArray[np.
     Raises:
         ShapeError, DegenerateError: as `cosine.unit_rows`.
     """
-    rows, labels = _labelled(bank)
-    return -_squared_distances(rows, labels, unit_rows(query_MK)).min(axis=1)
+    squared = _squared_distances(*_labelled(bank))
+    return lambda query_MK: -squared(unit_rows(query_MK)).min(axis=1)
 
 
-def relative_mahalanobis_score(bank: Bank, query_MK: NDArray[np.floating]) -> NDArray[np.float32]:
+def relative_mahalanobis(bank: Bank) -> Scorer:
     """The squared distance to one mean of all images less that to the nearest class mean.
 
     Ren et al., "A simple fix to Mahalanobis distance", arXiv 2106.09022.
@@ -80,10 +81,15 @@ def relative_mahalanobis_score(bank: Bank, query_MK: NDArray[np.floating]) -> ND
             "relative-mahalanobis compares classes, and the train images have no labels: choose "
             "another evaluation.ood_score."
         )
-    query = unit_rows(query_MK)
     rows, labels = _labelled(bank)
-    everything = _squared_distances(rows, np.zeros(len(rows), np.int64), query)[:, 0]
-    return everything - _squared_distances(rows, labels, query).min(axis=1)
+    to_all = _squared_distances(rows, np.zeros(len(rows), np.int64))
+    to_classes = _squared_distances(rows, labels)
+
+    def score(query_MK: NDArray[np.floating]) -> NDArray[np.float32]:
+        query_MK = unit_rows(query_MK)
+        return to_all(query_MK)[:, 0] - to_classes(query_MK).min(axis=1)
+
+    return score
 
 
 def _labelled(bank: Bank) -> tuple[NDArray[np.floating], NDArray[np.integer]]:
@@ -94,10 +100,8 @@ def _labelled(bank: Bank) -> tuple[NDArray[np.floating], NDArray[np.integer]]:
     return rows[told], bank.labels[told]
 
 
-def _squared_distances(
-    rows_NK: NDArray[np.floating], labels_N: NDArray[np.integer], query_MK: NDArray[np.floating]
-) -> NDArray[np.float32]:
-    """Squared Mahalanobis distances of queries to class means, (M, C)."""
+def _squared_distances(rows_NK: NDArray[np.floating], labels_N: NDArray[np.integer]) -> Scorer:
+    """Squared Mahalanobis distances of queries to class means: (M, K) to (M, C)."""
     # Here, because every config names a score.
     from sklearn.covariance import ledoit_wolf
 
@@ -105,24 +109,26 @@ def _squared_distances(
     means_CK = np.stack(
         [rows_NK[members_N == c].mean(axis=0, dtype=np.float64) for c in range(len(classes))]
     )
-    residual_NK = rows_NK - means_CK[members_N]
-    covariance_KK, _ = ledoit_wolf(residual_NK, assume_centered=True)
+    covariance_KK, _ = ledoit_wolf(rows_NK - means_CK[members_N], assume_centered=True)
     if not np.trace(covariance_KK) > 0:
         raise DegenerateError(
             "All train embeddings of a class are the same: no distance has a scale."
         )
     factor_KK = np.linalg.cholesky(np.linalg.inv(covariance_KK))
-    query_MK, means_CK = query_MK @ factor_KK, means_CK @ factor_KK
-    squared_MC = (
-        (query_MK**2).sum(axis=1)[:, None] + (means_CK**2).sum(axis=1) - 2 * query_MK @ means_CK.T
-    )
-    return squared_MC.astype(np.float32)
+    white_CK = means_CK @ factor_KK
+
+    def squared(query_MK: NDArray[np.floating]) -> NDArray[np.float32]:
+        white_MK = query_MK @ factor_KK
+        lengths_M, lengths_C = ((rows**2).sum(axis=1) for rows in (white_MK, white_CK))
+        return (lengths_M[:, None] + lengths_C - 2 * white_MK @ white_CK.T).astype(np.float32)
+
+    return squared
 
 
 SCORES = {
-    "nearest-cosine": OODScore(nearest_cosine_score),
-    "mahalanobis": OODScore(mahalanobis_score),
-    "relative-mahalanobis": OODScore(relative_mahalanobis_score, needs_labels=True),
+    "nearest-cosine": OODScore(nearest_cosine),
+    "mahalanobis": OODScore(mahalanobis),
+    "relative-mahalanobis": OODScore(relative_mahalanobis, needs_labels=True),
 }
 """What tells an outlier, by the name that evaluation.ood_score has."""
 

@@ -6,7 +6,7 @@ import pytest
 from tintem_core.errors import DegenerateError
 from tintem_core.evaluation import drift
 from tintem_core.evaluation.drift import Rows, measure_drift, nearest_known, strange_below
-from tintem_core.evaluation.ood import Bank, nearest_cosine_score
+from tintem_core.evaluation.ood import Bank, nearest_cosine
 
 
 def rows(table: np.ndarray) -> Rows:
@@ -26,7 +26,7 @@ def test_nearest_in_pieces_is_nearest_in_the_whole(
     table = unit[0] @ unit[1].T
     assert np.array_equal(found, table.argmax(axis=1))
     np.testing.assert_allclose(cosines, table.max(axis=1), atol=1e-6)
-    np.testing.assert_allclose(cosines, nearest_cosine_score(Bank(reference), images), atol=1e-6)
+    np.testing.assert_allclose(cosines, nearest_cosine(Bank(reference))(images), atol=1e-6)
     assert sum(done) == 23
 
 

@@ -14,9 +14,9 @@ from tintem_core.evaluation.ood import (
     auroc,
     fpr95,
     fpr95_openood,
-    mahalanobis_score,
-    nearest_cosine_score,
-    relative_mahalanobis_score,
+    mahalanobis,
+    nearest_cosine,
+    relative_mahalanobis,
     threshold,
 )
 
@@ -25,9 +25,9 @@ def test_score_is_the_cosine_to_the_kth_nearest() -> None:
     bank = np.array([[1.0, 0], [0, 2.0], [3.0, 3.0]])
     query = np.array([[5.0, 0.0]])
     for k, expected in ((1, 1.0), (2, np.sqrt(0.5)), (3, 0.0)):
-        assert nearest_cosine_score(Bank(bank, k=k), query)[0] == pytest.approx(expected, abs=1e-6)
+        assert nearest_cosine(Bank(bank, k=k))(query)[0] == pytest.approx(expected, abs=1e-6)
     with pytest.raises(InputError):
-        nearest_cosine_score(Bank(bank, k=4), query)
+        nearest_cosine(Bank(bank, k=4))(query)
 
 
 def test_auroc_counts_ties_as_one_half() -> None:
@@ -112,26 +112,24 @@ def test_mahalanobis_is_scikit_learns_distance_to_the_nearest_class_mean() -> No
     means = np.stack([units[labels == c].mean(axis=0) for c in (0, 1)])
     fitted = LedoitWolf(assume_centered=True).fit(units - means[labels])
     wanted = np.min([fitted.mahalanobis(asked - mean) for mean in means], axis=0)
-    found = mahalanobis_score(Bank(rows, labels), queries)
+    found = mahalanobis(Bank(rows, labels))(queries)
     assert found == pytest.approx(-wanted, rel=1e-4)
     whole = LedoitWolf().fit(units)
-    assert mahalanobis_score(Bank(rows), queries) == pytest.approx(
-        -whole.mahalanobis(asked), rel=1e-4
-    )
-    relative = relative_mahalanobis_score(Bank(rows, labels), queries)
+    assert mahalanobis(Bank(rows))(queries) == pytest.approx(-whole.mahalanobis(asked), rel=1e-4)
+    relative = relative_mahalanobis(Bank(rows, labels))(queries)
     assert relative == pytest.approx(whole.mahalanobis(asked) - wanted, rel=1e-3)
     assert found[:2].min() > found[2:].max()
     # An image without a label counts for no class.
     more = Bank(np.concatenate([rows, queries[2:]]), np.append(labels, [-1, -1]))
-    assert mahalanobis_score(more, queries) == pytest.approx(found)
+    assert mahalanobis(more)(queries) == pytest.approx(found)
 
 
 def test_what_a_mahalanobis_distance_needs_is_said() -> None:
     rows, _, queries = classes()
     with pytest.raises(InputError, match="no labels: choose another"):
-        relative_mahalanobis_score(Bank(rows), queries)
+        relative_mahalanobis(Bank(rows))(queries)
     with pytest.raises(DegenerateError, match="are the same"):
-        mahalanobis_score(Bank(np.ones((5, 3))), np.eye(3))
+        mahalanobis(Bank(np.ones((5, 3))))(np.eye(3))
 
 
 @pytest.mark.parametrize(("rate", "rejected"), [(0.05, 5), (0.0, 0), (0.999, 99), (0.054, 5)])
