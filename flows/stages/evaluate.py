@@ -4,6 +4,7 @@ Legend: ``N`` images, ``D`` teacher width, ``K`` student width.
 """
 
 import io
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -22,13 +23,15 @@ from flows.stages.measure import as_rows, draws, measure
 from flows.stages.measure_classes import per_class
 from flows.stages.measure_corruptions import corrupted_photos, corruption_rows, corruption_table
 from flows.stages.measure_outliers import ood_scores, thresholds
-from flows.stages.models import load_objective, load_student
+from flows.stages.models import load_history, load_objective, load_student
 from flows.stages.results import Evaluated, Indexed, Mapped, Trained
 from flows.stages.spaces import Spaces, classes_of, spaces_of
 from flows.stages.stored_embeddings import stored_embeddings
 from storage.root import Root
 from tintem_core.evaluation.faithfulness import faithfulness
+from tintem_core.evaluation.limits import Limits, loss_fall
 from tintem_core.evaluation.neighbours import near_copies
+from tintem_core.evaluation.to_mapped import r2
 from tintem_core.models.device import choose_device
 from tintem_core.models.embedder import Embedder
 
@@ -96,6 +99,7 @@ def _evaluate(
         tables["corruptions"] = corruption_table(settings.knn, train, corrupted, classes)
     near = near_copies(train.teacher, test.teacher)
     _tell(indexed.data, near)
+    limits = _limits(root, trained, train, test, rows)
     if extracted.others:
         for dataset in indexed.datasets():
             is_data = dataset is indexed.data
@@ -104,12 +108,12 @@ def _evaluate(
             latents = latents_by_teacher(root, extracted, dataset, split, config.teacher.name)
             rows += _per_teacher(config, name, latents, student_NK)
     scores = ood_scores(settings, train, sets, classes)
-    limits = thresholds(settings, scores)
+    cut = thresholds(settings, scores)
     # Whether a measure knows its chance is not told by the first rows.
     tables |= {"metrics": pl.DataFrame(rows, infer_schema_length=None), "ood_scores": scores}
     if classes is not None:
         own = (pl.col("subject") == "student") & (pl.col("dataset") == "test")
-        strange = scores.filter(own)["score"].to_numpy() < limits["student"]
+        strange = scores.filter(own)["score"].to_numpy() < cut["student"]
         tables["classes"] = per_class(settings, train, test, classes, strange)
     record = {
         "spec": spec,
@@ -117,11 +121,34 @@ def _evaluate(
         "rows": rows,
         "test_photos": len(test.teacher),
         "near_copies": near,
-        "ood_thresholds": limits,
+        "ood_thresholds": cut,
+        "limits": None if limits is None else asdict(limits),
         "provenance": provenance(),
     }
     files = {f"{name}.parquet": _parquet(table) for name, table in tables.items()}
     return files, record
+
+
+def _limits(
+    root: Root, trained: Trained, train: Spaces, test: Spaces, rows: list[dict[str, Any]]
+) -> Limits | None:
+    """Find out, and say, what limits a student that was asked for something."""
+    known, asked = train.asked(), test.asked()
+    if known is None or asked is None:
+        return None
+    angles = [
+        row["value"]
+        for row in rows
+        if (row["subject"], row["dataset"], row["name"]) == ("mapped", "test", "pairwise_pearson")
+    ]
+    found = Limits(
+        angles=angles[0] if angles else None,
+        r2_train=r2(known[1], known[2]),
+        r2_test=r2(asked[1], asked[2]),
+        fall=loss_fall(load_history(root, trained)["loss"].to_list()),
+    )
+    reporter().note(f"what limits it: {found.sentence()}")
+    return found
 
 
 def _parquet(table: pl.DataFrame) -> bytes:

@@ -106,6 +106,18 @@ def test_the_threshold_of_an_outlier_is_stored_and_keeps_its_rate(settings: dict
     assert Pipeline(configured(settings)).evaluated.id != pipeline.evaluated.id
 
 
+def test_what_limits_the_student_is_said_and_stored(settings: dict[str, Any]) -> None:
+    notes = Notes()
+    with reporting_to(notes):
+        record = Pipeline(configured(settings)).evaluated.record
+    (said,) = (note for note in notes.notes if note.startswith("what limits it: "))
+    limits = record["limits"]
+    assert limits["r2_test"] == pytest.approx(record["metrics"]["student/test/r2_to_mapped"])
+    assert f"{limits['r2_train']:.2f} of its target's variance" in said
+    supervised = Pipeline(configured(settings, training__objective="supervised"))
+    assert supervised.evaluated.record["limits"] is None
+
+
 def test_every_class_has_its_row(settings: dict[str, Any]) -> None:
     pipeline = Pipeline(configured(settings))
     metrics, found = pipeline.evaluated.record["metrics"], table_of(pipeline, "classes")
