@@ -37,6 +37,11 @@ class Limits:
                 f"the mapping limits it, which keeps the angles to {self.angles:.2f} only: a "
                 "larger mapping.width helps"
             )
+        if self.r2_train <= 0:
+            return (
+                "it has learned less than the same answer to every photo would explain: train it "
+                "for more epochs, or with another training.learning_rate"
+            )
         if self.r2_train - self.r2_test > _GAP:
             return "the photos limit it: more of them help, or more views of each"
         if self.fall > _FALL:

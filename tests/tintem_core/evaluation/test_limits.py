@@ -9,6 +9,7 @@ from tintem_core.evaluation.limits import Limits, loss_fall
     ("limits", "said"),
     [
         (Limits(0.8, 0.5, 0.2, 0.2), "the mapping limits it, which keeps the angles to 0.80"),
+        (Limits(0.99, -0.1, -0.4, 0.2), "less than the same answer to every photo"),
         (Limits(0.99, 0.9, 0.6, 0.2), "the photos limit it"),
         (Limits(0.99, 0.7, 0.65, 0.2), "the epochs limit it"),
         (Limits(None, 0.7, 0.65, 0.0), "the student limits it"),
