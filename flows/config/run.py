@@ -1,18 +1,18 @@
 """One YAML file = one RunConfig: everything that a run depends on."""
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import AfterValidator, BaseModel, Field, field_validator, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from flows.config.cluster import ClusterConfig
 from flows.config.evaluation import EvaluationConfig
+from flows.config.export import ExportConfig
 from flows.config.latents import refuse_beside_latents, with_latents_defaults
 from flows.config.retraining import NightlyConfig
 from flows.config.support import SupportConfig
 from flows.config.sweep import SweepConfig
 from storage.cache.spec import MOST_ROWS_PER_SHARD
 from storage.images import SourceConfig
-from tintem_core.export.formats import DEFAULT, FORMATS
 from tintem_core.mapping.config import MappingConfig
 from tintem_core.models.student import StudentConfig
 from tintem_core.models.teacher import TeacherConfig
@@ -94,64 +94,6 @@ class CacheConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     def full_tokens(self) -> bool:
         """Whether patch tokens are stored as the teacher gives them."""
         return self.tokens and not self.keep_mapped
-
-
-def _known_format(name: str) -> str:
-    if name not in FORMATS:
-        raise ValueError(f"there is no such format; known are {', '.join(FORMATS)}")
-    return name
-
-
-class ExportConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
-    """What is published of a student, and when it may be."""
-
-    minimum_cosine: float = Field(
-        0.9999, gt=0, le=1, description="smallest cosine of ONNX Runtime to torch over real photos"
-    )
-    images: int = Field(256, ge=1, le=100_000, description="photos that the check runs on")
-    formats: tuple[Annotated[str, AfterValidator(_known_format)], ...] = Field(
-        DEFAULT,
-        description="onnx (0..1 inside, the file that `latest` names), uint8 (whole pixels, cannot "
-        "be fed wrong), web (transformers.js), timm, fp16, int8; each is checked on real photos",
-    )
-    reduced_cosine: float = Field(
-        0.99, gt=0, le=1, description="mean cosine to the student that fp16 and int8 must reach"
-    )
-    reduced_loss: float = Field(
-        0.02,
-        ge=0,
-        le=1,
-        description="most that fp16 and int8 may lose in faithfulness, retrieval, kNN and AUROC",
-    )
-    license: str | None = Field(
-        None, min_length=1, description="licence of the student, as the card gives it"
-    )
-    teacher_license: str | None = Field(
-        None, min_length=1, description="licence of the teacher's weights; null: as timm knows it"
-    )
-    data_license: str | None = Field(
-        None, min_length=1, description="licence of the photos, as the card gives it"
-    )
-    license_policy: tuple[str, ...] = Field(
-        (),
-        description="refuse to publish unless the teacher's licence is one of these; empty: any",
-    )
-
-    @field_validator("formats")
-    @classmethod
-    def _onnx_is_first(cls, formats: tuple[str, ...]) -> tuple[str, ...]:
-        if formats[:1] != ("onnx",) or len(set(formats)) < len(formats):
-            raise ValueError("begin with onnx, which devices are given, and name each format once")
-        return formats
-
-    def identity(self) -> dict[str, Any]:
-        """Return everything that determines an export."""
-        # What an export of before them did not have is named where it differs only.
-        fields = type(self).model_fields
-        later = set(fields) - {"minimum_cosine", "images"}
-        return self.model_dump(
-            exclude={name for name in later if getattr(self, name) == fields[name].default}
-        )
 
 
 class RuntimeConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):

@@ -231,7 +231,8 @@ def test_a_large_parquet_in_a_bucket_is_estimated_by_its_first_file(
     ("files", "message"),
     [
         ({}, r"holds no photos .*\.jpg.*found nothing.*give the folder"),
-        ({"a.arrow": b"", "b.arrow": b""}, r"holds no photos .*found 2 \.arrow"),
+        ({"a.feather": b"", "b.feather": b""}, r"holds no photos .*found 2 \.feather"),
+        ({"a.arrow": b""}, r"a\.arrow is no readable Arrow stream.*save the data set again"),
         ({"a.csv": b"x\n1\n", "b.csv": b"y\n1\n"}, r"2 tables \(a\.csv, b\.csv\).*give the one"),
         ({"a.csv": b"id,name\n1,x\n"}, r"its columns are id, name: add a column uri"),
         ({"a.parquet": _parquet(text=["x"], score=[1.0])}, r"its columns are text, score: add"),
@@ -243,7 +244,7 @@ def test_a_large_parquet_in_a_bucket_is_estimated_by_its_first_file(
         ({"a.csv": b"uri\nmissing.jpg\n"}, r"none of 1 photos.*paths relative to the table"),
         ({"a.jpg": b"no photo"}, r"none of 1 photos can be read.*a\.jpg"),
     ],
-    ids=["empty", "other files", "tables", "columns", "parquet", "parquets", "web", "missing",
+    ids=["empty", "other files", "arrow", "tables", "columns", "parquet", "parquets", "web", "missing",
          "broken"],
 )  # fmt: skip
 def test_what_cannot_be_read_is_refused_in_a_sentence(
