@@ -244,8 +244,8 @@ def test_a_large_parquet_in_a_bucket_is_estimated_by_its_first_file(
         ({"a.csv": b"uri\nmissing.jpg\n"}, r"none of 1 photos.*paths relative to the table"),
         ({"a.jpg": b"no photo"}, r"none of 1 photos can be read.*a\.jpg"),
     ],
-    ids=["empty", "other files", "arrow", "tables", "columns", "parquet", "parquets", "web", "missing",
-         "broken"],
+    ids=["empty", "other files", "arrow", "tables", "columns", "parquet", "parquets", "web",
+         "missing", "broken"],
 )  # fmt: skip
 def test_what_cannot_be_read_is_refused_in_a_sentence(
     files: dict[str, bytes], message: str, tmp_path: Path
