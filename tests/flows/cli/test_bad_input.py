@@ -122,7 +122,7 @@ def tintem(*arguments: str, home: Path) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "XDG_DATA_HOME": str(home)}
     return subprocess.run(
         [str(Path(sys.executable).parent / "tintem"), *arguments],
-        env=environment, capture_output=True, text=True, timeout=120,
+        env=environment, capture_output=True, text=True, timeout=280,
     )  # fmt: skip
 
 
