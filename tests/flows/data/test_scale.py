@@ -48,6 +48,7 @@ def listed():
         label=pl.format("class-{}", number % 100),
         split=pl.when(number % 10 == 0).then(pl.lit("test")).otherwise(pl.lit("train")),
         width=640, height=480, bytes=number + 1, modified=number + 1,
+        pixels=pl.lit(None, pl.String),
     ).cast(SCHEMA)
     none = pl.DataFrame(schema={"uri": pl.String, "reason": pl.String})
     source = SourceConfig(name="x", uri=root.url)
