@@ -145,7 +145,7 @@ def cells(tmp_path: Path) -> Path:
     settings["data"]["max_images"] = 100
     settings["views"]["count"] = 1
     settings["mapping"]["steps"] = 20
-    settings["student"]["model"] = "mobilenetv3_small_050"
+    settings["student"] = {"model": "mobilenetv3_small_050", "image_size": 64}
     settings["training"]["epochs"] = 3
     settings["evaluation"]["resamples"] = 100
     for source in settings["evaluation"]["ood"]:
