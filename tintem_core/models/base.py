@@ -4,6 +4,7 @@ Legend: ``B`` batch, ``T`` tokens, ``C`` token width, ``D`` width, ``S`` side in
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ from tintem_core.errors import InputError
 _PREFIXES = (0, 1, 2, 5)
 
 
-class VisionModel(nn.Module):
+class VisionModel(nn.Module, ABC):
     """A model of images with its pixel normalisation.
 
     Args:
@@ -39,14 +40,14 @@ class VisionModel(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
 
     @property
+    @abstractmethod
     def width(self) -> int:
         """D, the width of the global embedding."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def token_width(self) -> int:
         """C, the width of a patch token; D where the model gives none."""
-        raise NotImplementedError
 
     @property
     def parameter_count(self) -> int:
@@ -64,6 +65,7 @@ class VisionModel(nn.Module):
         """Return what determines the output beside weights and pixels, as JSON can say it."""
         return {}
 
+    @abstractmethod
     def forward(self, pixels: Tensor) -> Tensor:
         """Embed images.
 
@@ -73,8 +75,8 @@ class VisionModel(nn.Module):
         Returns:
             Global embeddings, shape (B, D), not normalised.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def forward_with_tokens(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Embed images and their patches.
 
@@ -84,7 +86,6 @@ class VisionModel(nn.Module):
         Raises:
             InputError: if the model has several kinds of patch tokens, or none.
         """
-        raise NotImplementedError
 
     def _normalise(self, pixels: Tensor) -> Tensor:
         return (pixels - self.mean) / self.std
