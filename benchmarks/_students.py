@@ -21,8 +21,9 @@ from storage.images import SourceConfig
 from tintem_core.models.device import place
 from tintem_core.models.embedder import to_float
 from tintem_core.models.student import build_student
-from tintem_core.objectives import Targets, TermWeights
+from tintem_core.objectives.base import Targets
 from tintem_core.objectives.mapped import MatchMapped
+from tintem_core.objectives.terms import TermWeights
 from tintem_core.training.loop import train
 from tintem_core.training.state import start_training
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from tintem_core.models.backbone import BackboneConfig, build_backbone
+from tintem_core.models.backbone import build_backbone
+from tintem_core.models.config import BackboneConfig
 
 
 def write_random_weights(path: Path, model: str, image_size: int) -> None:

@@ -43,7 +43,8 @@ from storage.cache import CacheSpec, FeatureCache, KindSpec
 from storage.images import SourceConfig, build_manifest, open_reader
 from storage.root import open_root
 from tintem_core.models.backbone import build_backbone
-from tintem_core.models.teacher import Teacher, TeacherConfig
+from tintem_core.models.config import TeacherConfig
+from tintem_core.models.teacher import Teacher
 from tintem_core.views import Pixels, ViewRecipe, render_view
 
 

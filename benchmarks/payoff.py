@@ -36,7 +36,8 @@ from flows.stages.models import load_teacher
 from flows.stages.pipeline import Pipeline
 from tintem_core.models.device import place
 from tintem_core.models.student import build_student
-from tintem_core.objectives import Parts, build_objective
+from tintem_core.objectives.base import Parts
+from tintem_core.objectives.registry import build_objective
 from tintem_core.training.loop import train
 from tintem_core.training.state import Batch, start_training
 

@@ -6,8 +6,6 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-import torch
-
 
 def provenance() -> dict[str, Any]:
     """Describe this process, for the records that lie beside the results.
@@ -15,6 +13,9 @@ def provenance() -> dict[str, Any]:
     The version of a package that is not installed is None: a machine that only extracts or trains
     needs no ONNX Runtime, and may run TinTeM from a checkout.
     """
+    # Only here: those who read what others made need no torch.
+    import torch
+
     packages = ("tintem", "torch", "timm", "numpy", "zarr", "polars", "onnxruntime")
     return {
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

@@ -7,7 +7,8 @@ from typing import Any
 import yaml
 from safetensors.torch import save_file
 
-from tintem_core.models.backbone import BackboneConfig, build_backbone
+from tintem_core.models.backbone import build_backbone
+from tintem_core.models.config import BackboneConfig
 
 TEACHER = "test_efficientnet"
 

@@ -20,8 +20,9 @@ from flows.orchestration.services import POOL, QUEUE
 from flows.retraining.decision import Outcome
 from tests.photos import photo
 from tintem_core.export.onnx import run_onnx, session, to_onnx
+from tintem_core.models.config import StudentConfig
 from tintem_core.models.embedder import to_float
-from tintem_core.models.student import StudentConfig, build_student
+from tintem_core.models.student import build_student
 from tintem_core.views import EVAL, decode_image, render_view
 from tintem_pixels import load_pixels, load_square
 

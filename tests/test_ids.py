@@ -16,7 +16,8 @@ from flows.config.load import parse_config
 from flows.stages.ids import METHODS
 from flows.stages.pipeline import Pipeline
 from tintem_core.export.formats import FORMATS
-from tintem_core.models.backbone import BackboneConfig, build_backbone
+from tintem_core.models.backbone import build_backbone
+from tintem_core.models.config import BackboneConfig
 
 TEACHER = "test_efficientnet"
 

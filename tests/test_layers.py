@@ -5,8 +5,6 @@ import sys
 import tomllib
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parent.parent
 
 
@@ -31,9 +29,24 @@ def test_every_module_has_a_layer() -> None:
     assert all(c["exhaustive"] for c in contracts["contracts"] if c["type"] == "layers")
 
 
-@pytest.mark.parametrize(
-    "package", ["prefect", "onnx", "onnxruntime", "matplotlib", "bokeh", "sklearn"]
-)
-def test_a_machine_that_extracts_and_trains_needs_little(package: str) -> None:
-    code = f"import sys; sys.modules[{package!r}] = None; import flows.stages.pipeline"
+def _import_without(packages: list[str], *modules: str) -> None:
+    lacking = f"import sys; sys.modules.update(dict.fromkeys({packages!r}))"
+    code = f"{lacking}; import {', '.join(modules)}"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_a_machine_that_extracts_and_trains_needs_little() -> None:
+    packages = ["prefect", "onnx", "onnxruntime", "matplotlib", "bokeh", "sklearn"]
+    _import_without(packages, "flows.stages.pipeline")
+
+
+def test_a_config_is_checked_and_a_root_is_read_without_torch() -> None:
+    """Importing it takes seconds: a mistake in a config, a status, a leaderboard come at once."""
+    _import_without(
+        ["torch", "timm", "torchvision", "scipy", "prefect"],
+        "flows.cli",
+        "flows.config.load",
+        "flows.config.init",
+        "flows.maintenance.status",
+        "flows.experiments.leaderboard",
+    )

@@ -21,7 +21,6 @@ from PIL import Image
 from pydantic import BaseModel, Field
 
 from tintem_core import _torchvision_guard as _torchvision_guard
-from tintem_core.corruptions import corrupt, corruption_of
 from tintem_core.errors import InputError
 from tintem_pixels import PixelError, centre_crop, decode
 
@@ -113,6 +112,9 @@ def render_view(
 
     rng = generator(key, view, recipe)
     if recipe.name == "corrupted":
+        # Only here: SciPy is not imported by those who cut other views.
+        from tintem_core.corruptions import corrupt, corruption_of
+
         name, severity = corruption_of(view)
         return _resized(corrupt(centre_crop(image, base_size), name, severity, rng), size)
 

@@ -11,7 +11,8 @@ from safetensors.torch import save
 
 from flows.templates import render
 from tintem_core.errors import InputError
-from tintem_core.models.backbone import BackboneConfig, build_backbone
+from tintem_core.models.backbone import build_backbone
+from tintem_core.models.config import BackboneConfig
 from tintem_core.models.efficientnet_names import timm_names
 
 TEACHER = "tf_efficientnet_lite0"

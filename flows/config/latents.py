@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tintem_core.models.teacher import TeacherConfig
+from tintem_core.models.config import TeacherConfig
 
 _FILE = "teacher.latents is a file of one embedding per photo, of its evaluation view"
 

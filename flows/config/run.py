@@ -14,8 +14,7 @@ from flows.config.sweep import SweepConfig
 from storage.cache.spec import MOST_ROWS_PER_SHARD
 from storage.images import SourceConfig
 from tintem_core.mapping.config import MappingConfig
-from tintem_core.models.student import StudentConfig
-from tintem_core.models.teacher import TeacherConfig
+from tintem_core.models.config import StudentConfig, TeacherConfig
 from tintem_core.training.config import TrainingConfig
 from tintem_core.views import ViewRecipe
 

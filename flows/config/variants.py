@@ -9,7 +9,7 @@ from flows.config.run import RunConfig
 from flows.config.validation import validated
 from storage.identity import distinct_slug
 from tintem_core.errors import InputError
-from tintem_core.models.student import StudentConfig
+from tintem_core.models.config import StudentConfig
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,9 @@
-"""Which caches an extraction left: their ids."""
+"""Which caches an extraction left: their ids, and whether one should be compacted."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+from storage.cache import FeatureCache
 
 
 def latents_identity(views: str, others: Sequence[tuple[str, float]]) -> dict[str, object]:
@@ -38,3 +40,14 @@ class Extracted:
         return latents_identity(
             self.training_cache, [(o.training_cache, o.weight) for o in self.others]
         )
+
+
+def fragmented(cache: FeatureCache) -> str:
+    """Say what to do about a cache that many small additions have cut into too many shards."""
+    found = cache.fragmentation()
+    if not found.is_high:
+        return ""
+    return (
+        f"cut into {found.shards:,} shards where {found.compacted:,} would do: "
+        f"`tintem compact {cache.root.url} {cache.id}` merges them, and computes nothing again"
+    )

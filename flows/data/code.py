@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tintem_core.errors import InputError
-from tintem_core.models.backbone import BackboneConfig
+from tintem_core.models.config import BackboneConfig
 
 _OURS = ("flows", "storage", "tintem_core", "tintem_pixels")
 # What was imported by this process stays in it: a file that has changed since is another one.

@@ -10,12 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.filesize import decimal
 
-from flows.config.run import RunConfig
 from flows.data.caches import Extracted
 from flows.data.dataset import Dataset
 from flows.reporting.base import reporter
 from storage.cache import FeatureCache, FeatureReader
-from storage.root import Reading, Root, open_root
+from storage.root import Root
 from tintem_core.errors import InputError
 from tintem_core.models.joint import joint_latents
 
@@ -161,17 +160,6 @@ def _joined(readers: list[FeatureReader], extracted: Extracted) -> Latents:
     return JointLatents(readers, [1.0, *(other.weight for other in extracted.others)])
 
 
-def run_root(config: RunConfig) -> Root:
-    """Open the root of a run; its caches are read as the config says."""
-    runtime = config.runtime
-    reading = Reading(
-        copies_folder=runtime.copies_folder,
-        copies_bytes=None if runtime.copies_gb is None else int(runtime.copies_gb * 1e9),
-        memory_bytes=int(runtime.latents_memory_gb * 1e9),
-    )
-    return open_root(config.root, reading)
-
-
 def note_what_does_not_fit(readers: Sequence[FeatureReader]) -> None:
     """Say so when shards would be fetched again and again, because not all copies fit at once."""
     copied = [(reader.copies, reader.bytes) for reader in readers if reader.copies is not None]
@@ -185,14 +173,3 @@ def note_what_does_not_fit(readers: Sequence[FeatureReader]) -> None:
             "step fetches shards again, and waits for them. Set runtime.copies_gb to "
             f"{1.05 * needed / 1e9:.2g} or more, or choose cache.dtype int8 or fewer views"
         )
-
-
-def fragmented(cache: FeatureCache) -> str:
-    """Say what to do about a cache that many small additions have cut into too many shards."""
-    found = cache.fragmentation()
-    if not found.is_high:
-        return ""
-    return (
-        f"cut into {found.shards:,} shards where {found.compacted:,} would do: "
-        f"`tintem compact {cache.root.url} {cache.id}` merges them, and computes nothing again"
-    )

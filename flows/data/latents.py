@@ -18,7 +18,8 @@ from storage.identity import digest
 from storage.images import Manifest
 from storage.keys import as_series, rows_of
 from tintem_core.errors import InputError
-from tintem_core.models.teacher import Teacher, TeacherConfig
+from tintem_core.models.config import TeacherConfig
+from tintem_core.models.teacher import Teacher
 
 Names = Sequence[str] | pl.Series
 _ROWS_AT_ONCE = 8192

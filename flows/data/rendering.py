@@ -16,7 +16,7 @@ from PIL import Image
 
 from flows.config.run import RunConfig
 from flows.data.dataset import Dataset
-from flows.data.features import run_root
+from flows.data.root import run_root
 from storage.errors import StorageError
 from storage.images import ImageReader, is_image, mark_changed
 from tintem_core.errors import InputError

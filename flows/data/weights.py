@@ -11,7 +11,8 @@ from flows.data.code import code_digest
 from flows.data.onnx_files import onnx_files
 from storage.identity import digest, file_digest
 from tintem_core.errors import InputError, WeightsError
-from tintem_core.models.teacher import Source, TeacherConfig
+from tintem_core.models.config import TeacherConfig
+from tintem_core.models.teacher import Source
 
 # Where training code puts a model's state_dict; of DINO's two, the teacher's.
 _WRAPPINGS = (

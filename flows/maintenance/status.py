@@ -7,7 +7,7 @@ from typing import Any
 from rich.filesize import decimal
 from rich.table import Table
 
-from flows.data.features import fragmented
+from flows.data.caches import fragmented
 from storage.artifacts import list_artifacts
 from storage.cache import FeatureCache
 from storage.errors import CacheFormatError, CorruptError
@@ -74,7 +74,7 @@ def open_existing(root_or_config: str) -> Root:
     """
     if root_or_config.endswith((".yaml", ".yml")):
         from flows.config.load import load_config
-        from flows.data.features import run_root
+        from flows.data.root import run_root
 
         config = load_config(root_or_config)
         if not _is_missing(config.root):

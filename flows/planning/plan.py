@@ -7,10 +7,10 @@ from typing import Any
 from flows.config.run import RunConfig
 from flows.data.caches import Extracted, TeacherCaches
 from flows.data.dataset import Dataset
-from flows.data.features import run_root
 from flows.data.latents import KnownTeacher
 from flows.data.listing import Listing, list_photos
 from flows.data.rendering import ViewSource
+from flows.data.root import run_root
 from flows.data.space import free_bytes, require_space
 from flows.planning.disk import measure_disk
 from flows.planning.rates import (

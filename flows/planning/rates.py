@@ -22,7 +22,8 @@ from tintem_core.mapping.module import Mapping
 from tintem_core.models.device import place
 from tintem_core.models.student import build_student
 from tintem_core.models.teacher import Teacher
-from tintem_core.objectives import Parts, build_objective
+from tintem_core.objectives.base import Parts
+from tintem_core.objectives.registry import build_objective
 from tintem_core.training.loop import train
 from tintem_core.training.state import Batch, start_training
 

@@ -20,7 +20,7 @@ from storage.registry import Model
 from storage.root import Root
 from tintem_core.evaluation.pairs import angle_preservation
 from tintem_core.mapping.config import MappingConfig
-from tintem_core.models.student import StudentConfig
+from tintem_core.models.config import StudentConfig
 from tintem_core.training.config import TrainingConfig
 
 _OTHER = {

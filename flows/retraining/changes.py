@@ -19,7 +19,7 @@ from storage.images import Manifest
 from storage.registry import Version, history, rejected, sync_pointer
 from storage.root import Root
 from tintem_core.errors import InputError
-from tintem_core.models.teacher import TeacherConfig
+from tintem_core.models.config import TeacherConfig
 
 TEACHERS = ("teacher", "other_teachers")
 # Were always written down.

@@ -23,7 +23,7 @@ from storage.errors import StorageInputError
 from storage.root import open_root
 from tintem_core.errors import InputError, VerificationError
 from tintem_core.evaluation.cosine import row_cosines
-from tintem_core.models.teacher import TeacherConfig
+from tintem_core.models.config import TeacherConfig
 from tintem_core.views import is_mirrored
 
 _VIEWS_TESTED = 64

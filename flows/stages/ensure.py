@@ -8,7 +8,6 @@ from flows.reporting.base import reporter
 from storage.artifacts import read_record, write_artifact
 from storage.lease import Holder, hold
 from storage.root import Root
-from tintem_core.distributed import is_main
 
 
 @contextlib.contextmanager
@@ -21,6 +20,9 @@ def exclusive(root: Root, name: str) -> Iterator[Callable[[], None]]:
         What to call before anything is written; it raises
         :class:`storage.errors.LeaseLostError` where another process has taken over.
     """
+    # Only here: those who read what others made need no torch.
+    from tintem_core.distributed import is_main
+
     if not is_main():
         yield lambda: None
         return

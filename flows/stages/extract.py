@@ -5,8 +5,7 @@ from contextlib import nullcontext
 from typing import Any
 
 from flows.config.run import RunConfig
-from flows.data.caches import Extracted, TeacherCaches
-from flows.data.features import fragmented
+from flows.data.caches import Extracted, TeacherCaches, fragmented
 from flows.data.space import require_space
 from flows.execution.base import Executor
 from flows.provenance import provenance
@@ -19,7 +18,7 @@ from flows.stages.shards import compute_elsewhere, embed_here, import_here, in_f
 from storage.cache import FeatureCache
 from storage.cache.footprint import footprint, rows_per_shard
 from storage.root import Root
-from tintem_core.models.teacher import TeacherConfig
+from tintem_core.models.config import TeacherConfig
 
 
 def extract(

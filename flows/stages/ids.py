@@ -21,8 +21,8 @@ from flows.stages.selection import selection_identity
 from storage.cache import CacheSpec, KindSpec
 from storage.identity import file_digest, make_id
 from storage.images import SourceConfig
+from tintem_core.models.config import TeacherConfig
 from tintem_core.models.student import constant_digest, natural_width, pretrained_digest
-from tintem_core.models.teacher import TeacherConfig
 from tintem_core.views import EVAL, ViewRecipe
 
 METHODS = {"mappings": 1, "students": 1, "embeddings": 1, "evaluations": 4, "exports": 2}

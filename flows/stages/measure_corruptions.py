@@ -26,7 +26,7 @@ from tintem_core.evaluation.pairs import pair_cosines, pearson
 from tintem_core.evaluation.robustness import mean_corruption_error
 from tintem_core.evaluation.to_mapped import mean_direction
 from tintem_core.models.embedder import Embedder
-from tintem_core.objectives import Objective
+from tintem_core.objectives.base import Objective
 from tintem_core.views import CORRUPTED
 
 Doubles = NDArray[np.float64]

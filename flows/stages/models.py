@@ -16,10 +16,12 @@ from flows.stages.results import Mapped, Trained
 from storage.artifacts import read_file
 from storage.root import Root
 from tintem_core.errors import InputError
+from tintem_core.models.config import TeacherConfig
 from tintem_core.models.device import choose_device, place
 from tintem_core.models.student import Student, build_student, warm_start
-from tintem_core.models.teacher import Teacher, TeacherConfig, build_teacher
-from tintem_core.objectives import Objective, Parts, build_objective
+from tintem_core.models.teacher import Teacher, build_teacher
+from tintem_core.objectives.base import Objective, Parts
+from tintem_core.objectives.registry import build_objective
 from tintem_core.training.state import TrainingState, start_training
 
 TENSORS, OBJECTIVE, HISTORY = "student.safetensors", "objective.safetensors", "history.parquet"

@@ -5,7 +5,7 @@ from functools import cached_property
 
 from flows.config.run import RunConfig
 from flows.data.caches import Extracted
-from flows.data.features import run_root
+from flows.data.root import run_root
 from flows.execution.base import Executor
 from flows.execution.processes import train_in_processes
 from flows.stages.evaluate import evaluate

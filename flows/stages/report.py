@@ -37,10 +37,10 @@ from storage.cache import FeatureCache
 from storage.errors import StorageError
 from storage.root import Root
 from tintem_core.errors import TintemError
+from tintem_core.models.config import TeacherConfig
 from tintem_core.models.device import choose_device
 from tintem_core.models.embedder import Embedder
-from tintem_core.models.teacher import TeacherConfig
-from tintem_core.objectives import Objective
+from tintem_core.objectives.base import Objective
 
 REPORT = "report.html"
 _MOST_PHOTOS, _SIDE, _QUALITY = 2_000, 96, 72

@@ -25,7 +25,7 @@ from storage.cache import FeatureCache, ShardTask
 from storage.keys import Column, as_series
 from storage.root import Root, open_root
 from tintem_core.errors import InputError, TintemError
-from tintem_core.models.teacher import TeacherConfig
+from tintem_core.models.config import TeacherConfig
 
 
 def source_of(config: RunConfig, dataset: Dataset, want: CacheRequest) -> ViewSource:

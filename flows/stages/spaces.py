@@ -16,7 +16,7 @@ from flows.stages.map import apply
 from tintem_core.evaluation.bootstrap import MetricRow
 from tintem_core.evaluation.metrics import BOUNDS
 from tintem_core.mapping.closed_form import random_rows
-from tintem_core.objectives import Objective
+from tintem_core.objectives.base import Objective
 
 Array = NDArray[np.float32]
 Found = Iterator[tuple[str, str, MetricRow]]

@@ -18,7 +18,8 @@ from tintem_core.errors import InputError
 from tintem_core.evaluation.cosine import unit_rows
 from tintem_core.evaluation.ood import SCORES, Bank, OODScore, Scorer
 from tintem_core.export.formats import FORMATS, Embed, ExportFormat, Subject
-from tintem_core.objectives import OBJECTIVES, Objective, ObjectiveKind, Parts, Targets
+from tintem_core.objectives.base import Objective, Parts, Targets
+from tintem_core.objectives.kinds import OBJECTIVES, ObjectiveKind
 from tintem_core.views import Pixels
 
 

@@ -17,7 +17,7 @@ from flows.stages.pipeline import Pipeline
 from tests.runs import write_config
 
 # Several processes one after the other, each with minutes of its own on a busy machine.
-pytestmark = pytest.mark.timeout(1500)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 _RUN = """
 import sys
@@ -106,7 +106,7 @@ def curve_bytes(root: Path) -> bytes:
     return path.read_bytes()
 
 
-@pytest.mark.parametrize("select", ["last", pytest.param("best", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("select", ["last", "best"])
 def test_a_training_killed_again_and_again_gives_the_same_weights(
     select: str, tmp_path: Path, settings: dict[str, Any]
 ) -> None:
@@ -158,7 +158,6 @@ def test_a_torn_checkpoint_falls_back_to_the_one_before(
     assert student == student_bytes(tmp_path / "whole")
 
 
-@pytest.mark.slow
 def test_the_command_killed_at_many_moments_still_ends_with_the_same_model(
     tmp_path: Path, settings: dict[str, Any]
 ) -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,11 @@ def test_only_what_was_started_from_here_is_found(tmp_path: Path) -> None:
 
 def _sleep(services: Services) -> psutil.Popen:
     services.home.mkdir(exist_ok=True)
-    return psutil.Popen(["sleep", "60"], env={**os.environ, "TINTEM_UP": str(services.home)})
+    process = psutil.Popen(["sleep", "60"], env={**os.environ, "TINTEM_UP": str(services.home)})
+    # On a busy machine the environment is not there yet when the process is.
+    while "TINTEM_UP" not in process.environ():
+        time.sleep(0.01)
+    return process
 
 
 def test_what_was_started_is_undone_where_the_rest_fails(tmp_path: Path) -> None:

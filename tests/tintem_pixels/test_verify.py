@@ -14,7 +14,8 @@ from onnx import numpy_helper
 
 from tests.photos import photo
 from tintem_core.export.formats import Subject, export_format
-from tintem_core.models.student import StudentConfig, build_student
+from tintem_core.models.config import StudentConfig
+from tintem_core.models.student import build_student
 from tintem_pixels import centre_crop, verify
 
 SIZE = 32

@@ -6,7 +6,6 @@ Legend: N bank images, M queries, K width, k neighbours, C classes. Arrays are N
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from tintem_core.errors import InputError, ShapeError
@@ -56,6 +55,9 @@ def nearest(
             f"{k} neighbours were asked of a bank that offers {available}; "
             f"choose k between 1 and {available}."
         )
+    # Only here: what only names a score, as a config does, needs no torch.
+    import torch
+
     columns_KN = torch.from_numpy(bank).T
     block = max(1, _BLOCK_COSINES // len(bank))
     cosines = np.empty((len(query), k), np.float32)

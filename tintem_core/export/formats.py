@@ -11,13 +11,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tintem_core.models.student import Student
 from tintem_core.views import Pixels
+
+if TYPE_CHECKING:
+    from tintem_core.models.student import Student
 
 Embed = Callable[[Pixels], NDArray[np.float32]]
 """uint8 images (B, S, S, 3) to (B, K)."""
@@ -27,7 +29,7 @@ Embed = Callable[[Pixels], NDArray[np.float32]]
 class Subject:
     """What is exported; the formats of one export share it, and what they compute of it."""
 
-    student: Student
+    student: "Student"
     image_size: int
     """S."""
     description: Mapping[str, str] = field(default_factory=dict)

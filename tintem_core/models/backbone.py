@@ -8,64 +8,20 @@ import hashlib
 import math
 import sys
 from collections.abc import Collection, Mapping
-from typing import Any, ClassVar, Self
+from typing import Any
 
 import timm
 import torch
-from pydantic import BaseModel, Field, model_validator
 from timm.layers import PatchEmbed
 from torch import Tensor, nn
 
 from tintem_core.errors import InputError, UnknownModelError, WeightsError
 from tintem_core.models.base import VisionModel
+from tintem_core.models.config import BackboneConfig
 from tintem_core.models.pretrained import require_reachable
 
 # What timm fetches from elsewhere, or reads from a folder.
 _HUBS = ("hf-hub:", "hf_hub:", "local-dir:")
-
-
-class BackboneConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
-    """A model of images and the size of its input."""
-
-    model: str | None = Field(None, description="timm model name, as in timm.list_models()")
-    python: str | None = Field(
-        None,
-        pattern=r"^([^:]*/)?[A-Za-z_][\w.]*:[A-Za-z_]\w*$",
-        description="module:function or folder/module:function, a function of your own that "
-        "returns an nn.Module, see docs/teachers.md; the module is looked for in the folder first",
-    )
-    image_size: int = Field(224, ge=16, le=2048, description="side of the square input, pixels")
-
-    kinds: ClassVar[tuple[str, ...]] = ("model", "python")
-    """The settings of which exactly one says what the model is."""
-    only_for: ClassVar[Mapping[str, tuple[str, ...]]] = {}
-    """Settings that only some kinds of models have."""
-
-    @property
-    def kind(self) -> str:
-        """Which of :attr:`kinds` is given."""
-        return next(kind for kind in self.kinds if getattr(self, kind) is not None)
-
-    @property
-    def name(self) -> str:
-        """What the model is, for people and in readable ids: a name without folders."""
-        given: str = getattr(self, self.kind)
-        return given if self.kind == "model" else given.rstrip("/").rpartition("/")[2]
-
-    @model_validator(mode="after")
-    def _is_one_model(self) -> Self:
-        given = [kind for kind in self.kinds if getattr(self, kind) is not None]
-        if len(given) != 1:
-            found = f"both {given[0]} and {given[1]} are given" if given else "none is given"
-            raise ValueError(f"give exactly one of {', '.join(self.kinds)}; {found}")
-        for setting, kinds in self.only_for.items():
-            is_set = getattr(self, setting) != type(self).model_fields[setting].default
-            if is_set and self.kind not in kinds:
-                raise ValueError(
-                    f"'{setting}' is a setting of {' and '.join(kinds)}, not of {self.kind}: "
-                    "leave it out"
-                )
-        return self
 
 
 class Backbone(VisionModel):

@@ -8,18 +8,18 @@ import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from tintem_core.models.config import Precision
 from tintem_core.models.device import place
 from tintem_core.views import Pixels
 
 log = logging.getLogger(__name__)
-Precision = Literal["float32", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True)

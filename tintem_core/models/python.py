@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from tintem_core.errors import InputError
-from tintem_core.models.backbone import BackboneConfig
 from tintem_core.models.base import VisionModel
+from tintem_core.models.config import BackboneConfig
 
 NO_MEAN, NO_STD = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
 

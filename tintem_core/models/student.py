@@ -6,15 +6,12 @@ Legend: ``B`` batch, ``T`` teacher's patch tokens, ``K`` student width, ``S`` si
 """
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
 
 import torch
-from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor, nn
 
 from tintem_core.errors import WeightsError
 from tintem_core.models.backbone import (
-    BackboneConfig,
     build_backbone,
     load_matching,
     load_weights,
@@ -22,65 +19,8 @@ from tintem_core.models.backbone import (
     weights_digest,
 )
 from tintem_core.models.base import VisionModel
+from tintem_core.models.config import StudentConfig
 from tintem_core.models.python import build_python
-
-_SET_HERE = {
-    "num_classes", "features_only", "pretrained", "checkpoint_path", "img_size", "in_chans",
-    "pretrained_cfg", "out_indices",
-}  # fmt: skip
-
-
-class StudentConfig(BackboneConfig, frozen=True, extra="forbid", allow_inf_nan=False):
-    """The small model that is trained."""
-
-    stages: int | None = Field(
-        None,
-        ge=1,
-        le=1_000,
-        description="keep only the first so many stages of the model (of a ViT, blocks), as a "
-        "smaller student that can start from the weights of the whole; null: all",
-    )
-    pretrained: bool = Field(False, description="start from timm's weights instead of from scratch")
-    weights: str | None = Field(
-        None, description="start from this .safetensors or .pth file (timm's names, or a student's)"
-    )
-    partial_weights: bool = Field(
-        False, description="take what fits of `weights` by name and shape; false: all must fit"
-    )
-    options: dict[str, bool | int | float | str] = Field(
-        {},
-        description="further arguments of timm.create_model, such as patch_size or depth, or of "
-        "the function of `python`",
-    )
-
-    only_for: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "stages": ("model",),
-        "pretrained": ("model",),
-    }
-
-    @field_validator("options")
-    @classmethod
-    def _are_the_users(cls, options: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
-        taken = sorted(_SET_HERE & options.keys())
-        # What a function of the user's own is given is theirs.
-        if taken and info.data.get("python") is None:
-            raise ValueError(
-                f"'{taken[0]}' is set by TinTeM: leave it out (weights are student.weights and "
-                "student.pretrained)"
-            )
-        return options
-
-    @property
-    def title(self) -> str:
-        """What the model is, for people."""
-        part = "" if self.stages is None else f" (first {self.stages} stages)"
-        return self.name + part
-
-    def identity(self) -> dict[str, Any]:
-        """Return everything that determines the untrained student, but for files and code."""
-        # Students of before these existed keep their ids.
-        unused = {s for s in ("stages", "model", "python") if getattr(self, s) is None}
-        return {**self.model_dump(mode="json", exclude=unused), self.kind: self.name}
 
 
 class Student(nn.Module):

@@ -6,120 +6,18 @@ Legend: ``B`` batch, ``T`` tokens, ``D`` teacher width, ``S`` side in pixels.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any, ClassVar, Literal, Self
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
 from tintem_core.errors import InputError
-from tintem_core.models.backbone import (
-    BackboneConfig,
-    build_backbone,
-    load_weights,
-    weights_digest,
-)
+from tintem_core.models.backbone import build_backbone, load_weights, weights_digest
 from tintem_core.models.base import VisionModel
-from tintem_core.models.embedder import Embedder, Precision
+from tintem_core.models.config import TeacherConfig
+from tintem_core.models.embedder import Embedder
 from tintem_core.models.python import NO_MEAN, NO_STD, build_python
-
-Triple = tuple[float, float, float]
-
-
-class TeacherConfig(BackboneConfig, frozen=True, extra="forbid", allow_inf_nan=False):
-    """The frozen model whose latent space the students learn."""
-
-    onnx: str | None = Field(None, description="path of an ONNX model, run by ONNX Runtime")
-    hf: str | None = Field(
-        None,
-        description="a vision model of transformers: a folder that save_pretrained wrote, or a "
-        "name on the Hugging Face Hub",
-    )
-    weights: str = Field(
-        "pretrained",
-        description="of a timm model: 'pretrained' (fetched by timm) or a path to a .safetensors "
-        "or .pth file",
-    )
-    mean: Triple | None = Field(
-        None,
-        description="per-channel mean that is taken from the pixels; null: what comes with the "
-        "model, 0 for python",
-    )
-    std: Triple | None = Field(
-        None,
-        description="per-channel standard deviation that they are then divided by; null: what "
-        "comes with the model, 1 for python",
-    )
-    scale: Literal[1, 255] | None = Field(
-        None, description="of an ONNX model: a white pixel before mean and std; null: 1"
-    )
-    layout: Literal["NCHW", "NHWC"] | None = Field(
-        None, description="of an ONNX model's input; null: as its shape says, else NCHW"
-    )
-    input: str | None = Field(None, description="an ONNX model's input; null: the only one")
-    output: str | None = Field(
-        None, description="an ONNX model's output that is the embedding; null: the only one"
-    )
-    tokens: str | None = Field(
-        None, description="an ONNX model's output of patch tokens, (B, T, C) or (B, C, H, W)"
-    )
-    prefix_tokens: int | None = Field(
-        None,
-        ge=0,
-        le=1_000,
-        description="tokens of an ONNX model before those of the patches; null: so many that the "
-        "rest forms a square",
-    )
-    pool: Literal["pooler", "cls", "mean"] | None = Field(
-        None,
-        description="which output is the embedding: transformers' pooled one, the first token, the "
-        "mean of the patches; null: what is right for the family (hf), one vector (onnx)",
-    )
-    precision: Precision = Field(
-        "float32", description="autocast type of the forward pass; an ONNX model has its own"
-    )
-    latents: str | None = Field(
-        None,
-        description="a file of embeddings of the photos' evaluation view, instead of a model that "
-        "gives them: Parquet with a column key or uri and a column embedding, or .npy",
-    )
-    latents_names: str | None = Field(
-        None, description="keys or uris of the rows of an .npy file: text, CSV or Parquet"
-    )
-    batch_size: int = Field(
-        64, ge=1, le=65_536, description="images per forward; halved when memory runs out"
-    )
-
-    kinds: ClassVar[tuple[str, ...]] = ("model", "onnx", "hf", "python", "latents")
-    only_for: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "weights": ("model",),
-        **dict.fromkeys(("mean", "std"), ("onnx", "hf", "python")),
-        **dict.fromkeys(
-            ("scale", "layout", "input", "output", "tokens", "prefix_tokens"), ("onnx",)
-        ),
-        "pool": ("onnx", "hf"),
-        "latents_names": ("latents",),
-        "precision": ("model", "hf", "python"),
-    }
-
-    @field_validator("std")
-    @classmethod
-    def _can_be_divided_by(cls, std: Triple | None) -> Triple | None:
-        if std is not None and min(std) <= 0:
-            raise ValueError("the pixels are divided by it: give three numbers above 0")
-        return std
-
-    @model_validator(mode="after")
-    def _says_its_normalisation(self) -> Self:
-        if (self.mean is None) != (self.std is None):
-            raise ValueError("give mean and std together")
-        if self.kind == "onnx" and self.mean is None:
-            raise ValueError(
-                "an ONNX file does not say how its pixels are normalised: give mean and std as "
-                "it was trained with, or [0, 0, 0] and [1, 1, 1] where it does so inside"
-            )
-        return self
 
 
 @dataclass(frozen=True)

@@ -4,36 +4,13 @@ Legend: ``B`` batch, ``T`` teacher's patch tokens, ``D`` teacher width, ``K`` st
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
-from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
 from tintem_core.mapping.config import MappingConfig
 from tintem_core.mapping.module import Mapping
-
-
-class TermWeights(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
-    """How much the terms of a loss count."""
-
-    centred_weight: float = Field(
-        1.0,
-        ge=0,
-        le=1e6,
-        description="weight of the cosine that is taken from the mean target on (objective tintem, "
-        "mapping.fit once): what tells one photo from another",
-    )
-    local_weight: float = Field(
-        0.0,
-        ge=0,
-        le=1e6,
-        description="weight of the patch-token term, the paper has 1; needs cache.tokens",
-    )
-    local_per_token: bool = Field(
-        False, description="compare token by token; false: all tokens of an image as one vector"
-    )
+from tintem_core.objectives.terms import TermWeights
 
 
 @dataclass(frozen=True)
@@ -116,29 +93,3 @@ class Parts:
     classes: int = 0
     centre: Tensor | None = None
     tokens_are_mapped: bool = False
-
-
-@dataclass(frozen=True)
-class ObjectiveKind:
-    """What the rest of TinTeM has to know of an objective.
-
-    build: makes one; the random state of torch is the seed's.
-    loss: what the loss is called, by people.
-    trained: how the student was trained, for the model card.
-    answers: who answers in a space of the teacher's: the student itself in the mapped one, a head
-        that lives only in training, or nobody.
-    needs_labels: whether it learns from labels, and therefore from no support images.
-    has_token_term: whether it compares patch tokens where asked to.
-    """
-
-    build: Callable[[Parts], Objective]
-    loss: str
-    trained: str
-    answers: Literal["student", "head"] | None = None
-    needs_labels: bool = False
-    has_token_term: bool = True
-
-    @property
-    def uses_mapping(self) -> bool:
-        """Whether the student learns the mapped teacher."""
-        return self.answers == "student"

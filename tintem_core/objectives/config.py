@@ -4,8 +4,8 @@ from typing import Annotated, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from tintem_core.objectives.base import ObjectiveKind, TermWeights
-from tintem_core.objectives.registry import OBJECTIVES
+from tintem_core.objectives.kinds import OBJECTIVES, ObjectiveKind
+from tintem_core.objectives.terms import TermWeights
 
 
 def _known(name: str) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tintem_core.losses.cosine import cosine_student_loss
 from tintem_core.losses.regression import proteus_loss
-from tintem_core.objectives.base import Objective, ObjectiveKind, Parts, Targets
+from tintem_core.objectives.base import Objective, Parts, Targets
 
 
 class WithHead(Objective):
@@ -57,27 +57,12 @@ def _widths(parts: Parts) -> tuple[int, int]:
     return parts.mapping.linear.out_features, parts.mapping.linear.in_features
 
 
-def _proteus(parts: Parts) -> Objective:
+def proteus(parts: Parts) -> Objective:
     width, dim = _widths(parts)
     head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, dim))
     return MatchThroughHead(head, proteus_loss, parts.weights.local_weight)
 
 
-def _linear_cosine(parts: Parts) -> Objective:
+def linear_cosine(parts: Parts) -> Objective:
     cosine = partial(cosine_student_loss, per_token=parts.weights.local_per_token)
     return MatchThroughHead(nn.Linear(*_widths(parts)), cosine, parts.weights.local_weight)
-
-
-_TRAINED = "trained without labels to give the teacher's embedding through a head of its own"
-PROTEUS = ObjectiveKind(
-    build=_proteus,
-    loss="squared error to the teacher, through the head",
-    trained=_TRAINED,
-    answers="head",
-)
-LINEAR_COSINE = ObjectiveKind(
-    build=_linear_cosine,
-    loss="1 − cosine to the teacher, through the head",
-    trained=_TRAINED,
-    answers="head",
-)

@@ -6,7 +6,7 @@ Legend: ``B`` batch, ``T`` teacher's patch tokens, ``K`` student width.
 from torch import Tensor, nn
 
 from tintem_core.errors import InputError
-from tintem_core.objectives.base import ObjectiveKind, Parts, Targets
+from tintem_core.objectives.base import Parts, Targets
 from tintem_core.objectives.head import WithHead
 
 
@@ -23,19 +23,10 @@ class MatchLabels(WithHead):
         return nn.functional.cross_entropy(self.head(embedding_BK), targets.labels)
 
 
-def _build(parts: Parts) -> MatchLabels:
+def match_labels(parts: Parts) -> MatchLabels:
     if parts.classes < 2:
         raise InputError(
             f"training.objective 'supervised' needs labels of at least two classes, but "
             f"the training photos have {parts.classes}: give data.label_column or class folders."
         )
     return MatchLabels(parts.mapping.linear.out_features, parts.classes)
-
-
-SUPERVISED = ObjectiveKind(
-    build=_build,
-    loss="cross-entropy with the labels",
-    trained="trained on the labels of its photos, without the teacher",
-    needs_labels=True,
-    has_token_term=False,
-)

@@ -11,7 +11,8 @@ from tintem_core.losses.cosine import centred_cosine_loss, cosine_student_loss
 from tintem_core.mapping.config import MappingConfig
 from tintem_core.mapping.fit import mapping_loss
 from tintem_core.mapping.module import Mapping
-from tintem_core.objectives.base import Objective, ObjectiveKind, Parts, Targets, TermWeights
+from tintem_core.objectives.base import Objective, Parts, Targets
+from tintem_core.objectives.terms import TermWeights
 
 
 class MatchMapped(Objective):
@@ -90,7 +91,7 @@ class MatchMapped(Objective):
         return loss + mapping_loss(self._joint, self.mapping, teacher, mapped)
 
 
-def _build(parts: Parts) -> Objective:
+def match_mapped(parts: Parts) -> Objective:
     return MatchMapped(
         parts.mapping,
         parts.joint,
@@ -98,11 +99,3 @@ def _build(parts: Parts) -> Objective:
         centre=parts.centre,
         tokens_are_mapped=parts.tokens_are_mapped,
     )
-
-
-TINTEM = ObjectiveKind(
-    build=_build,
-    loss="1 − cosine to the mapped teacher",
-    trained="trained without labels to give the teacher's embedding, mapped to its own width",
-    answers="student",
-)

@@ -4,8 +4,8 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from tintem_core.models.embedder import Precision
-from tintem_core.objectives import ObjectiveConfig
+from tintem_core.models.config import Precision
+from tintem_core.objectives.config import ObjectiveConfig
 
 Schedule = Literal["cosine", "tanh", "poly", "wsd", "rsqrt", "step", "multistep", "constant"]
 # What counts only where photos are held out to choose the weights by.

@@ -19,9 +19,10 @@ from torch import Tensor, nn
 
 from tintem_core.distributed import random_states, rank, set_random_state, world_size
 from tintem_core.errors import InputError, TintemError
-from tintem_core.models.embedder import Precision, autocast, to_float
+from tintem_core.models.config import Precision
+from tintem_core.models.embedder import autocast, to_float
 from tintem_core.models.student import Student
-from tintem_core.objectives import Objective, Targets
+from tintem_core.objectives.base import Objective, Targets
 from tintem_core.training.batch_norm import SharedBatchNorm
 from tintem_core.training.config import TrainingConfig
 

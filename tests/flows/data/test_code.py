@@ -7,7 +7,7 @@ import pytest
 from flows.data import code
 from flows.data.code import code_digest
 from tintem_core.errors import InputError
-from tintem_core.models.student import StudentConfig
+from tintem_core.models.config import StudentConfig
 
 
 @pytest.fixture(autouse=True)

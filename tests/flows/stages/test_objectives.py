@@ -141,7 +141,8 @@ def test_a_student_starts_from_a_file_and_its_bytes_are_its_identity(
 def test_weights_of_another_model_fit_in_part_or_not_at_all(
     quick: dict[str, Any], tmp_path: Path
 ) -> None:
-    from tintem_core.models.backbone import BackboneConfig, build_backbone
+    from tintem_core.models.backbone import build_backbone
+    from tintem_core.models.config import BackboneConfig
 
     model = build_backbone(BackboneConfig(model="test_vit2", image_size=32)).model
     save_file(dict(model.state_dict()), tmp_path / "vit2.safetensors")
@@ -194,7 +195,8 @@ def test_fewer_views_than_cached_can_be_used(quick: dict[str, Any]) -> None:
 def test_several_teachers_are_joined_by_their_weights(
     quick: dict[str, Any], tmp_path: Path
 ) -> None:
-    from tintem_core.models.backbone import BackboneConfig, build_backbone
+    from tintem_core.models.backbone import build_backbone
+    from tintem_core.models.config import BackboneConfig
 
     with torch.random.fork_rng():
         torch.manual_seed(1)

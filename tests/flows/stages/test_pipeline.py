@@ -31,15 +31,15 @@ def configured(settings: dict[str, Any], **changes: Any) -> RunConfig:
     return parse_config(changed, "test")
 
 
-def finish(config: RunConfig) -> tuple[Pipeline, Notes]:
+def finish(config: RunConfig, stage: str = "evaluated") -> tuple[Pipeline, Notes]:
     pipeline, notes = Pipeline(config), Notes()
     with reporting_to(notes):
-        assert pipeline.exported
+        assert getattr(pipeline, stage)
     return pipeline, notes
 
 
 def test_a_run_ends_with_a_model_that_a_stranger_can_use(config: RunConfig) -> None:
-    pipeline, _ = finish(config)
+    pipeline, _ = finish(config, "exported")
     folder = Path(pipeline.exported.location)
     assert {p.name for p in folder.iterdir()} == {
         "student.onnx", "mapping.onnx", "vectors.npz", "verify.py",
@@ -62,9 +62,9 @@ def test_training_makes_the_student_more_faithful(settings: dict[str, Any]) -> N
 
 
 def test_the_same_run_again_recomputes_nothing(config: RunConfig) -> None:
-    first, _ = finish(config)
+    first, _ = finish(config, "exported")
     before = _contents(Path(config.root))
-    second, notes = finish(config)
+    second, notes = finish(config, "exported")
     work = {title: units for title, units in notes.work.items() if "Index" not in title}
     assert work == {}
     assert second.exported.id == first.exported.id
@@ -122,7 +122,8 @@ def test_what_changes_the_features_changes_the_cache(
         import torch
         from safetensors.torch import save_file
 
-        from tintem_core.models.backbone import BackboneConfig, build_backbone
+        from tintem_core.models.backbone import build_backbone
+        from tintem_core.models.config import BackboneConfig
 
         torch.manual_seed(0)
         model = build_backbone(BackboneConfig(model="test_convnext", image_size=64)).model
@@ -148,7 +149,7 @@ def test_settings_that_only_change_speed_change_nothing(settings: dict[str, Any]
     second, _ = finish(
         configured(settings, runtime__memory_gb=0, runtime__decode_threads=1, teacher__batch_size=3)
     )
-    assert second.exported.reused
+    assert second.evaluated.reused
 
 
 def test_pixels_in_memory_and_pixels_rendered_anew_train_the_same_student(
@@ -183,8 +184,8 @@ def test_a_moved_photo_changes_nothing(config: RunConfig) -> None:
     moved = sorted((folder / "disc").iterdir())[0]
     shutil.move(moved, moved.with_name("zzz.png"))
     second, _ = finish(config)
-    assert second.exported.reused
-    assert second.exported.id == first.exported.id
+    assert second.evaluated.reused
+    assert second.evaluated.id == first.evaluated.id
 
 
 def test_unreadable_photos_are_left_out_and_counted(settings: dict[str, Any]) -> None:

@@ -15,7 +15,8 @@ from tintem_core.export.mapping import mapping_to_onnx
 from tintem_core.export.onnx import session
 from tintem_core.export.parity import verify
 from tintem_core.mapping.module import Mapping
-from tintem_core.models.student import StudentConfig, build_student
+from tintem_core.models.config import StudentConfig
+from tintem_core.models.student import build_student
 from tintem_core.views import EVAL, render_view
 
 SIZE = 64

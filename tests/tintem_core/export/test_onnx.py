@@ -7,7 +7,8 @@ from tests.photos import photo
 from tintem_core.errors import VerificationError
 from tintem_core.export.onnx import ONNX, session, to_onnx
 from tintem_core.export.parity import verify
-from tintem_core.models.student import Student, StudentConfig, build_student
+from tintem_core.models.config import StudentConfig
+from tintem_core.models.student import Student, build_student
 from tintem_core.views import EVAL, render_view
 
 PIXELS = np.stack([render_view(photo(i), "k", 0, EVAL, 64, 64) for i in range(9)])

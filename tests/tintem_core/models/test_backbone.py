@@ -6,9 +6,10 @@ import timm
 import torch
 
 from tintem_core.errors import InputError, UnknownModelError, WeightsError
-from tintem_core.models.backbone import BackboneConfig, build_backbone, load_weights, weights_digest
-from tintem_core.models.student import StudentConfig, build_student, natural_width, warm_start
-from tintem_core.models.teacher import Source, TeacherConfig, build_teacher
+from tintem_core.models.backbone import build_backbone, load_weights, weights_digest
+from tintem_core.models.config import BackboneConfig, StudentConfig, TeacherConfig
+from tintem_core.models.student import build_student, natural_width, warm_start
+from tintem_core.models.teacher import Source, build_teacher
 
 
 def test_a_misspelt_model_name_suggests_the_right_one() -> None:

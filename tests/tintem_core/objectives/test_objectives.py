@@ -10,14 +10,10 @@ from torch import Tensor
 from tintem_core.errors import InputError, ShapeError
 from tintem_core.mapping.config import MappingConfig
 from tintem_core.mapping.module import Mapping
-from tintem_core.objectives import (
-    Objective,
-    ObjectiveConfig,
-    Parts,
-    Targets,
-    build_objective,
-)
+from tintem_core.objectives.base import Objective, Parts, Targets
+from tintem_core.objectives.config import ObjectiveConfig
 from tintem_core.objectives.head import MatchThroughHead
+from tintem_core.objectives.registry import build_objective
 
 B, T, D, K = 6, 4, 10, 5
 

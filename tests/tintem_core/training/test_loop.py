@@ -13,8 +13,10 @@ from safetensors.torch import save
 from tintem_core.errors import InputError, TintemError
 from tintem_core.mapping.config import MappingConfig
 from tintem_core.mapping.module import Mapping
-from tintem_core.models.student import StudentConfig, build_student
-from tintem_core.objectives import Parts, build_objective
+from tintem_core.models.config import StudentConfig
+from tintem_core.models.student import build_student
+from tintem_core.objectives.base import Parts
+from tintem_core.objectives.registry import build_objective
 from tintem_core.training.config import TrainingConfig
 from tintem_core.training.loop import train
 from tintem_core.training.state import (
