@@ -25,7 +25,7 @@ quickstart: $(VENV)/.demo  ## distil a real teacher on real photos, in a few min
 	$(BIN)/tintem quickstart
 
 test: $(VENV)/.test  ## the tests that take seconds
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-slow: $(VENV)/.test  ## the tests that take minutes: real processes, kills, the quickstart
 	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile

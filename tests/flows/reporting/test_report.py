@@ -112,6 +112,7 @@ def test_photos_that_are_gone_leave_their_places_empty(finished: Path) -> None:
         aside.rename(photos)
 
 
+@pytest.mark.slow
 def test_an_objective_without_a_shared_space_is_said_to_have_none(
     settings: dict[str, Any],
 ) -> None:

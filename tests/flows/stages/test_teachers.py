@@ -98,6 +98,7 @@ def export_teacher(config: RunConfig, path: Path) -> dict[str, Any]:
     return {"onnx": path.name, "image_size": 64, **teacher.backbone.normalisation}
 
 
+@pytest.mark.slow
 def test_a_timm_model_as_onnx_gives_the_same_cache_as_itself(
     settings: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -213,6 +213,7 @@ def test_a_plan_counts_them(mapped: dict[str, Any], monkeypatch: pytest.MonkeyPa
     assert after.reused == ("mapping", "student")
 
 
+@pytest.mark.slow
 def test_their_extraction_killed_goes_on_where_it_was(
     mapped: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -103,6 +103,7 @@ Sample(FeatureCache.create_or_open(open_root(sys.argv[1]), SPEC, 8)).fill(some_k
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["s3", "folder"])
 def test_a_killed_extraction_resumes_with_exactly_what_is_missing(s3_url, tmp_path, where):
     url = s3_url if where == "s3" else str(tmp_path / "root")

@@ -153,7 +153,7 @@ def spiky(learner: Learner) -> float:
     return math.sin(1e3 * sum(weight.detach().double().sum().item() for weight in parameters))
 
 
-@pytest.mark.parametrize("name", ["plain", "everything"])
+@pytest.mark.parametrize("name", ["plain", pytest.param("everything", marks=pytest.mark.slow)])
 def test_a_choice_of_weights_survives_a_kill_after_any_step(name: str) -> None:
     """Killed after every second step, whose checkpoint is lost, too."""
     changes, joint = RECIPES[name]
