@@ -33,7 +33,7 @@ class Measured(NamedTuple):
 def loop_loss(mapped_BK: Tensor, teacher_BD: Tensor) -> Tensor:
     """The formulas of docs/method.md section 1 as one writes them down, in float32 and autograd."""
     count = len(mapped_BK)
-    diagonal = torch.eye(count, dtype=torch.bool)
+    diagonal = torch.eye(count, dtype=torch.bool, device=mapped_BK.device)
 
     def cosines(rows: Tensor) -> Tensor:
         unit = torch.nn.functional.normalize(rows, dim=1)

@@ -56,6 +56,7 @@ def main() -> None:
     parser.add_argument("--precision", default="float32")
     parser.add_argument("--steps", type=int, default=6, help="timed in a round, after two others")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--compile", action="store_true", help="torch.compile both")
     parser.add_argument("--workers", type=int, default=None, help="that prepare batches")
     parser.add_argument("--out", type=Path, default=None, help="default: benchmarks/results/…")
     options = parser.parse_args()
@@ -148,6 +149,7 @@ def bare(pipeline: Pipeline, dataset: StepDataset, options: argparse.Namespace) 
     """Return the seconds of the student's own steps."""
     run = new_run(pipeline, dataset)
     student, device = run.learner.student.train(), run.epoch_loss.device
+    step_of = torch.compile(student) if pipeline.config.runtime.compile else student
     batch = dataset[0]
     pixels = batch.pixels.to(device)
     target = torch.randn(len(pixels), pipeline.mapped.record["spec"]["width"], device=device)
@@ -155,7 +157,7 @@ def bare(pipeline: Pipeline, dataset: StepDataset, options: argparse.Namespace) 
     for step in range(1, WARM_UP + options.steps + 1):
         run.optimizer.zero_grad(set_to_none=True)
         with autocast(device, options.precision):
-            embedding = student(to_float(pixels, device))
+            embedding = step_of(to_float(pixels, device))
         cosine_student_loss(embedding.float(), target).backward()
         run.optimizer.step()
         clock(step)
@@ -176,6 +178,7 @@ def trained(pipeline: Pipeline, dataset: StepDataset, options: argparse.Namespac
         save=lambda _step, _checkpoint: None,
         save_every_s=math.inf,
         on_step=clock,
+        compiled=config.runtime.compile,
     )
     return clock.seconds
 
@@ -213,7 +216,11 @@ def configured(folder: Path, device: str, options: argparse.Namespace) -> RunCon
             "precision": options.precision,
             "support": 0,
         },
-        "runtime": {"device": device, "loader_workers": options.workers},
+        "runtime": {
+            "device": device,
+            "loader_workers": options.workers,
+            "compile": options.compile,
+        },
     }
     return parse_config(settings, "benchmark")
 
