@@ -118,10 +118,11 @@ def schema() -> None:
 @app.command()
 def plan(config: ConfigPath, as_json: AsJson = False) -> None:
     """Say what a run will do and take, before anything starts."""
+    from flows.config.load import load_config
     from flows.config.settings import refuse_missing
 
+    # Said before torch is imported.
     refuse_missing(config)
-    from flows.config.load import load_config
     from flows.planning import plan as plans
     from flows.planning.table import plan_tables
 
@@ -273,13 +274,9 @@ def main() -> None:
 def _exit_code(error: Exception) -> int | None:
     """2 for a user's mistake, 1 for other errors raised on purpose, None for a bug."""
     from storage.errors import StorageError, StorageInputError
-
-    if isinstance(error, StorageInputError):
-        # Told before torch is imported, with what follows.
-        return 2
     from tintem_core.errors import InputError, TintemError
 
-    if isinstance(error, InputError):
+    if isinstance(error, StorageInputError | InputError):
         return 2
     if isinstance(error, PermissionError | NotADirectoryError | FileExistsError):
         # A place that cannot be written; the system's own words name it.

@@ -47,20 +47,20 @@ def running(path: Path, *, check: bool = True) -> Iterator["RunConfig"]:
     Raises:
         InputError: if the config is missing or does not describe a run that can start.
     """
+    from flows.config.load import load_config
     from flows.config.settings import refuse_missing
     from flows.orchestration.ephemeral import ensure_server, no_heartbeats
 
     started = time.monotonic()
     # Said before a server starts, and torch is imported.
     refuse_missing(path)
+    config = load_config(path)
     with ensure_server() as server:
-        # The server starts while torch is imported and the config is checked.
-        from flows.config.load import load_config
+        # The server starts while torch is imported and the models are built.
         from flows.reporting.base import reporting_to
         from flows.reporting.terminal import TerminalReporter
         from flows.stages.preflight import preflight
 
-        config = load_config(path)
         if check:
             preflight(config)
         with reporting_to(TerminalReporter(console)), no_heartbeats(server):

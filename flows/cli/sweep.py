@@ -3,7 +3,6 @@
 import contextlib
 from typing import TYPE_CHECKING, Annotated
 
-import polars as pl
 import typer
 from rich.console import Console
 from rich.markup import escape
@@ -132,6 +131,6 @@ def _print(found: "Leaderboard", root: str) -> None:
     for note in footnotes(found):
         console.print(f"[dim]{note}[/dim]", highlight=False, soft_wrap=True)
     for group in found.groups:
-        for row in group.table.filter(pl.col("export").is_not_null()).head(1).iter_rows(named=True):
+        for row in group.table.drop_nulls("export").head(1).iter_rows(named=True):
             place = escape(f"{root}/exports/{row['export']}/student.onnx")
             console.print(f"  {row['name']}  {place}", highlight=False, soft_wrap=True)
