@@ -17,7 +17,7 @@ from tintem_core.errors import NotApplicableError
 from tintem_core.export.formats import FORMATS, Embed, Subject, export_format
 from tintem_core.export.latency import speeds
 from tintem_core.export.loaders import LOADERS
-from tintem_core.export.parity import Verification, verify
+from tintem_core.export.parity import Verification, answers, verify
 from tintem_core.views import Pixels
 from tintem_pixels import centre_crop
 
@@ -55,7 +55,7 @@ def package(
     Raises:
         VerificationError: if an exact format differs from the student.
     """
-    found = Package()
+    found, wanted = Package(), answers(subject.student, pixels)
     # In the order of the registry: where two write the same file, the last one's counts.
     for name in (each for each in FORMATS if each in config.export.formats):
         form = export_format(name)
@@ -64,7 +64,7 @@ def package(
             embed = form.open(files)
             least = config.export.minimum_cosine if form.is_exact else -1.0
             checked = verify(
-                embed, subject.student, pixels, batch_sizes=form.batch_sizes, minimum_cosine=least
+                embed, wanted, pixels, batch_sizes=form.batch_sizes, minimum_cosine=least
             )
             if not form.is_exact:
                 found.reduced[name] = judge.judge(embed)

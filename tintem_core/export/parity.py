@@ -1,12 +1,13 @@
 """An exported model, checked against the student it came from.
 
-Legend: ``S`` side in pixels.
+Legend: ``K`` student width, ``N`` images, ``S`` side in pixels.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from tintem_core.errors import VerificationError
 from tintem_core.export.formats import Embed
@@ -25,9 +26,19 @@ class Verification:
     largest_difference: float
 
 
+def answers(student: Student, pixels: Pixels) -> NDArray[np.float32]:
+    """Return the embeddings (N, K) of uint8 images (N, S, S, 3) by PyTorch on the CPU."""
+    student = student.cpu().eval()
+    with torch.inference_mode():
+        found: NDArray[np.float32] = student(
+            to_float(torch.from_numpy(pixels), torch.device("cpu"))
+        ).numpy()
+    return found
+
+
 def verify(
     embed: Embed,
-    student: Student,
+    wanted: NDArray[np.float32],
     pixels: Pixels,
     *,
     batch_sizes: tuple[int, ...] = (1, 2, 7, 32),
@@ -37,7 +48,7 @@ def verify(
 
     Args:
         embed: the exported model, opened.
-        student: the model it came from.
+        wanted: the :func:`answers` of the model it came from, shape (N, K).
         pixels: uint8, shape (N, S, S, 3).
         batch_sizes: each image goes through every one of them.
         minimum_cosine: what the worst image must reach.
@@ -45,9 +56,6 @@ def verify(
     Raises:
         VerificationError: if any image's cosine is below ``minimum_cosine``, or not finite.
     """
-    student = student.cpu().eval()
-    with torch.inference_mode():
-        wanted = student(to_float(torch.from_numpy(pixels), torch.device("cpu"))).numpy()
     smallest, largest = 1.0, 0.0
     for size in batch_sizes:
         found = np.concatenate([embed(pixels[i : i + size]) for i in range(0, len(pixels), size)])

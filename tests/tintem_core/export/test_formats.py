@@ -13,7 +13,7 @@ from tintem_core.export.formats import Subject, export_format
 from tintem_core.export.loaders import timm_view
 from tintem_core.export.mapping import mapping_to_onnx
 from tintem_core.export.onnx import session
-from tintem_core.export.parity import verify
+from tintem_core.export.parity import answers, verify
 from tintem_core.mapping.module import Mapping
 from tintem_core.models.config import StudentConfig
 from tintem_core.models.student import build_student
@@ -37,7 +37,7 @@ def shared() -> Subject:
 def test_every_front_of_the_graph_gives_the_same_embeddings(shared: Subject, name: str) -> None:
     form = export_format(name)
     embed = form.open(form.files(shared))
-    found = verify(embed, shared.student, PIXELS, batch_sizes=form.batch_sizes)
+    found = verify(embed, answers(shared.student, PIXELS), PIXELS, batch_sizes=form.batch_sizes)
     assert found.smallest_cosine > 0.999999
     assert found.largest_difference < 1e-5
 
@@ -61,7 +61,9 @@ def test_timm_loads_the_folder_with_the_projection_as_its_classifier(
     exported = subject(model, width)
     form = export_format("timm")
     files = form.files(exported)
-    found = verify(form.open(files), exported.student, PIXELS, batch_sizes=form.batch_sizes)
+    found = verify(
+        form.open(files), answers(exported.student, PIXELS), PIXELS, batch_sizes=form.batch_sizes
+    )
     assert found.smallest_cosine >= 0.999999
     assert found.largest_difference <= 1e-5
     told = json.loads(files["config.json"])
@@ -84,7 +86,7 @@ def test_what_timm_has_no_place_for_is_said(model: str, more: dict[str, Any], sa
 def test_half_precision_is_half_as_large_and_nearly_as_exact(shared: Subject) -> None:
     form, whole = export_format("fp16"), export_format("web")
     files = form.files(shared)
-    found = verify(form.open(files), shared.student, PIXELS, minimum_cosine=0.999)
+    found = verify(form.open(files), answers(shared.student, PIXELS), PIXELS, minimum_cosine=0.999)
     assert 1e-6 < found.largest_difference < 0.01
     assert len(files[form.file]) < 0.6 * len(whole.files(shared)[whole.file])
 
@@ -92,7 +94,7 @@ def test_half_precision_is_half_as_large_and_nearly_as_exact(shared: Subject) ->
 def test_integers_are_calibrated_per_channel_on_training_views(shared: Subject) -> None:
     form = export_format("int8")
     files = form.files(shared)
-    found = verify(form.open(files), shared.student, PIXELS, minimum_cosine=0.99)
+    found = verify(form.open(files), answers(shared.student, PIXELS), PIXELS, minimum_cosine=0.99)
     assert found.largest_difference > 1e-4
     graph = load_from_string(files[form.file]).graph
     kinds = [node.op_type for node in graph.node]
@@ -144,5 +146,10 @@ def test_a_family_of_timm_is_exported_as_it_is(model: str) -> None:
     for name in ("uint8", "timm"):
         form = export_format(name)
         files = form.files(exported)
-        found = verify(form.open(files), exported.student, pixels, batch_sizes=form.batch_sizes)
+        found = verify(
+            form.open(files),
+            answers(exported.student, pixels),
+            pixels,
+            batch_sizes=form.batch_sizes,
+        )
         assert found.smallest_cosine >= 0.9999

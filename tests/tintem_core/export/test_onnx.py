@@ -6,7 +6,7 @@ import torch
 from tests.photos import photo
 from tintem_core.errors import VerificationError
 from tintem_core.export.onnx import ONNX, session, to_onnx
-from tintem_core.export.parity import verify
+from tintem_core.export.parity import answers, verify
 from tintem_core.models.config import StudentConfig
 from tintem_core.models.student import Student, build_student
 from tintem_core.views import EVAL, render_view
@@ -28,7 +28,9 @@ def model(student: Student) -> bytes:
 def test_exported_model_agrees_with_torch_at_every_batch_size(
     student: Student, model: bytes
 ) -> None:
-    found = verify(ONNX.open({ONNX.file: model}), student, PIXELS, batch_sizes=(1, 2, 9))
+    found = verify(
+        ONNX.open({ONNX.file: model}), answers(student, PIXELS), PIXELS, batch_sizes=(1, 2, 9)
+    )
     assert found.images == 9
     assert found.smallest_cosine > 0.99999
     assert found.largest_difference < 1e-3
@@ -45,7 +47,7 @@ def test_exported_model_says_what_it_takes_and_where_it_comes_from(model: bytes)
 def test_a_model_that_differs_from_its_student_is_refused(model: bytes) -> None:
     other = build_student(StudentConfig(model="test_resnet", image_size=64), 32, seed=1).eval()
     with pytest.raises(VerificationError, match="Nothing was published"):
-        verify(ONNX.open({ONNX.file: model}), other, PIXELS)
+        verify(ONNX.open({ONNX.file: model}), answers(other, PIXELS), PIXELS)
 
 
 def test_a_student_that_gives_nan_is_refused(model: bytes, student: Student) -> None:
@@ -53,7 +55,7 @@ def test_a_student_that_gives_nan_is_refused(model: bytes, student: Student) -> 
     with torch.no_grad():
         next(broken.parameters()).fill_(float("nan"))
     with pytest.raises(VerificationError):
-        verify(ONNX.open({ONNX.file: model}), broken, PIXELS)
+        verify(ONNX.open({ONNX.file: model}), answers(broken, PIXELS), PIXELS)
 
 
 def test_the_runtime_needs_no_torch(model: bytes) -> None:
