@@ -23,7 +23,15 @@ class ExportConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     formats: tuple[Annotated[str, AfterValidator(_known_format)], ...] = Field(
         DEFAULT,
         description="onnx (0..1 inside, the file that `latest` names), uint8 (whole pixels, cannot "
-        "be fed wrong), web (transformers.js), timm, fp16, int8; each is checked on real photos",
+        "be fed wrong), web (transformers.js), timm, fp16, int8, ood (as uint8, and tells strange "
+        "photos); each is checked on real photos",
+    )
+    ood_bank: int = Field(
+        256,
+        ge=1,
+        le=65_536,
+        description="training photos that the score of format ood compares with, chosen to cover "
+        "all of them",
     )
     reduced_cosine: float = Field(
         0.99, gt=0, le=1, description="mean cosine to the student that fp16 and int8 must reach"

@@ -18,6 +18,7 @@ from flows.stages.ensure import ensure_artifact
 from flows.stages.ids import artifact_id, export_spec
 from flows.stages.licences import base_model, licences, require_license
 from flows.stages.models import known_teacher, load_objective, load_student
+from flows.stages.outlier_bank import outlier_bank
 from flows.stages.packaging import loader_cosines, package, vectors
 from flows.stages.reduced import Judge
 from flows.stages.report import REPORT, write_report
@@ -87,10 +88,10 @@ def _export(
     source = eval_source(config, indexed.data, None)
     rows = range(min(config.export.images, len(source.keys)))
     size = config.student.image_size
-    subject = Subject(
-        student, size, _metadata(config, trained), partial(_calibration, config, indexed)
-    )
     judge = Judge(config, root, indexed, extracted, mapped, trained, student)
+    bank, told = outlier_bank(config, judge) if "ood" in config.export.formats else (None, None)
+    calibration = partial(_calibration, config, indexed)
+    subject = Subject(student, size, _metadata(config, trained), calibration, bank)
     with reporter().track("Export", len(config.export.formats) + 1, "steps") as advance:
         pixels = render(source, rows, size, config.runtime.decode_threads)
         made = package(config, subject, pixels, judge, advance)
@@ -122,6 +123,7 @@ def _export(
         "formats": made.formats,
         "left_out": made.left_out,
         "reduced": made.reduced,
+        **({} if told is None else {"ood": told}),
         "loaders": loader_cosines(source, rows, size, embed),
         "latency_ms": latency,
         "metrics": evaluated.record["metrics"],

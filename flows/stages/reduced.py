@@ -61,9 +61,9 @@ class Judge:
             ``cosine`` (mean over the test photos), ``measures`` (by name: value, low, high and
             ``student``), and ``refused``: what is too much, or None.
         """
-        test = self._through(embed, "test", self._test)
-        ood = {name: self._through(embed, name, spaces) for name, spaces in self._ood.items()}
-        cosine = float((unit_rows(test.student) * unit_rows(self._test.student)).sum(axis=1).mean())
+        test = self._through(embed, "test", self.test)
+        ood = {name: self._through(embed, name, spaces) for name, spaces in self.ood.items()}
+        cosine = float((unit_rows(test.student) * unit_rows(self.test.student)).sum(axis=1).mean())
         own = self._own
         found = {
             name: {**row, "student": own[name]["value"]}
@@ -89,9 +89,7 @@ class Judge:
     def _measured(self, test: Spaces, ood: dict[str, Spaces]) -> dict[str, dict[str, float]]:
         rows = [("test", row) for row in self._on_test(test)]
         settings, drawn, classes = self.config.evaluation, draws(self.config), self._classes
-        scores = scores_of(
-            settings, settings.ood_score, self._train, {"test": test, **ood}, classes
-        )
+        scores = scores_of(settings, settings.ood_score, self.train, {"test": test, **ood}, classes)
         inside = scores.pop("test")["student"]
         for name, outside in scores.items():
             pair = inside, outside["student"]
@@ -108,7 +106,7 @@ class Judge:
         drawn = draws(self.config)
         asked = test.asked()
         yield pearson_over_sets(test.teacher, test.student if asked is None else asked[2], **drawn)
-        known = self._train.asked()
+        known = self.train.asked()
         if asked is not None:
             yield to_mapped_rows(asked[1], asked[2], **drawn)[0]
             yield from shared_space(test.teacher, asked[1], asked[2], **drawn)
@@ -117,7 +115,7 @@ class Judge:
         told, told_test = self._classes.train >= 0, self._classes.of["test"] >= 0
         labels, answers = self._classes.train[told], self._classes.of["test"][told_test]
         k = self.config.evaluation.knn
-        bank = self._train.student[told]
+        bank = self.train.student[told]
         _, given = knn_predict(bank, labels, test.student[told_test], min(k, len(bank)))
         yield mean_row("knn", given == answers, **drawn)
         if known is not None and asked is not None:
@@ -129,7 +127,7 @@ class Judge:
 
     @cached_property
     def _own(self) -> dict[str, dict[str, float]]:
-        return self._measured(self._test, self._ood)
+        return self._measured(self.test, self.ood)
 
     @cached_property
     def _data(self) -> Dataset:
@@ -141,15 +139,15 @@ class Judge:
         return {n: d.without(d.keys()[_MOST_PHOTOS:]) for n, d in self.indexed.ood.items()}
 
     @cached_property
-    def _train(self) -> Spaces:
+    def train(self) -> Spaces:
         return self._stored(self._data, "train")
 
     @cached_property
-    def _test(self) -> Spaces:
+    def test(self) -> Spaces:
         return self._stored(self._data, "test")
 
     @cached_property
-    def _ood(self) -> dict[str, Spaces]:
+    def ood(self) -> dict[str, Spaces]:
         return {name: self._stored(dataset, None) for name, dataset in self._sets.items()}
 
     def _stored(self, dataset: Dataset, split: str | None) -> Spaces:

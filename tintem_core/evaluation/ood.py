@@ -133,6 +133,33 @@ SCORES = {
 """What tells an outlier, by the name that evaluation.ood_score has."""
 
 
+def k_centre(bank_NK: NDArray[np.floating], count: int) -> NDArray[np.int64]:
+    """Choose rows that cover a bank: each next one is the farthest, by cosine, from those before.
+
+    The greedy 2-approximation of the k-centre problem (Gonzalez, 1985); the first row is the one
+    nearest to the mean. O(N count K) time, O(N) memory beside the bank.
+
+    Args:
+        bank_NK: shape (N, K).
+        count: rows wanted; all where there are no more.
+
+    Returns:
+        Row numbers, shape (min(count, N),), in the order of the choice.
+
+    Raises:
+        ShapeError, DegenerateError: as `cosine.unit_rows`.
+    """
+    rows = unit_rows(bank_NK, "the bank")
+    chosen = [int((rows @ rows.mean(axis=0)).argmax())]
+    nearest_N = np.full(len(rows), -np.inf, np.float32)
+    while len(chosen) < min(count, len(rows)):
+        np.maximum(nearest_N, rows @ rows[chosen[-1]], out=nearest_N)
+        # Never twice, however many photos are the same.
+        nearest_N[chosen] = np.inf
+        chosen.append(int(nearest_N.argmin()))
+    return np.array(chosen)
+
+
 def auroc(id_scores: Scores, ood_scores: Scores) -> float:
     """Probability that an ID image scores above an OOD image, a tie counting one half.
 

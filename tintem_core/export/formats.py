@@ -3,7 +3,7 @@
 A format is a file here and a line below. What a format needs is imported only where it is used:
 machines that train have no ONNX Runtime.
 
-Legend: ``B`` batch, ``K`` student width, ``N`` images, ``S`` side in pixels.
+Legend: ``B`` batch, ``K`` student width, ``M`` bank, ``N`` images, ``S`` side in pixels.
 """
 
 import pkgutil
@@ -26,6 +26,18 @@ Embed = Callable[[Pixels], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
+class OutlierBank:
+    """What a model compares a photo with, to tell whether it is strange.
+
+    embeddings: unit vectors of training photos, shape (M, K). threshold: the smallest cosine to
+    the nearest of them that is not strange.
+    """
+
+    embeddings: NDArray[np.float32]
+    threshold: float
+
+
+@dataclass(frozen=True)
 class Subject:
     """What is exported; the formats of one export share it, and what they compute of it."""
 
@@ -36,6 +48,9 @@ class Subject:
     """Written into a file, where it has a place for it."""
     calibration: Callable[[], Pixels] | None = None
     """Gives training views, uint8 (N, S, S, 3); None: there are none, as before a training."""
+
+    outliers: OutlierBank | None = None
+    """What the format `ood` compares with; None: it is not asked for, or not known yet."""
 
     @cached_property
     def graph(self) -> Any:
@@ -72,6 +87,7 @@ FORMATS = {
     "onnx": "tintem_core.export.onnx:ONNX",
     "uint8": "tintem_core.export.onnx:UINT8",
     "web": "tintem_core.export.web:WEB",
+    "ood": "tintem_core.export.outliers:OUTLIERS",
     "fp16": "tintem_core.export.reduced:FP16",
     "int8": "tintem_core.export.reduced:INT8",
     # After the others, whose `config.json` says less.

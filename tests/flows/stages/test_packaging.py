@@ -28,10 +28,11 @@ def settings(settings: dict[str, Any], photo_folder: Callable[..., Path]) -> dic
 def test_a_folder_has_every_format_and_is_found_as_published(
     settings: dict[str, Any], tmp_path: Path
 ) -> None:
-    settings["export"] |= {"reduced_loss": 1, "license": "apache-2.0"}
+    formats = [*DEFAULT, "ood"]
+    settings["export"] |= {"reduced_loss": 1, "license": "apache-2.0", "formats": formats}
     done = Pipeline(parse_config(settings, "test"))
     record, folder = done.exported.record, Path(done.exported.location)
-    assert set(record["formats"]) == set(DEFAULT) == set(FORMATS)
+    assert set(record["formats"]) == set(formats) == set(FORMATS)
     assert record["left_out"] == {}
     assert json.loads((folder / "config.json").read_text())["architecture"] == "test_resnet"
     measured = record["reduced"]["int8"]["measures"]
@@ -42,7 +43,7 @@ def test_a_folder_has_every_format_and_is_found_as_published(
     assert all(record["loaders"][name]["smallest"] > 0.9 for name in ("timm", "transformers"))
     found = check(folder)
     assert found.problems == []
-    assert len(found.lines) == 6
+    assert len(found.lines) == 7
 
     card = (folder / "card.md").read_text()
     front = yaml.safe_load(card.split("---\n")[1])
@@ -51,6 +52,10 @@ def test_a_folder_has_every_format_and_is_found_as_published(
     # Its weights came from a file: nobody knows whose they are.
     assert "base_model" not in front
     assert "licence: unknown" in card
+    known = record["ood"]["sets"]["other"]
+    full = done.evaluated.record["metrics"]["student/other/auroc"]
+    assert known["auroc_of_all"] == pytest.approx(full)
+    assert f"| other, 7 | {known['auroc']:.3f} | {full:.3f} | 0.5 |" in card
     for form in record["formats"].values():
         assert f"`{form['file']}`" in card
 
@@ -59,7 +64,7 @@ def test_a_folder_has_every_format_and_is_found_as_published(
     told = tintem("verify", str(folder), home=tmp_path)
     assert told.returncode == 1
     assert told.stderr.startswith("mapping.onnx is not the file that was published")
-    assert told.stdout.count("CPUExecutionProvider") == 5
+    assert told.stdout.count("CPUExecutionProvider") == 6
 
 
 def test_what_loses_too_much_is_not_published_and_its_numbers_are(

@@ -14,6 +14,7 @@ from tintem_core.evaluation.ood import (
     auroc,
     fpr95,
     fpr95_openood,
+    k_centre,
     mahalanobis,
     nearest_cosine,
     relative_mahalanobis,
@@ -138,3 +139,22 @@ def test_a_threshold_rejects_at_most_the_chosen_share(rate: float, rejected: int
     assert (scores < threshold(scores, rate)).sum() == rejected
     # Of equal scores all are accepted rather than more rejected than was said.
     assert (np.ones(10) < threshold(np.ones(10), 0.5)).sum() == 0
+
+
+def test_a_bank_of_centres_covers_better_than_one_drawn_at_random() -> None:
+    rng = np.random.default_rng(0)
+    # Most images lie together: a random bank is theirs, and the few others are far from it.
+    bank = np.concatenate([rng.normal([5, 0, 0, 0], 0.1, (300, 4)), rng.normal(0, 1, (30, 4))])
+    chosen = k_centre(bank, 20)
+    assert len(set(chosen.tolist())) == 20
+    farthest = nearest_cosine(Bank(bank[chosen]))(bank).min()
+    drawn = [
+        nearest_cosine(Bank(bank[rng.choice(330, 20, replace=False)]))(bank).min()
+        for _ in range(20)
+    ]
+    assert farthest > max(drawn)
+
+
+def test_of_few_or_equal_rows_each_is_chosen_once() -> None:
+    bank = np.ones((5, 3))
+    assert sorted(k_centre(bank, 9).tolist()) == [0, 1, 2, 3, 4]
