@@ -14,6 +14,7 @@ student is the same for all of them, so that a baseline differs from TinTeM in t
 Needs no torch before one is built: a config is checked in no time.
 """
 
+import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -48,51 +49,37 @@ class ObjectiveKind:
         return self.answers == "student"
 
 
-def _mapped(parts: "Parts") -> "Objective":
-    from tintem_core.objectives.mapped import match_mapped
+def _later(place: str) -> Callable[["Parts"], "Objective"]:
+    """Return a function that is looked up, as module:name, when it is called."""
 
-    return match_mapped(parts)
+    def build(parts: "Parts") -> "Objective":
+        found: Objective = pkgutil.resolve_name(place)(parts)
+        return found
 
-
-def _proteus(parts: "Parts") -> "Objective":
-    from tintem_core.objectives.head import proteus
-
-    return proteus(parts)
-
-
-def _linear_cosine(parts: "Parts") -> "Objective":
-    from tintem_core.objectives.head import linear_cosine
-
-    return linear_cosine(parts)
-
-
-def _supervised(parts: "Parts") -> "Objective":
-    from tintem_core.objectives.labels import match_labels
-
-    return match_labels(parts)
+    return build
 
 
 OBJECTIVES: dict[str, ObjectiveKind] = {
     "tintem": ObjectiveKind(
-        build=_mapped,
+        build=_later("tintem_core.objectives.mapped:match_mapped"),
         loss="1 − cosine to the mapped teacher",
         trained="trained without labels to give the teacher's embedding, mapped to its own width",
         answers="student",
     ),
     "proteus": ObjectiveKind(
-        build=_proteus,
+        build=_later("tintem_core.objectives.head:proteus"),
         loss="squared error to the teacher, through the head",
         trained="trained without labels to give the teacher's embedding through a head of its own",
         answers="head",
     ),
     "linear-cosine": ObjectiveKind(
-        build=_linear_cosine,
+        build=_later("tintem_core.objectives.head:linear_cosine"),
         loss="1 − cosine to the teacher, through the head",
         trained="trained without labels to give the teacher's embedding through a head of its own",
         answers="head",
     ),
     "supervised": ObjectiveKind(
-        build=_supervised,
+        build=_later("tintem_core.objectives.labels:match_labels"),
         loss="cross-entropy with the labels",
         trained="trained on the labels of its photos, without the teacher",
         needs_labels=True,
