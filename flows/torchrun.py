@@ -44,7 +44,11 @@ class Silent:
     @contextlib.contextmanager
     def track(self, title: str, total: int, unit: str) -> Iterator[Advance]:
         del title, total, unit
-        yield lambda _: None
+
+        def advance(done: int, /, says: str = "") -> None:
+            del done, says
+
+        yield advance
 
     def note(self, text: str) -> None:
         del text

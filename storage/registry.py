@@ -39,8 +39,8 @@ class Model:
     output: str
     metrics: dict[str, float]
     """As measured when it was promoted, on the test photos of that time."""
-    night: str
-    """The night that promoted it."""
+    night: str | None
+    """The night that promoted it; None: a person did."""
     reference: dict[str, Any]
     """What it learned from: the manifest's id, photos by split."""
     settings: dict[str, Any]

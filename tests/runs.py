@@ -1,12 +1,13 @@
 """A run small enough to be repeated often: real models, real photos on disk, real Zarr."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 from safetensors.torch import save_file
 
+from flows.reporting.base import Advance
 from tintem_core.models.backbone import build_backbone
 from tintem_core.models.config import BackboneConfig
 
@@ -81,21 +82,24 @@ def write_config(folder: Path, settings: dict[str, Any], name: str = "run.yaml")
 
 
 class Notes:
-    """A reporter that remembers: what was tracked, and what was noted."""
+    """A reporter that remembers: what was tracked, what was said of it, and what was noted."""
 
     def __init__(self) -> None:
         self.work: dict[str, int] = {}
+        self.said: dict[str, list[str]] = {}
         self.notes: list[str] = []
 
     def track(self, title: str, total: int, unit: str) -> Any:
         import contextlib
 
         @contextlib.contextmanager
-        def tracking() -> Iterator[Callable[[int], None]]:
+        def tracking() -> Iterator[Advance]:
             self.work.setdefault(title, 0)
 
-            def advance(more: int) -> None:
-                self.work[title] += more
+            def advance(done: int, /, says: str = "") -> None:
+                self.work[title] += done
+                if says:
+                    self.said.setdefault(title, []).append(says)
 
             yield advance
 

@@ -1,4 +1,4 @@
-"""`tintem nightly`, `tintem latest` and `tintem rollback`: which student is in force, and why."""
+"""`tintem nightly`, `latest`, `promote` and `rollback`: which student is in force, and why."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -81,6 +81,60 @@ def rollback(
     _say(f"  model   {escape(root.url)}/{entry.model.onnx}")
 
 
+@app.command()
+def promote(
+    config: ConfigPath,
+    student: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[STUDENT]",
+            help="id of a finished student, as `tintem status` says; none: the config's own",
+        ),
+    ] = None,
+    line: Annotated[
+        str | None,
+        typer.Option("--line", help="whose place it takes, where a night has several students"),
+    ] = None,
+    force: Annotated[
+        str | None,
+        typer.Option("--force", metavar="WHY", help="whatever the gates say; WHY is recorded"),
+    ] = None,
+) -> None:
+    """Bring a finished student into force, if the gates of a night let it."""
+    from dataclasses import asdict
+
+    from flows.config.load import load_config
+    from flows.reporting.base import reporting_to
+    from flows.reporting.terminal import TerminalReporter
+    from flows.retraining.chosen import choose
+    from flows.retraining.table import gates_table
+    from tintem_core.errors import InputError
+
+    if force is not None and not force.strip():
+        raise InputError('--force: say why, as in --force "the gate\'s photos are mislabelled".')
+    run = load_config(config)
+    with reporting_to(TerminalReporter(console)):
+        chosen = choose(run, student, line)
+    if chosen.is_in_force:
+        _say(f"{chosen.student} is in force already; nothing has changed.")
+        return
+    count = len(chosen.pipeline.indexed.data.keys("test"))
+    gates = {"name": chosen.line.name, "gates": [asdict(verdict) for verdict in chosen.verdicts]}
+    table = gates_table([gates], f"the {count:,} test photos of {run.data.name}")
+    if table is None:
+        _say("nightly.gates asks for nothing")
+    else:
+        console.print(table)
+    entry = chosen.bring_into_force(force)
+    _say(f"\n{entry.model.student} is in force as {chosen.line.id}: {escape(entry.why)}")
+    _say(f"  model   {escape(chosen.pipeline.root.url)}/{entry.model.onnx}")
+    if chosen.differing:
+        _say(
+            f"Nights train what {escape(str(config))} says, which differs from it in "
+            f"{', '.join(chosen.differing)}."
+        )
+
+
 def _lines(path: "Path", student: str | None) -> "tuple[Root, dict[str, str]]":
     """Open the root of a run; return the lines of its students, or of one, with their names.
 
@@ -111,7 +165,8 @@ def _print_night(root: "Root", ended: dict[str, Any], config: "Path") -> None:
     _say(f"\n[bold]{escape(ended['outcome'].capitalize())}:[/bold] {escape(_sentence(ended))}")
     if ended["night"] is not None:
         record = read_record(root, "nights", ended["night"])
-        table = None if record is None else gates_table(record)
+        lines = [] if record is None else list(record["lines"].values())
+        table = gates_table(lines, "tonight's test photos")
         if table is not None:
             console.print(table)
     console.print()

@@ -10,6 +10,8 @@ from rich.markup import escape
 from flows.cli.command import WIDEST, AsJson, ConfigPath, Target, console, print_json, running
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from flows.config.run import RunConfig
     from flows.experiments.standings import Leaderboard
 
@@ -53,6 +55,7 @@ def sweep(config: ConfigPath, only: Only = None) -> None:
 
         try:
             _show(run, sweep_flow(run, only))
+            _next(config)
         except SweepError as error:
             # What failed is what the user hears of, also where the others cannot be ranked.
             with contextlib.suppress(InputError):
@@ -117,6 +120,14 @@ def _show(config: "RunConfig", id: str) -> None:
     if PLOT in files_of(root, id):
         plot = escape(f"{root.url}/{SWEEPS}/{id}/{PLOT}")
         console.print(f"\n  plot  {plot}", highlight=False, soft_wrap=True)
+
+
+def _next(config: "Path") -> None:
+    console.print(
+        f"\nTo bring one into force: [bold]tintem promote {escape(str(config))} ID[/bold]",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def _print(found: "Leaderboard", root: str) -> None:

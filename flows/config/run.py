@@ -96,7 +96,7 @@ class CacheConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
 
 
 class RuntimeConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
-    """Settings that change how fast a run is, never what comes out."""
+    """Settings that change how fast a run is and what it tells, never what comes out."""
 
     device: str = Field(
         "auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:1"
@@ -131,6 +131,11 @@ class RuntimeConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False)
     )
     checkpoint_seconds: float = Field(
         30.0, ge=0, le=1e7, description="time between two checkpoints"
+    )
+    tensorboard: bool = Field(
+        False,
+        description="write loss, learning rate and validations of every training for TensorBoard, "
+        "into tensorboard/ below the root",
     )
     compile: bool = Field(False, description="torch.compile the training step (rounding differs)")
     processes: int = Field(

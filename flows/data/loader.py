@@ -166,6 +166,8 @@ class StepDataset(Dataset[Batch]):
         places = (np.arange(self._supporting) + 0.5) * share / max(1, self._supporting)
         self._is_photo[places.astype(int)] = False
         self.steps_per_epoch = images // (self._photos * self._processes)
+        self.batch_images = batch_size
+        """Of all processes together, support images included."""
 
     def __getitem__(self, step: int) -> Batch:
         epoch, position = divmod(step, self.steps_per_epoch)

@@ -106,15 +106,18 @@ class PipeReporter:
         self.say(work=work, title=title, total=total, unit=unit)
         waiting, said_at = 0, time.monotonic()
 
-        def advance(more: int) -> None:
-            nonlocal waiting, said_at
-            waiting += more
+        said = ""
+
+        def advance(done: int, /, says: str = "") -> None:
+            nonlocal waiting, said, said_at
+            waiting += done
+            said = says or said
             if time.monotonic() - said_at > _SECONDS_BETWEEN_REPORTS:
-                self.say(work=work, done=waiting)
+                self.say(work=work, done=waiting, says=said)
                 waiting, said_at = 0, time.monotonic()
 
         yield advance
-        self.say(work=work, done=waiting)
+        self.say(work=work, done=waiting, says=said)
         self.say(ended=work)
 
     def note(self, text: str) -> None:
@@ -134,7 +137,7 @@ def relay(stream: IO[bytes], target: Reporter) -> dict[str, Any]:
                 following = target.track(event["title"], event["total"], event["unit"])
                 tracked[event["work"]] = (stack, stack.enter_context(following))
             elif "done" in event:
-                tracked[event["work"]][1](event["done"])
+                tracked[event["work"]][1](event["done"], event.get("says", ""))
             elif "ended" in event:
                 tracked.pop(event["ended"])[0].close()
             else:

@@ -42,12 +42,13 @@ class PrefectReporter:
     def track(self, title: str, total: int, unit: str) -> Iterator[Advance]:
         get_run_logger().info("%s: %s %s", title, total or "counting", unit)
         if not total:
-            yield lambda _: None
+            yield _uncounted
             return
         progress = _Progress(title, total, unit)
         yield progress.advance
         progress.show()
-        get_run_logger().info("%s: done in %.1f s", title, progress.seconds)
+        said = progress.says and f", {progress.says}"
+        get_run_logger().info("%s: done in %.1f s%s", title, progress.seconds, said)
 
     def note(self, text: str) -> None:
         get_run_logger().info(text)
@@ -59,12 +60,18 @@ def _print_to_nobody() -> None:
         os.dup2(nowhere, stream.fileno())
 
 
+def _uncounted(done: int, /, says: str = "") -> None:
+    del done, says
+
+
 class _Progress:
     """One progress artifact, and how far it is."""
 
     def __init__(self, title: str, total: int, unit: str) -> None:
         self._title, self._total, self._unit = title, total, unit
         self._done = 0
+        self.says = ""
+        """What was last said of it."""
         self._artifact: UUID | None = None
         self._started = self._shown_at = time.monotonic()
         self.show()
@@ -73,8 +80,9 @@ class _Progress:
     def seconds(self) -> float:
         return time.monotonic() - self._started
 
-    def advance(self, more: int) -> None:
-        self._done += more
+    def advance(self, done: int, /, says: str = "") -> None:
+        self._done += done
+        self.says = says or self.says
         if time.monotonic() - self._shown_at > _SECONDS_BETWEEN_UPDATES:
             self.show()
 
@@ -83,6 +91,8 @@ class _Progress:
         about = f"{self._title}: {self._done:,} of {self._total:,} {self._unit}"
         if self._done and self.seconds >= 1:
             about += f", {self._done / self.seconds:,.1f}/s"
+        if self.says:
+            about += f", {self.says}"
         # A client that was connected before waits for minutes, and the work with it.
         with if_heard(), temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
             if self._artifact is None:

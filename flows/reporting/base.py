@@ -5,13 +5,19 @@ A terminal shows progress bars, a Prefect run shows progress artifacts, a plain 
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from typing import Protocol
 
-Advance = Callable[[int], None]
 log = logging.getLogger("tintem")
+
+
+class Advance(Protocol):
+    """Told of every unit of work that is done."""
+
+    def __call__(self, done: int, /, says: str = "") -> None:
+        """Count ``done`` more units; ``says`` takes the place of what was said before, if given."""
 
 
 class Reporter(Protocol):
@@ -30,10 +36,14 @@ class LogReporter:
     @contextlib.contextmanager
     def track(self, title: str, total: int, unit: str) -> Iterator[Advance]:
         log.info("%s: %d %s", title, total, unit)
-        yield lambda _: None
+        yield _unheard
 
     def note(self, text: str) -> None:
         log.info(text)
+
+
+def _unheard(done: int, /, says: str = "") -> None:
+    del done, says
 
 
 class Broadcast:
@@ -47,9 +57,9 @@ class Broadcast:
         with contextlib.ExitStack() as stack:
             followers = [stack.enter_context(r.track(title, total, unit)) for r in self._reporters]
 
-            def advance(done: int) -> None:
+            def advance(done: int, /, says: str = "") -> None:
                 for follower in followers:
-                    follower(done)
+                    follower(done, says)
 
             yield advance
 

@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Iterator
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
@@ -31,6 +31,16 @@ class RateColumn(ProgressColumn):
         return Text("" if speed is None else f"{speed:,.0f}/s", style="cyan")
 
 
+class _Bars(Progress):
+    """Bars, and below each what was last said of it: beside it, it would have no room."""
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        yield from super().get_renderables()
+        for task in self.tasks:
+            if says := task.fields["says"]:
+                yield Text(f"  {says}", style="dim", no_wrap=True, overflow="ellipsis")
+
+
 class TerminalReporter:
     """Progress bars with rate and time left; without a terminal, one line per stage."""
 
@@ -50,11 +60,13 @@ class TerminalReporter:
             TimeRemainingColumn(),
         )
         live = self._console.is_terminal
-        with Progress(*columns, console=self._console, disable=not live) as progress:
-            task = progress.add_task(title, total=total or None)
+        with _Bars(*columns, console=self._console, disable=not live) as progress:
+            task = progress.add_task(title, total=total or None, says="")
 
-            def advance(more: int) -> None:
-                progress.advance(task, more)
+            def advance(done: int, /, says: str = "") -> None:
+                progress.advance(task, done)
+                if says:
+                    progress.update(task, says=says)
 
             yield advance
             if not total:
@@ -63,10 +75,10 @@ class TerminalReporter:
         if not live:
             finished = progress.tasks[0]
             elapsed = finished.elapsed or 0.0
-            count = finished.completed
-            self._console.print(
-                f"  {title}: {count:,.0f} {unit} in {elapsed:.1f} s", soft_wrap=True
-            )
+            text = f"  {title}: {finished.completed:,.0f} {unit} in {elapsed:.1f} s"
+            if says := finished.fields["says"]:
+                text += f", {says}"
+            self._console.print(text, soft_wrap=True)
 
     def note(self, text: str) -> None:
         self._console.print(f"[dim]· {escape(text)}[/dim]", highlight=False, soft_wrap=True)

@@ -69,7 +69,7 @@ class ModelLine:
     @cached_property
     def changed(self) -> list[str]:
         """The settings that differ from those of the latest."""
-        return [] if self.latest is None else _differing(self.latest.model.settings, self.settings)
+        return [] if self.latest is None else differing(self.latest.model.settings, self.settings)
 
 
 def refuse_stored_teacher(config: RunConfig) -> None:
@@ -182,12 +182,20 @@ def changes_of(root: Root, latest: Version | None, data: Dataset) -> Changes:
     """Compare tonight's photos with those of the latest.
 
     Raises:
+        InputError: if the latest learned from data of another name.
         CorruptRecordError, MissingObjectError: if the list of the latest's photos is damaged.
     """
     if latest is None:
         return Changes(None, data)
     whose = f"the latest, {latest.model.student}, learned from"
-    return Changes(photos_of(root, latest.model.reference["manifest"], whose), data)
+    reference = photos_of(root, latest.model.reference["manifest"], whose)
+    if reference.name != data.name:
+        raise InputError(
+            f"data.name: the latest of {latest.name} below {root.url} learned from "
+            f"'{reference.name}', not from '{data.name}', whose line has the same "
+            "name: give the data or the student another one, or the run another root."
+        )
+    return Changes(reference, data)
 
 
 def photos_of(root: Root, manifest: str, whose: str) -> Dataset:
@@ -245,13 +253,13 @@ def _teacher_settings(config: TeacherConfig, device: str) -> dict[str, Any]:
     return {} if found is None else {place: found}
 
 
-def _differing(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
+def differing(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
     """Name what differs, such as ``training.epochs``."""
     names = []
     for key in sorted({*before, *now}):
         was, is_now = before.get(key), now.get(key)
         if isinstance(was, dict) and isinstance(is_now, dict):
-            names += _differing(was, is_now, f"{prefix}{key}.")
+            names += differing(was, is_now, f"{prefix}{key}.")
         elif was != is_now:
             names.append(f"{prefix}{key}")
     return names

@@ -105,6 +105,8 @@ def _verdict(
     else:
         passed = value >= bound if limit == "minimum" else value <= bound
         why = f"{metric} is {value:.4g}, wanted {rule}"
+        if not passed:
+            why += f" ({abs(value - bound):.2g} {'below' if value < bound else 'above'})"
     return Verdict(metric, rule, value, latest, passed, why)
 
 

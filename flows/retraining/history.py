@@ -51,7 +51,7 @@ class DecisionHistory:
         Tried again, such a night is for that other student alone: forced, it would train this one
         further with every attempt.
         """
-        if line.latest is None:
+        if line.latest is None or line.latest.model.night is None:
             return False
         record = read_record(self.root, KIND, line.latest.model.night)
         if record is None or record["outcome"] != "failed":

@@ -9,8 +9,12 @@ from storage.registry import Model, Version, current_version, promote, sync_poin
 from storage.root import Root
 
 
-def model_of(line: ModelLine, pipeline: Pipeline, night: str) -> Model:
-    """Describe a published student so that a device can fetch it and a later night can compare."""
+def model_of(line: ModelLine, pipeline: Pipeline, night: str | None) -> Model:
+    """Describe a published student so that a device can fetch it and a later night can compare.
+
+    Args:
+        night: that promotes it; None: a person does.
+    """
     data = pipeline.indexed.data
     exported = pipeline.exported
     stored = read_record(pipeline.root, "exports", exported.id)

@@ -155,13 +155,7 @@ class RetrainingRun:
         self.lines = [line.id for line in lines]
         for line in lines:
             refuse_unmeasured(line.config.nightly.gates, data, self._pipeline.indexed.ood)
-            news = self._news[line.id] = changes_of(self.root, line.latest, data)
-            if news.reference is not None and news.reference.name != data.name:
-                raise InputError(
-                    f"data.name: the latest of {line.id} below {self.root.url} learned from "
-                    f"'{news.reference.name}', not from '{data.name}', whose line has the same "
-                    "name: give the data or the student another one, or the run another root."
-                )
+            self._news[line.id] = changes_of(self.root, line.latest, data)
         return lines
 
     def _knows_all(self, line: ModelLine) -> bool:

@@ -1,6 +1,6 @@
 """A night and the history of the latest, laid out for a terminal."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from rich.markup import escape
@@ -12,11 +12,15 @@ from storage.registry import Version, rejected
 _STYLES = {True: "green", False: "bold red", None: "dim"}
 
 
-def gates_table(record: Mapping[str, Any]) -> Table | None:
-    """Lay out what the gates said; None where none was asked."""
+def gates_table(lines: Collection[Mapping[str, Any]], photos: str) -> Table | None:
+    """Lay out what the gates said; None where none was asked.
+
+    Args:
+        lines: students, each with its name and its gates.
+        photos: which the numbers are of.
+    """
     table = Table(box=None, pad_edge=False, title_justify="left", title_style="bold")
-    table.title = "Gates, on tonight's test photos"
-    lines = record["lines"].values()
+    table.title = f"Gates, on {photos}"
     table.add_column("metric", no_wrap=True)
     table.add_column("limit", no_wrap=True)
     for title in ("new", "latest"):

@@ -16,6 +16,7 @@ from flows.data.code import python_identity
 from flows.data.latents import StoredLatents
 from flows.data.weights import initial_weights
 from flows.provenance import provenance
+from flows.stages.following import require_tensorboard
 from flows.stages.licences import require_license
 from flows.stages.models import known_teacher
 from flows.stages.training_data import refuse_unlabelled
@@ -34,10 +35,11 @@ def preflight(config: RunConfig) -> None:
 
     Raises:
         InputError: an unknown model, weights that do not fit, a width that cannot be reached, a
-            cluster without Ray.
+            cluster without Ray, TensorBoard files without its package.
     """
     if config.runtime.cluster is not None:
         require_ray()
+    require_tensorboard(config)
     _check_machine(config.runtime)
     _require_labels(config)
     natural = natural_width(config.student)

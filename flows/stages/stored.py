@@ -1,5 +1,6 @@
 """A finished run, found again by its config: nothing is listed, embedded or trained."""
 
+from dataclasses import replace
 from typing import Any
 
 from flows.config.run import RunConfig
@@ -24,6 +25,8 @@ from storage.images import Manifest, SourceConfig
 from storage.root import Root
 from tintem_core.errors import InputError
 
+_CURE = "`tintem run CONFIG.yaml` computes what is missing."
+
 
 def stored_run(config: RunConfig) -> Pipeline:
     """Return a run whose stages are all done, with the photos as they were last indexed.
@@ -31,9 +34,52 @@ def stored_run(config: RunConfig) -> Pipeline:
     Raises:
         InputError: if something of it is not there, or was made with other settings.
     """
+    pipeline = stored_features(config)
+    root, indexed, extracted = pipeline.root, pipeline.indexed, pipeline.extracted
+    spec = mapping_spec(config, extracted.identity(), indexed.data, mapping_width(config))
+    mapping = mapping_name(config, spec)
+    pipeline.mapped = Mapped(id=mapping, record=_record(root, "mappings", mapping), reused=True)
+    if config.cache.keep_mapped:
+        teacher = known_teacher(config.teacher, config.runtime.device)
+        tokens = tuple(want.spec.id for want in requested_tokens(config, teacher, mapping))
+        extracted = replace(extracted, mapped_tokens=tokens)
+    pipeline.all_caches = extracted
+    student = artifact_id(config, student_spec(config, extracted, indexed, mapping))
+    record = _record(root, "students", student)
+    pipeline.trained = Trained(id=student, record=record, reused=True)
+    find_results(pipeline, _CURE)
+    return pipeline
+
+
+def find_results(pipeline: Pipeline, cure: str) -> None:
+    """Find the evaluation and the export of a run's student, by the settings of the run.
+
+    Args:
+        pipeline: a run with all that comes before; it is given both.
+        cure: what to do where one is missing, as the end of a sentence.
+
+    Raises:
+        InputError: if one is missing.
+    """
+    config, root, student = pipeline.config, pipeline.root, pipeline.trained.id
+    spec = evaluation_spec(config, student, pipeline.extracted, pipeline.indexed)
+    found = artifact_id(config, spec)
+    record = _record(root, "evaluations", found, cure)
+    pipeline.evaluated = Evaluated(id=found, record=record, reused=True)
+    export = artifact_id(config, export_spec(config, student, found))
+    record = _record(root, "exports", export, cure)
+    location = f"{root.url}/exports/{export}"
+    pipeline.exported = Exported(id=export, record=record, reused=True, location=location)
+
+
+def stored_features(config: RunConfig) -> Pipeline:
+    """Return a run whose photos are as they were last indexed, with the caches that it asks for.
+
+    Raises:
+        InputError: if the photos were never indexed.
+    """
     pipeline = Pipeline(config)
-    root = pipeline.root
-    indexed = pipeline.indexed = _indexed(config, root)
+    pipeline.indexed = _indexed(config, pipeline.root)
     teachers = [known_teacher(each, config.runtime.device) for each in config.teachers]
     caches = [[want.spec.id for want in requested_caches(config, each)] for each in teachers]
     names = [want.source.name for want in requested_caches(config, teachers[0])[1:]]
@@ -42,25 +88,7 @@ def stored_run(config: RunConfig) -> Pipeline:
         for other, (views, *evaluation) in zip(config.other_teachers, caches[1:], strict=True)
     )
     views, *evaluation = caches[0]
-    extracted = Extracted(views, dict(zip(names, evaluation, strict=True)), True, others)
-    pipeline.extracted = extracted
-    spec = mapping_spec(config, extracted.identity(), indexed.data, mapping_width(config))
-    mapping = mapping_name(config, spec)
-    pipeline.mapped = Mapped(id=mapping, record=_record(root, "mappings", mapping), reused=True)
-    if config.cache.keep_mapped:
-        tokens = tuple(want.spec.id for want in requested_tokens(config, teachers[0], mapping))
-        extracted = Extracted(views, extracted.evaluation_caches, True, others, tokens)
-    pipeline.all_caches = extracted
-    student = artifact_id(config, student_spec(config, extracted, indexed, mapping))
-    record = _record(root, "students", student)
-    pipeline.trained = Trained(id=student, record=record, reused=True)
-    found = artifact_id(config, evaluation_spec(config, student, pipeline.extracted, indexed))
-    record = _record(root, "evaluations", found)
-    pipeline.evaluated = Evaluated(id=found, record=record, reused=True)
-    export = artifact_id(config, export_spec(config, student, found))
-    record = _record(root, "exports", export)
-    location = f"{root.url}/exports/{export}"
-    pipeline.exported = Exported(id=export, record=record, reused=True, location=location)
+    pipeline.extracted = Extracted(views, dict(zip(names, evaluation, strict=True)), True, others)
     return pipeline
 
 
@@ -83,14 +111,11 @@ def _latest(source: SourceConfig, root: Root) -> Dataset:
     return Dataset(manifest, root.reading)
 
 
-def _record(root: Root, kind: str, id: str) -> dict[str, Any]:
+def _record(root: Root, kind: str, id: str, cure: str = _CURE) -> dict[str, Any]:
     record = read_record(root, kind, id)
     if record is None:
         raise InputError(
             f"{root.url} holds no {kind}/{id}, which this config and the photos as last indexed "
-            f"make: {_CURE}"
+            f"make: {cure}"
         )
     return record
-
-
-_CURE = "`tintem run CONFIG.yaml` computes what is missing."

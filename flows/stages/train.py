@@ -20,6 +20,7 @@ from flows.reporting.base import reporter
 from flows.stages.cache_checks import truth_test
 from flows.stages.checkpoints import continue_from_newest, drop_checkpoints, save_checkpoint
 from flows.stages.ensure import exclusive
+from flows.stages.following import Follower, board
 from flows.stages.ids import artifact_id, student_spec
 from flows.stages.map import mean_target, through_mapping
 from flows.stages.models import HISTORY, OBJECTIVE, TENSORS, start_student
@@ -114,10 +115,6 @@ def _train(
         confirm: see :func:`exclusive`.
     """
 
-    def save_step(step: int, checkpoint: bytes) -> None:
-        confirm()
-        save_checkpoint(root, student_id, step, total, checkpoint)
-
     if is_main():
         _truth_test(config, root, indexed, extracted, mapped)
     validation = None
@@ -143,8 +140,18 @@ def _train(
     total = config.training.epochs * dataset.steps_per_epoch
     continue_from_newest(root, student_id, run, total)
     started, resumed_at = time.monotonic(), run.step
-    with reporter().track(f"Train {config.student.name}", total, "steps") as advance:
+    with (
+        reporter().track(f"Train {config.student.name}", total, "steps") as advance,
+        board(config, root, student_id, run.step) as writer,
+    ):
         advance(run.step)
+        follower = Follower(run, total, dataset.batch_images, advance, writer)
+
+        def save_step(step: int, checkpoint: bytes) -> None:
+            confirm()
+            follower.flush()
+            save_checkpoint(root, student_id, step, total, checkpoint)
+
         run_training(
             run,
             batches_from(dataset, run.step, total, loader_workers(config, device)),
@@ -153,8 +160,8 @@ def _train(
             save=save_step,
             save_every_s=config.runtime.checkpoint_seconds,
             compiled=config.runtime.compile,
-            on_step=lambda _step, _loss: advance(1),
-            validate=validation,
+            on_step=follower.step,
+            validate=None if validation is None else follower.validating(validation),
         )
     if is_main():
         student, objective = run.result.student, run.result.objective

@@ -107,7 +107,11 @@ def _curve(evidence: Evidence) -> figure:
         room = max(0.05 * (high - low), 1e-6)
         made.extra_y_ranges = {"score": Range1d(low - room, high + room)}
         made.add_layout(
-            LinearAxis(y_range_name="score", axis_label="score of the photos held out"), "right"
+            LinearAxis(
+                y_range_name="score",
+                axis_label=f"{evidence.student['selected']['by']} of the photos held out",
+            ),
+            "right",
         )
         made.line(
             scores["epoch"].to_list(), scores["validation"].to_list(), y_range_name="score",

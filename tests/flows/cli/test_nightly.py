@@ -73,6 +73,31 @@ def test_the_command_says_what_happened_and_prefect_keeps_it(
     assert {f"shapes-{what}" for what in ("night", "gates", "strangest-photos")} <= keys
 
 
+def test_a_student_of_a_sweep_comes_into_force_by_its_id(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    settings["sweep"] = {"list": [{"name": "longer", "training.epochs": 5}]}
+    settings["nightly"] = {"gates": [{**NEVER, "may_fall": 0.02}]}
+    config = str(write_config(tmp_path, settings))
+    swept = tintem("sweep", config, home=tmp_path)
+    assert swept.returncode == 0, swept.stderr
+    assert f"tintem promote {config} ID" in swept.stdout
+    (student,) = json.loads(tintem("status", config, "--json", home=tmp_path).stdout)["students"]
+    refused = tintem("promote", config, student["id"], home=tmp_path)
+    assert refused.returncode == 1
+    assert "wanted at least 2 (" in refused.stderr
+    assert "does not apply" in refused.stdout
+    forced = tintem("promote", config, student["id"], "--force", "a trial", home=tmp_path)
+    assert forced.returncode == 0, forced.stderr
+    assert "differs from it in training.epochs." in forced.stdout
+    again = tintem("promote", config, student["id"], home=tmp_path)
+    assert (again.returncode, again.stdout.count("in force already")) == (0, 1)
+    (entry,) = json.loads(tintem("latest", config, "--json", home=tmp_path).stdout)[LINE]
+    assert entry["why"].startswith("chosen by hand: a trial (although ")
+    assert device_reads(open_root(settings["root"])) == student["id"]
+    assert tintem("promote", config, home=tmp_path).returncode == 2
+
+
 def test_a_failed_student_fails_the_command_after_the_others_had_their_turn(
     told: Any, settings: dict[str, Any]
 ) -> None:

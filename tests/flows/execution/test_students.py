@@ -6,7 +6,7 @@ import io
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from flows.execution.child import StderrTail, describe_code, from_error, relay, 
 from flows.execution.slots import Slots, slots_of
 from flows.execution.students import finish_in_process
 from flows.failures import may_pass
-from flows.reporting.base import Prefixed, reporting_to
+from flows.reporting.base import Advance, Prefixed, reporting_to
 from storage.errors import StorageInputError, UnreachableError
 from tests.runs import Notes
 from tintem_core.errors import InputError, TintemError
@@ -33,7 +33,7 @@ class Watching(Notes):
         self.finished: list[str] = []
 
     @contextlib.contextmanager
-    def track(self, title: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+    def track(self, title: str, total: int, unit: str) -> Iterator[Advance]:
         with super().track(title, total, unit) as advance:
             yield advance
         self.finished.append(title)
@@ -49,12 +49,13 @@ def test_what_a_process_reports_arrives_in_the_parents_report() -> None:
     answer, heard = relayed(
         {"note": "begun"},
         TRAINING,
-        {"work": 0, "done": 3},
-        {"work": 0, "done": 2},
+        {"work": 0, "done": 3, "says": ""},
+        {"work": 0, "done": 2, "says": "loss 0.5"},
         {"ended": 0},
         {"ids": {"student": "a"}},
     )
     assert answer == {"ids": {"student": "a"}}
+    assert heard.said == {"Train": ["loss 0.5"]}
     assert heard.notes == ["begun"]
     assert heard.work == {"Train": 5}
     assert heard.finished == ["Train"]

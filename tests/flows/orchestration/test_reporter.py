@@ -43,9 +43,10 @@ def heard(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, str]]:
 
 def test_progress_moves_and_says_how_far_it_is(heard: list[tuple[float, str]]) -> None:
     with PrefectReporter().track("Train vit_tiny", 2000, "steps") as advance:
-        advance(500)
+        advance(500, "loss 0.5")
         advance(500)
     assert [percent for percent, _ in heard] == [0, 25, 50, 50]
+    assert [about.endswith("loss 0.5") for _, about in heard] == [False, True, True, True]
     assert heard[1][1].startswith("Train vit_tiny: 500 of 2,000 steps")
 
 

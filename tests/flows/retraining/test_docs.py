@@ -5,13 +5,18 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
 
+import pytest
 import yaml
 
 from flows.config.load import parse_config
+from flows.retraining.run import RetrainingRun
 from storage.registry import promote
 from storage.root import open_root
 from tests.flows.config.test_retraining import BASE
+from tests.runs import write_config
 from tests.storage.test_registry import LINE, model
 
 PAGE = (Path(__file__).parents[3] / "docs" / "nightly.md").read_text()
@@ -32,6 +37,17 @@ def test_the_settings_that_are_shown_are_settings_with_their_defaults() -> None:
     assert len(found.students) == 2
     for name in ("growth", "drift", "chance", "keep_mapping", "warm_start", "shown"):
         assert shown[name] == getattr(default, name)
+
+
+def test_a_night_is_held_in_plain_python(
+    tmp_path: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[RetrainingRun] = []
+    monkeypatch.setattr(RetrainingRun, "run", lambda night: held.append(night) or Mock())
+    write_config(tmp_path, settings, "tintem.yaml")
+    monkeypatch.chdir(tmp_path)
+    exec(block("python", "load_config"), {})
+    assert len(held) == 1
 
 
 def test_a_device_fetches_the_latest_without_this_package(tmp_path: Path) -> None:
