@@ -38,16 +38,7 @@ def _write(config: Path) -> tuple[str, Path | None]:
     from flows.stages.stored import stored_run
 
     run = stored_run(load_config(config))
-    write_report(
-        run.config,
-        run.root,
-        run.indexed,
-        run.extracted,
-        run.mapped,
-        run.trained,
-        run.evaluated,
-        run.exported.record,
-    )
+    write_report(run.finished, run.exported.record)
     return (
         f"{run.exported.location}/{REPORT}",
         run.root.path(f"exports/{run.exported.id}/{REPORT}"),
@@ -72,13 +63,4 @@ def evidence_of(config: Path) -> "Evidence":
     from flows.stages.stored import stored_run
 
     run = stored_run(load_config(config))
-    return gather(
-        run.config,
-        run.root,
-        run.indexed,
-        run.extracted,
-        run.mapped,
-        run.trained,
-        run.evaluated,
-        run.exported.record,
-    )
+    return gather(run.finished, run.exported.record)

@@ -91,16 +91,7 @@ def _seen(pipeline: Pipeline) -> list[str]:
     from flows.reporting.sections.neighbours import neighbours
     from flows.stages.report import gather
 
-    evidence = gather(
-        pipeline.config,
-        pipeline.root,
-        pipeline.indexed,
-        pipeline.extracted,
-        pipeline.mapped,
-        pipeline.trained,
-        pipeline.evaluated,
-        pipeline.exported.record,
-    )
+    evidence = gather(pipeline.finished, pipeline.exported.record)
     faithful, found = faithfulness(evidence), neighbours(evidence)
     lines = [f"## {faithful.title}", *faithful.says]
     lines += [_image(pairs_figure(pairs_of(evidence.test)))]

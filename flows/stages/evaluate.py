@@ -5,6 +5,7 @@ Legend: ``N`` images, ``D`` teacher width, ``K`` student width.
 
 import io
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from flows.stages.measure import as_rows, draws, measure
 from flows.stages.measure_classes import per_class
 from flows.stages.measure_corruptions import corrupted_photos, corruption_rows, corruption_table
 from flows.stages.measure_outliers import ood_scores, thresholds
-from flows.stages.models import load_history, load_objective, load_student
+from flows.stages.models import load_embedder, load_history, load_objective
 from flows.stages.results import Evaluated, Indexed, Mapped, Trained
 from flows.stages.spaces import Spaces, classes_of, spaces_of
 from flows.stages.stored_embeddings import stored_embeddings
@@ -32,8 +33,6 @@ from tintem_core.evaluation.faithfulness import faithfulness
 from tintem_core.evaluation.limits import Limits, loss_fall
 from tintem_core.evaluation.neighbours import near_copies
 from tintem_core.evaluation.to_mapped import r2
-from tintem_core.models.device import choose_device
-from tintem_core.models.embedder import Embedder
 
 Array = NDArray[np.float32]
 
@@ -71,10 +70,7 @@ def _evaluate(
     objective = load_objective(config, root, mapped, trained)
     width = mapped.record["spec"]["width"]
 
-    def student() -> Embedder:
-        device = choose_device(config.runtime.device)
-        model = load_student(config, root, mapped, trained)
-        return Embedder(model, config.student.image_size, device=device)
+    student = partial(load_embedder, config, root, mapped, trained)
 
     def spaces(dataset: Dataset, split: str | None) -> Spaces:
         latents = evaluation_latents(root, extracted, dataset, split)

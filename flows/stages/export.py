@@ -8,7 +8,6 @@ import numpy as np
 import torch
 
 from flows.config.run import RunConfig
-from flows.data.caches import Extracted
 from flows.data.rendering import eval_source, render, view_source
 from flows.provenance import provenance
 from flows.reporting.base import reporter
@@ -22,10 +21,9 @@ from flows.stages.outlier_bank import outlier_bank
 from flows.stages.packaging import loader_cosines, package, vectors
 from flows.stages.reduced import Judge
 from flows.stages.report import REPORT, write_report
-from flows.stages.results import Evaluated, Exported, Indexed, Mapped, Trained
+from flows.stages.results import Exported, Finished, Indexed, Trained
 from flows.stages.selection import learnt_from
 from storage.artifacts import read_record
-from storage.root import Root
 from tintem_core.export.formats import Embed, Subject
 from tintem_core.export.latency import median_ms
 from tintem_core.export.mapping import mapping_to_onnx
@@ -38,15 +36,7 @@ MODEL, MAPPING, VECTORS, VERIFY = "student.onnx", "mapping.onnx", "vectors.npz",
 _CALIBRATION_PHOTOS = 128
 
 
-def export(
-    config: RunConfig,
-    root: Root,
-    indexed: Indexed,
-    extracted: Extracted,
-    mapped: Mapped,
-    trained: Trained,
-    evaluated: Evaluated,
-) -> Exported:
+def export(run: Finished) -> Exported:
     """Make sure that the student is published; only a model that passed its check ever is.
 
     Beside it lies its report, which is no part of it: it can be made again at any time.
@@ -54,41 +44,30 @@ def export(
     Raises:
         VerificationError: if ONNX Runtime disagrees with torch on any of the photos.
     """
-    spec = export_spec(config, trained.id, evaluated.id)
+    config, root = run.config, run.root
+    spec = export_spec(config, run.trained.id, run.evaluated.id)
     export_id = artifact_id(config, spec)
     location = f"{root.url}/exports/{export_id}"
-    record, reused = ensure_artifact(
-        root,
-        "exports",
-        export_id,
-        lambda: _export(config, root, spec, indexed, extracted, mapped, trained, evaluated),
-    )
+    record, reused = ensure_artifact(root, "exports", export_id, lambda: _export(run, spec))
     if not root.exists(f"exports/{export_id}/{REPORT}"):
         # The record as it was stored: with its id and its files.
         stored = read_record(root, "exports", export_id)
         assert stored is not None
-        write_report(config, root, indexed, extracted, mapped, trained, evaluated, stored)
+        write_report(run, stored)
     return Exported(id=export_id, record=record, location=location, reused=reused)
 
 
-def _export(
-    config: RunConfig,
-    root: Root,
-    spec: dict[str, object],
-    indexed: Indexed,
-    extracted: Extracted,
-    mapped: Mapped,
-    trained: Trained,
-    evaluated: Evaluated,
-) -> tuple[dict[str, bytes], dict[str, Any]]:
+def _export(run: Finished, spec: dict[str, object]) -> tuple[dict[str, bytes], dict[str, Any]]:
     """Convert, check and time the student; return the export's files and its record."""
+    config, root, indexed = run.config, run.root, run.indexed
+    mapped, trained, evaluated = run.mapped, run.trained, run.evaluated
     teacher = known_teacher(config.teacher, "cpu")
     require_license(config, teacher)
     student = load_student(config, root, mapped, trained)
     source = eval_source(config, indexed.data, None)
     rows = range(min(config.export.images, len(source.keys)))
     size = config.student.image_size
-    judge = Judge(config, root, indexed, extracted, mapped, trained, student)
+    judge = Judge(run, student)
     bank, told = outlier_bank(config, judge) if "ood" in config.export.formats else (None, None)
     calibration = partial(_calibration, config, indexed)
     subject = Subject(student, size, _metadata(config, trained), calibration, bank)

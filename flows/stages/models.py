@@ -18,6 +18,7 @@ from storage.root import Root
 from tintem_core.errors import InputError
 from tintem_core.models.config import TeacherConfig
 from tintem_core.models.device import choose_device, place
+from tintem_core.models.embedder import Embedder
 from tintem_core.models.student import Student, build_student, warm_start
 from tintem_core.models.teacher import Teacher, build_teacher
 from tintem_core.objectives.base import Objective, Parts
@@ -114,6 +115,12 @@ def load_student(config: RunConfig, root: Root, mapped: Mapped, trained: Trained
     )
     student.load_state_dict(load(read_file(root, "students", trained.id, TENSORS)))
     return student.eval()
+
+
+def load_embedder(config: RunConfig, root: Root, mapped: Mapped, trained: Trained) -> Embedder:
+    """Load a finished student as what embeds photos, on the device of the run."""
+    student = load_student(config, root, mapped, trained)
+    return Embedder(student, config.student.image_size, device=choose_device(config.runtime.device))
 
 
 def load_objective(

@@ -12,7 +12,7 @@ from flows.stages.evaluate import evaluate
 from flows.stages.extract import extract
 from flows.stages.index import index
 from flows.stages.map import fit
-from flows.stages.results import Evaluated, Exported, Indexed, Mapped, Trained, to_ids
+from flows.stages.results import Evaluated, Exported, Finished, Indexed, Mapped, Trained, to_ids
 from flows.stages.tokens import keep_mapped_tokens
 from flows.stages.train import find_trained, train
 from storage.root import Root
@@ -76,13 +76,10 @@ class Pipeline:
             self.config, self.root, self.indexed, self.extracted, self.mapped, self.trained
         )
 
-    @cached_property
-    def exported(self) -> Exported:
-        """The checked ONNX model, with its card and report."""
-        # Only this stage needs ONNX Runtime and Bokeh: machines that train have neither.
-        from flows.stages.export import export
-
-        return export(
+    @property
+    def finished(self) -> Finished:
+        """The student with all that it was made from."""
+        return Finished(
             self.config,
             self.root,
             self.indexed,
@@ -91,3 +88,11 @@ class Pipeline:
             self.trained,
             self.evaluated,
         )
+
+    @cached_property
+    def exported(self) -> Exported:
+        """The checked ONNX model, with its card and report."""
+        # Only this stage needs ONNX Runtime and Bokeh: machines that train have neither.
+        from flows.stages.export import export
+
+        return export(self.finished)

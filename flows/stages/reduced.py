@@ -11,8 +11,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flows.config.run import RunConfig
-from flows.data.caches import Extracted
 from flows.data.dataset import Dataset
 from flows.data.features import evaluation_latents
 from flows.data.rendering import eval_source, render
@@ -20,10 +18,9 @@ from flows.stages.ids import student_cache_spec
 from flows.stages.measure import draws
 from flows.stages.measure_outliers import scores_of
 from flows.stages.models import load_objective
-from flows.stages.results import Indexed, Mapped, Trained
+from flows.stages.results import Finished
 from flows.stages.spaces import Classes, Spaces, classes_of, spaces_of
 from flows.stages.stored_embeddings import stored_embeddings
-from storage.root import Root
 from tintem_core.evaluation.bootstrap import MetricRow, bootstrap_interval, mean_row
 from tintem_core.evaluation.cosine import unit_rows
 from tintem_core.evaluation.faithfulness import pearson_over_sets
@@ -46,12 +43,7 @@ class Judge:
     neighbours are sought among are the student's own embeddings: a query is what a device sends.
     """
 
-    config: RunConfig
-    root: Root
-    indexed: Indexed
-    extracted: Extracted
-    mapped: Mapped
-    trained: Trained
+    run: Finished
     student: Student
 
     def judge(self, embed: Embed) -> dict[str, Any]:
@@ -73,7 +65,7 @@ class Judge:
 
     def _refusal(self, cosine: float, found: dict[str, dict[str, float]]) -> str | None:
         """Say what is too much; two photos that change sides are not, however few there are."""
-        settings = self.config.export
+        settings = self.run.config.export
         # Not "smaller than": what is no number must not pass.
         said = []
         if not cosine >= settings.reduced_cosine:
@@ -88,7 +80,7 @@ class Judge:
 
     def _measured(self, test: Spaces, ood: dict[str, Spaces]) -> dict[str, dict[str, float]]:
         rows = [("test", row) for row in self._on_test(test)]
-        settings, drawn, classes = self.config.evaluation, draws(self.config), self._classes
+        settings, drawn, classes = self.run.config.evaluation, draws(self.run.config), self._classes
         scores = scores_of(settings, settings.ood_score, self.train, {"test": test, **ood}, classes)
         inside = scores.pop("test")["student"]
         for name, outside in scores.items():
@@ -103,7 +95,7 @@ class Judge:
         }
 
     def _on_test(self, test: Spaces) -> Iterator[MetricRow]:
-        drawn = draws(self.config)
+        drawn = draws(self.run.config)
         asked = test.asked()
         yield pearson_over_sets(test.teacher, test.student if asked is None else asked[2], **drawn)
         known = self.train.asked()
@@ -114,7 +106,7 @@ class Judge:
             return
         told, told_test = self._classes.train >= 0, self._classes.of["test"] >= 0
         labels, answers = self._classes.train[told], self._classes.of["test"][told_test]
-        k = self.config.evaluation.knn
+        k = self.run.config.evaluation.knn
         bank = self.train.student[told]
         _, given = knn_predict(bank, labels, test.student[told_test], min(k, len(bank)))
         yield mean_row("knn", given == answers, **drawn)
@@ -131,12 +123,12 @@ class Judge:
 
     @cached_property
     def _data(self) -> Dataset:
-        data = self.indexed.data
+        data = self.run.indexed.data
         return data.without(data.keys("test")[_MOST_PHOTOS:])
 
     @cached_property
     def _sets(self) -> dict[str, Dataset]:
-        return {n: d.without(d.keys()[_MOST_PHOTOS:]) for n, d in self.indexed.ood.items()}
+        return {n: d.without(d.keys()[_MOST_PHOTOS:]) for n, d in self.run.indexed.ood.items()}
 
     @cached_property
     def train(self) -> Spaces:
@@ -151,18 +143,20 @@ class Judge:
         return {name: self._stored(dataset, None) for name, dataset in self._sets.items()}
 
     def _stored(self, dataset: Dataset, split: str | None) -> Spaces:
-        latents = evaluation_latents(self.root, self.extracted, dataset, split)
-        width = self.mapped.record["spec"]["width"]
-        spec = student_cache_spec(self.config, self.trained.id, width, dataset.name)
-        (student,) = stored_embeddings(self.config, self.root, spec, self._model, dataset, split)
+        latents = evaluation_latents(self.run.root, self.run.extracted, dataset, split)
+        width = self.run.mapped.record["spec"]["width"]
+        spec = student_cache_spec(self.run.config, self.run.trained.id, width, dataset.name)
+        (student,) = stored_embeddings(
+            self.run.config, self.run.root, spec, self._model, dataset, split
+        )
         return spaces_of(self._objective, latents, student)
 
     def _model(self) -> Embedder:
-        return Embedder(self.student, self.config.student.image_size)
+        return Embedder(self.student, self.run.config.student.image_size)
 
     @cached_property
     def _objective(self) -> Any:
-        return load_objective(self.config, self.root, self.mapped, self.trained)
+        return load_objective(self.run.config, self.run.root, self.run.mapped, self.run.trained)
 
     def _through(self, embed: Embed, name: str, own: Spaces) -> Spaces:
         """See the photos of a set through a file."""
@@ -175,9 +169,9 @@ class Judge:
     def _pixels(self) -> dict[str, NDArray[np.uint8]]:
         cut = partial(
             render,
-            size=self.config.student.image_size,
-            threads=self.config.runtime.decode_threads,
+            size=self.run.config.student.image_size,
+            threads=self.run.config.runtime.decode_threads,
         )
-        sources = {"test": eval_source(self.config, self._data, "test")}
-        sources |= {n: eval_source(self.config, d, None) for n, d in self._sets.items()}
+        sources = {"test": eval_source(self.run.config, self._data, "test")}
+        sources |= {n: eval_source(self.run.config, d, None) for n, d in self._sets.items()}
         return {name: cut(source, range(len(source.keys))) for name, source in sources.items()}

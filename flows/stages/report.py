@@ -7,6 +7,7 @@ Legend: ``N`` photos, ``D`` teacher width, ``K`` student width.
 import base64
 import io
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,9 +27,9 @@ from flows.reporting.page import report_page
 from flows.reporting.sections.cost import METRIC
 from flows.reporting.summary import summary_rows
 from flows.stages.ids import student_cache_spec
-from flows.stages.models import load_history, load_objective, load_student
+from flows.stages.models import load_embedder, load_history, load_objective
 from flows.stages.peers import peers
-from flows.stages.results import Evaluated, Indexed, Mapped, Trained
+from flows.stages.results import Finished, Indexed
 from flows.stages.selection import learnt_from
 from flows.stages.spaces import spaces_of
 from flows.stages.stored_embeddings import stored_embeddings
@@ -38,50 +39,29 @@ from storage.errors import StorageError
 from storage.root import Root
 from tintem_core.errors import TintemError
 from tintem_core.models.config import TeacherConfig
-from tintem_core.models.device import choose_device
-from tintem_core.models.embedder import Embedder
 from tintem_core.objectives.base import Objective
 
 REPORT = "report.html"
 _MOST_PHOTOS, _SIDE, _QUALITY = 2_000, 96, 72
 
 
-def write_report(
-    config: RunConfig,
-    root: Root,
-    indexed: Indexed,
-    extracted: Extracted,
-    mapped: Mapped,
-    trained: Trained,
-    evaluated: Evaluated,
-    export: dict[str, Any],
-) -> None:
+def write_report(run: Finished, export: dict[str, Any]) -> None:
     """Put the report beside an export, in the place of one that is there.
 
     Args:
+        run: the student and what it was made from.
         export: the export's record.
     """
-    evidence = gather(config, root, indexed, extracted, mapped, trained, evaluated, export)
-    write_beside(root, "exports", export["id"], REPORT, report_page(evidence).encode())
+    page = report_page(gather(run, export))
+    write_beside(run.root, "exports", export["id"], REPORT, page.encode())
 
 
-def gather(
-    config: RunConfig,
-    root: Root,
-    indexed: Indexed,
-    extracted: Extracted,
-    mapped: Mapped,
-    trained: Trained,
-    evaluated: Evaluated,
-    export: dict[str, Any],
-) -> Evidence:
+def gather(run: Finished, export: dict[str, Any]) -> Evidence:
     """Read what a report is made of; of a set of more than 2,000 photos, 2,000 spread over it."""
+    config, root, indexed, extracted = run.config, run.root, run.indexed, run.extracted
+    mapped, trained, evaluated = run.mapped, run.trained, run.evaluated
     objective = load_objective(config, root, mapped, trained)
-
-    def embedder() -> Embedder:
-        device = choose_device(config.runtime.device)
-        model = load_student(config, root, mapped, trained)
-        return Embedder(model, config.student.image_size, device=device)
+    embedder = partial(load_embedder, config, root, mapped, trained)
 
     def seen(name: str, dataset: Dataset, split: str | None) -> SeenSet:
         keys, labels = dataset.keys(split), dataset.labels(split)

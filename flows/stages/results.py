@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
+from flows.config.run import RunConfig
 from flows.data.caches import Extracted, TeacherCaches
 from flows.data.dataset import Dataset
 from flows.reporting.summary import PhotoCounts
@@ -71,6 +72,19 @@ class Trained(StageResult):
 
 class Evaluated(StageResult):
     """The evaluation."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A trained and measured student, with all that it was made from: what an export publishes."""
+
+    config: RunConfig
+    root: Root
+    indexed: Indexed
+    extracted: Extracted
+    mapped: Mapped
+    trained: Trained
+    evaluated: Evaluated
 
 
 @dataclass(frozen=True, kw_only=True)

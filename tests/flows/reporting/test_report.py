@@ -29,15 +29,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def written(run: Pipeline) -> str:
-    write_report(*_parts(run))
+    write_report(run.finished, run.exported.record)
     return (Path(run.exported.location) / REPORT).read_text()
-
-
-def _parts(run: Pipeline) -> tuple[Any, ...]:
-    return (
-        run.config, run.root, run.indexed, run.extracted, run.mapped, run.trained, run.evaluated,
-        run.exported.record,
-    )  # fmt: skip
 
 
 def words(page: str) -> str:
@@ -124,7 +117,8 @@ def test_an_objective_without_a_shared_space_is_said_to_have_none(
 
 
 def test_the_neighbours_shown_are_those_of_the_embeddings(finished: Path) -> None:
-    evidence = gather(*_parts(stored_run(load_config(finished))))
+    run = stored_run(load_config(finished))
+    evidence = gather(run.finished, run.exported.record)
     found = neighbours(evidence).queries
     assert [query.shared for query in found] == sorted(query.shared for query in found)
     for query in found:
