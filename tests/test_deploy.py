@@ -19,7 +19,8 @@ from flows.orchestration.ephemeral import HEARTBEAT_SECONDS
 from flows.orchestration.services import POOL, QUEUE
 from flows.retraining.decision import Outcome
 from tests.photos import photo
-from tintem_core.export.onnx import run_onnx, session, to_onnx
+from tintem_core.export.onnx import to_onnx
+from tintem_core.export.runtime import run_onnx, session
 from tintem_core.models.config import StudentConfig
 from tintem_core.models.embedder import to_float
 from tintem_core.models.student import build_student

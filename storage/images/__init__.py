@@ -2,7 +2,7 @@
 
 from storage.images.changed import forget_changed, mark_changed, without_changed
 from storage.images.index import build_manifest, draws_splits
-from storage.images.inspect import is_image
+from storage.images.inspect import is_image, photo_key
 from storage.images.manifest import Manifest
 from storage.images.open import open_reader
 from storage.images.source import IMAGE_SUFFIXES, ImageReader, SourceConfig
@@ -26,6 +26,7 @@ __all__ = [
     "is_image",
     "mark_changed",
     "open_reader",
+    "photo_key",
     "read_text_table",
     "survey",
     "without_changed",

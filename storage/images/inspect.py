@@ -48,12 +48,12 @@ def is_image(data: bytes, key: str, bits: int | None) -> bool:
     if content_key(data) == key:
         return True
     try:
-        return _key(data, decode(data, bits)) == key
+        return photo_key(data, decode(data, bits)) == key
     except ValueError:
         return False
 
 
-def _key(data: bytes, photo: Photo) -> str:
+def photo_key(data: bytes, photo: Photo) -> str:
     """The identity of an image: its bytes, and what became black and white where that counts."""
     return content_key(data + b"\0" + photo.scale.encode() if photo.scale else data)
 
@@ -61,7 +61,7 @@ def _key(data: bytes, photo: Photo) -> str:
 def _decoded(data: bytes, bits: int | None) -> tuple[str, int, int, int | None]:
     photo = decode(data, bits)
     with Image.open(io.BytesIO(data)) as image:
-        return _key(data, photo), *image.size, photo.digest()
+        return photo_key(data, photo), *image.size, photo.digest()
 
 
 def _opened(data: bytes, bits: int | None) -> tuple[str, int, int, int | None]:
@@ -74,5 +74,5 @@ def _opened(data: bytes, bits: int | None) -> tuple[str, int, int, int | None]:
     except Exception as error:
         raise ValueError(str(error) or type(error).__name__) from error
     # The range of deep values is part of the key, and only all of them tell it.
-    key = _key(data, decode(data, bits)) if is_deep else content_key(data)
+    key = photo_key(data, decode(data, bits)) if is_deep else content_key(data)
     return key, *size, None

@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 
-from tintem_core.export.onnx import session
+from tintem_core.export.runtime import session
 
 
 def median_ms(

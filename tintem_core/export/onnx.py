@@ -15,19 +15,20 @@ from functools import partial
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
-from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from tintem_core.export.formats import Embed, ExportFormat, Subject
+from tintem_core.export.runtime import (
+    EMBEDS,
+    IMAGE,
+    NORMALISED,
+    OUTPUT,
+    PIXELS,
+    run_onnx,
+    session,
+)
 from tintem_core.models.student import Student
-from tintem_core.views import Pixels
-
-NORMALISED, PIXELS, IMAGE = "pixel_values", "pixels", "image"
-"""Inputs: normalised, float32 0..1, and uint8."""
-EMBEDS, OUTPUT = "image_embeds", "embedding"
-"""Outputs: as transformers names it, and as the files of this project do."""
 
 
 def _from_normalised(student: Student) -> Student:
@@ -150,33 +151,6 @@ def to_onnx(
     """
     graph = to_graph(student, image_size, description)
     return with_front(graph, student, front).SerializeToString()
-
-
-def session(model: bytes, threads: int | None = None) -> onnxruntime.InferenceSession:
-    """Open an exported model in ONNX Runtime on the CPU.
-
-    Args:
-        model: the file.
-        threads: that compute, and keep their cores while they wait, as a service does; None: one
-            per core, which leave them to others.
-    """
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    else:
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-
-
-def run_onnx(opened: onnxruntime.InferenceSession, pixels: Pixels) -> NDArray[np.float32]:
-    """Embed uint8 images (B, S, S, 3) with an opened model that normalises; returns (B, K)."""
-    (wanted,) = opened.get_inputs()
-    batch: NDArray[np.generic] = np.ascontiguousarray(pixels)
-    if wanted.name == PIXELS:
-        batch = pixels.transpose(0, 3, 1, 2).astype(np.float32, order="C") / np.float32(255)
-    output: NDArray[np.float32] = opened.run([OUTPUT], {wanted.name: batch})[0]
-    return output
 
 
 class Onnx(ExportFormat):

@@ -23,7 +23,7 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from tintem_core.errors import NotApplicableError
 from tintem_core.export.formats import Subject
-from tintem_core.export.onnx import NORMALISED
+from tintem_core.export.runtime import NORMALISED
 from tintem_core.export.web import WebFormat
 from tintem_core.views import Pixels
 

@@ -8,14 +8,11 @@ Legend: ``B`` batch, ``K`` student width, ``S`` side in pixels.
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from tintem_core.export.formats import Embed, ExportFormat, Subject
-from tintem_core.export.onnx import EMBEDS, NORMALISED, session
-from tintem_core.views import Pixels
+from tintem_core.export.runtime import run_onnx, session
 
 PREPROCESSOR, CONFIG = "preprocessor_config.json", "config.json"
 _LANCZOS = 1
@@ -68,17 +65,9 @@ class WebFormat(ExportFormat):
         return model
 
     def open(self, files: Mapping[str, bytes]) -> Embed:
-        opened = session(files[self.file])
         told = json.loads(files[PREPROCESSOR])
-        mean, std = (np.array(told[f"image_{name}"], np.float32) for name in ("mean", "std"))
-
-        def embed(pixels: Pixels) -> NDArray[np.float32]:
-            values = (pixels.astype(np.float32) / np.float32(255) - mean) / std
-            batch = np.ascontiguousarray(values.transpose(0, 3, 1, 2))
-            output: NDArray[np.float32] = opened.run([EMBEDS], {NORMALISED: batch})[0]
-            return output
-
-        return embed
+        normalisation = {name: told[f"image_{name}"] for name in ("mean", "std")}
+        return partial(run_onnx, session(files[self.file]), normalisation=normalisation)
 
 
 WEB = WebFormat()

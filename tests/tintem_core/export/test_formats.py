@@ -12,8 +12,8 @@ from tintem_core.errors import NotApplicableError
 from tintem_core.export.formats import Subject, export_format
 from tintem_core.export.loaders import timm_view
 from tintem_core.export.mapping import mapping_to_onnx
-from tintem_core.export.onnx import session
 from tintem_core.export.parity import answers, verify
+from tintem_core.export.runtime import session
 from tintem_core.mapping.module import Mapping
 from tintem_core.models.config import StudentConfig
 from tintem_core.models.student import build_student

@@ -5,8 +5,9 @@ import torch
 
 from tests.photos import photo
 from tintem_core.errors import VerificationError
-from tintem_core.export.onnx import ONNX, session, to_onnx
+from tintem_core.export.onnx import ONNX, to_onnx
 from tintem_core.export.parity import answers, verify
+from tintem_core.export.runtime import session
 from tintem_core.models.config import StudentConfig
 from tintem_core.models.student import Student, build_student
 from tintem_core.views import EVAL, render_view

@@ -1,0 +1,121 @@
+"""What embeds photos: an exported student in ONNX Runtime, without torch.
+
+Legend: ``B`` batch, ``K`` student width, ``S`` side in pixels.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from storage.errors import StorageInputError
+from tintem_core.export.runtime import run_onnx, session
+from tintem_core.views import Pixels
+
+_RECORD = "record.json"
+_BATCH = 32
+# Takes the fewest bytes, and prepares them inside.
+_PREFERRED = ("uint8", "onnx")
+
+
+@dataclass(frozen=True)
+class PhotoModel:
+    """A model that is ready to embed photos."""
+
+    name: str
+    identity: str
+    """Digest of all that determines an embedding, apart from the pixels."""
+    image_size: int
+    """S of the photo's central square."""
+    bits: int | None
+    """How many bits are in use in grey values that are stored in more than 8."""
+    width: int
+    """K."""
+    embed: Callable[[Pixels], NDArray[np.float32]]
+    """uint8 images (B, S, S, 3) to (B, K)."""
+    batch_size: int = _BATCH
+    at_once: int = 1
+    """How many threads should call :attr:`embed` at the same time."""
+
+
+def open_export(place: str) -> PhotoModel:
+    """Open an exported student.
+
+    Args:
+        place: the folder of an export, or an ONNX file inside one.
+
+    Raises:
+        StorageInputError: if it is none, or its file is not the one that was published.
+    """
+    path = Path(place).expanduser()
+    folder = path if path.is_dir() else _folder_above(path)
+    record = _record(folder)
+    name = _file(record) if path.is_dir() else str(path.relative_to(folder))
+    if name not in {form["file"] for form in record["formats"].values()} or not name.endswith(
+        ".onnx"
+    ):
+        raise StorageInputError(
+            f"{folder / name} takes no photos: give the folder, or one of its "
+            f"{', '.join(_onnx_files(record))}."
+        )
+    model = (folder / name).read_bytes() if (folder / name).is_file() else b""
+    digest = hashlib.sha256(model).hexdigest()
+    if digest != record["files"][name]["sha256"]:
+        raise StorageInputError(
+            f"{folder / name} is missing, or not the file that was published: fetch the folder "
+            f"again. `tintem verify {folder}` looks at all of it."
+        )
+    # Each batch is the work of one thread: none waits for another.
+    opened = session(model, threads=1)
+    return PhotoModel(
+        name=f"{record['id']}/{name}",
+        identity=digest,
+        image_size=record["image_size"],
+        bits=record["bits"],
+        width=record["width"],
+        embed=partial(run_onnx, opened, normalisation=record["normalisation"]),
+        at_once=os.cpu_count() or 1,
+    )
+
+
+def _folder_above(path: Path) -> Path:
+    if not path.is_file():
+        raise StorageInputError(f"there is no {path}: {_CURE}.")
+    found = [each for each in path.parents[:2] if (each / _RECORD).is_file()]
+    if path.suffix != ".onnx" or not found:
+        raise StorageInputError(f"{path} is no ONNX file of an export: {_CURE}.")
+    return found[0]
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    try:
+        record: Any = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        record = None
+    if not isinstance(record, dict) or record.get("kind") != "exports":
+        raise StorageInputError(f"{folder} is no export: {_CURE}.")
+    if "formats" not in record:
+        raise StorageInputError(
+            f"{folder} was exported by a release that did not say what is in it: export it again."
+        )
+    return record
+
+
+def _file(record: dict[str, Any]) -> str:
+    held = [record["formats"][form]["file"] for form in _PREFERRED if form in record["formats"]]
+    return str((held or _onnx_files(record) or ["student.onnx"])[0])
+
+
+def _onnx_files(record: dict[str, Any]) -> list[str]:
+    files = [str(form["file"]) for form in record["formats"].values()]
+    return [file for file in files if file.endswith(".onnx")]
+
+
+_CURE = "give the folder of a student, exports/ID, as `tintem status` lists it"

@@ -1,0 +1,56 @@
+"""The export of a small network: what a device gets, made in no time."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from storage.artifacts import write_artifact
+from storage.root import open_root
+from tintem_core.export.onnx import with_front
+from tintem_core.export.runtime import EMBEDS, IMAGE, NORMALISED, PIXELS
+from tintem_core.models.config import StudentConfig
+from tintem_core.models.student import build_student
+
+SIZE, WIDTH = 32, 16
+_FORMS = {"onnx": "student.onnx", "uint8": "student_uint8.onnx", "web": "onnx/model.onnx"}
+
+
+def _graph() -> onnx.ModelProto:
+    """Patches, a rectifier, their mean."""
+    weight = np.random.default_rng(0).normal(0, 0.1, (WIDTH, 3, 8, 8)).astype(np.float32)
+    graph = helper.make_graph(
+        [
+            helper.make_node("Conv", [NORMALISED, "w"], ["c"], strides=[8, 8]),
+            helper.make_node("Relu", ["c"], ["r"]),
+            helper.make_node("ReduceMean", ["r"], [EMBEDS], axes=[2, 3], keepdims=0),
+        ],
+        "graph",
+        [helper.make_tensor_value_info(NORMALISED, TensorProto.FLOAT, ["b", 3, SIZE, SIZE])],
+        [helper.make_tensor_value_info(EMBEDS, TensorProto.FLOAT, ["b", WIDTH])],
+        [numpy_helper.from_array(weight, "w")],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def write_export(folder: Path) -> Path:
+    """Write an export of three ONNX files; returns its folder."""
+    # It lends its mean and standard deviation.
+    student = build_student(StudentConfig(model="test_resnet", image_size=SIZE), WIDTH, seed=0)
+    graph = _graph()
+    files = {
+        "student.onnx": with_front(graph, student, PIXELS).SerializeToString(),
+        "student_uint8.onnx": with_front(graph, student, IMAGE).SerializeToString(),
+        "onnx/model.onnx": graph.SerializeToString(),
+        "mapping.onnx": b"",
+    }
+    record = {
+        "image_size": SIZE,
+        "bits": None,
+        "width": WIDTH,
+        "normalisation": student.backbone.normalisation,
+        "formats": {name: {"file": file} for name, file in _FORMS.items()},
+    }
+    write_artifact(open_root(folder), "exports", "small", files, record)
+    return folder / "exports" / "small"
