@@ -5,8 +5,9 @@ from tests.photos import photo
 from tintem_core.errors import NotApplicableError
 from tintem_core.evaluation.ood import Bank, nearest_cosine
 from tintem_core.export.formats import OutlierBank, Subject
-from tintem_core.export.onnx import UINT8, session
+from tintem_core.export.onnx import UINT8
 from tintem_core.export.outliers import OUTLIERS
+from tintem_core.export.runtime import session
 from tintem_core.models.config import StudentConfig
 from tintem_core.models.student import build_student
 from tintem_pixels import centre_crop
