@@ -12,7 +12,7 @@
 Rounds alternate, and the median of the ratios within a round counts; ``load_before`` says how many
 processes wanted the cores already: above a few tenths per core the ratios are noisy.
 
-Usage: python benchmarks/embed.py [--model NAME] [--image-size 224] [--images 512] [--rounds 5]
+Usage: python benchmarks/embed.py [--model NAME] [--image-size 128] [--images 256] [--rounds 5]
        [--out FILE]
 """
 
@@ -49,9 +49,9 @@ FILE = "student_uint8.onnx"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="vit_tiny_patch16_224")
-    parser.add_argument("--image-size", type=int, default=224)
-    parser.add_argument("--images", type=int, default=512)
+    parser.add_argument("--model", default="mobilenetv3_small_100")
+    parser.add_argument("--image-size", type=int, default=128)
+    parser.add_argument("--images", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=None, help="default: benchmarks/results/…")
     options = parser.parse_args()

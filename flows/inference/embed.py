@@ -42,10 +42,11 @@ class Embedded:
 
 
 class Rows(NamedTuple):
-    """Some photos in order: key and embedding (B, K) of each, or the reason why there is none."""
+    """Some photos in order: key, embedding (B, K) and score (B,), or why there is none."""
 
     keys: list[str | None]
     embedding: NDArray[np.float32]
+    scores: NDArray[np.float32]
     reasons: list[str | None]
 
 
@@ -95,7 +96,7 @@ def embed_photos(model: PhotoModel, source: SourceConfig, out: Path) -> Embedded
     listed = reader.entries().select(LISTED)
     folder = parts_folder(out)
     made_from = {"model": model.identity, "photos": source.model_dump(mode="json")}
-    parts = Parts(folder, made_from, model.width)
+    parts = Parts(folder, made_from, model.width, has_score=model.has_score)
     with hold(open_root(folder), "embed", lambda who: reporter().note(f"waiting for {who}")):
         if out.exists():
             raise InputError(f"{out} exists by now: another process has written it.")
@@ -151,6 +152,7 @@ def _add(
                     **part.to_dict(),
                     "key": [key for rows in found for key in rows.keys],
                     "embedding": np.concatenate([rows.embedding for rows in found]),
+                    "ood_score": np.concatenate([rows.scores for rows in found]),
                     "reason": [reason for rows in found for reason in rows.reasons],
                 }
             )
@@ -184,11 +186,16 @@ def _embedded(
     looked = [_look(model, reader, uri) for uri in uris]
     is_read = [square is not None for _, square, _ in looked]
     embedding = np.full((len(uris), model.width), np.nan, np.float32)
+    scores = np.full(len(uris), np.nan, np.float32)
     if any(is_read):
         pixels = np.stack([square for _, square, _ in looked if square is not None])
         with turn:
-            embedding[is_read] = model.embed(pixels)
-    return Rows([key for key, _, _ in looked], embedding, [reason for _, _, reason in looked])
+            found = model.embed(pixels)
+        embedding[is_read] = found.embedding
+        if found.score is not None:
+            scores[is_read] = found.score
+    keys, reasons = [key for key, _, _ in looked], [reason for _, _, reason in looked]
+    return Rows(keys, embedding, scores, reasons)
 
 
 def _look(

@@ -8,21 +8,27 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from storage.errors import StorageInputError
-from tintem_core.export.runtime import run_onnx, session
+from tintem_core.export.runtime import SCORE, outputs_of, session
 from tintem_core.views import Pixels
 
 _RECORD = "record.json"
 _BATCH = 32
-# Takes the fewest bytes, and prepares them inside.
-_PREFERRED = ("uint8", "onnx")
+# What tells most; then what takes the fewest bytes, and prepares them inside.
+_PREFERRED = ("ood", "uint8", "onnx")
+
+
+class Answer(NamedTuple):
+    """What a model tells of a batch: the embedding (B, K), maybe ``ood_score`` (B,)."""
+
+    embedding: NDArray[np.float32]
+    score: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -38,8 +44,9 @@ class PhotoModel:
     """How many bits are in use in grey values that are stored in more than 8."""
     width: int
     """K."""
-    embed: Callable[[Pixels], NDArray[np.float32]]
-    """uint8 images (B, S, S, 3) to (B, K)."""
+    embed: Callable[[Pixels], Answer]
+    """Takes uint8 images (B, S, S, 3)."""
+    has_score: bool = False
     batch_size: int = _BATCH
     at_once: int = 1
     """How many threads should call :attr:`embed` at the same time."""
@@ -74,13 +81,20 @@ def open_export(place: str) -> PhotoModel:
         )
     # Each batch is the work of one thread: none waits for another.
     opened = session(model, threads=1)
+    has_score = SCORE in [output.name for output in opened.get_outputs()[1:2]]
+
+    def embed(pixels: Pixels) -> Answer:
+        embedding, *others = outputs_of(opened, pixels, record["normalisation"])
+        return Answer(embedding, others[0] if has_score else None)
+
     return PhotoModel(
         name=f"{record['id']}/{name}",
         identity=digest,
         image_size=record["image_size"],
         bits=record["bits"],
         width=record["width"],
-        embed=partial(run_onnx, opened, normalisation=record["normalisation"]),
+        embed=embed,
+        has_score=has_score,
         at_once=os.cpu_count() or 1,
     )
 

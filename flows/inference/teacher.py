@@ -5,11 +5,8 @@ Legend: ``B`` batch, ``D`` teacher width, ``K`` student width, ``S`` side in pix
 
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from flows.config.load import load_config
-from flows.inference.model import PhotoModel
+from flows.inference.model import Answer, PhotoModel
 from flows.stages.export import MAPPING
 from flows.stages.models import load_teacher
 from flows.stages.stored import stored_run
@@ -52,11 +49,10 @@ def mapped_teacher(path: Path) -> PhotoModel:
     teachers = [load_teacher(each, config.runtime.device) for each in config.teachers]
     weights = [1.0, *(other.weight for other in config.other_teachers)]
 
-    def embed(pixels: Pixels) -> NDArray[np.float32]:
+    def embed(pixels: Pixels) -> Answer:
         latents = [teacher.embed(pixels).embedding for teacher in teachers]
         joined = latents[0] if len(latents) == 1 else joint_latents(latents, weights)
-        mapped: NDArray[np.float32] = opened.run(None, {"latents": joined})[0]
-        return mapped
+        return Answer(opened.run(None, {"latents": joined})[0])
 
     return PhotoModel(
         name=f"{config.teacher.name} through {exported.id}/{MAPPING}",

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from storage.embeddings.parts import Parts
 
 _ROWS_PER_CHUNK = 4096
-_COLUMNS = ("key", "uri", "embedding")
 
 
 def beside(out: Path) -> dict[str, Path]:
@@ -44,7 +43,7 @@ def write_embeddings(parts: Parts, out: Path, told: Mapping[str, str]) -> tuple[
     if unreadable.height:
         _publish_table(unreadable, others["unreadable"])
     if "names" in others:
-        names = parts.rows().filter(pl.col("key").is_not_null()).select("key", "uri")
+        names = parts.rows().filter(pl.col("key").is_not_null()).select(parts.names)
         _publish_table(names.collect(), others["names"])
     part = _aside(out)
     # Of a process that was killed here.
@@ -58,7 +57,7 @@ def write_embeddings(parts: Parts, out: Path, told: Mapping[str, str]) -> tuple[
 
 
 def _parquet(parts: Parts, _count: int, part: Path, told: Mapping[str, str]) -> None:
-    found = parts.rows().filter(pl.col("key").is_not_null()).select(_COLUMNS)
+    found = parts.rows().filter(pl.col("key").is_not_null()).select(*parts.names, "embedding")
     found.sink_parquet(part, maintain_order=True, metadata=dict(told))
 
 
@@ -78,9 +77,13 @@ def _zarr(parts: Parts, count: int, part: Path, told: Mapping[str, str]) -> None
     width = parts.rows().select("embedding").head(1).collect()["embedding"].to_numpy().shape[1]
     names = [
         group.create_array(
-            name, shape=(count,), chunks=(_ROWS_PER_CHUNK,), dtype="str", dimension_names=("photo",)
+            name,
+            shape=(count,),
+            chunks=(_ROWS_PER_CHUNK,),
+            dtype="float32" if name == "ood_score" else "str",
+            dimension_names=("photo",),
         )
-        for name in ("key", "uri")
+        for name in parts.names
     ]
     embedding = group.create_array(
         "embedding",
@@ -108,7 +111,7 @@ def _tables(parts: Parts) -> Iterator[tuple[int, pl.DataFrame]]:
     """Yield the embedded photos of every part, and how many came before."""
     start = 0
     for path in parts.files():
-        table = pl.read_parquet(path).filter(pl.col("key").is_not_null()).select(_COLUMNS)
+        table = pl.read_parquet(path).filter(pl.col("key").is_not_null())
         if table.height:
             yield start, table
         start += table.height

@@ -1,7 +1,7 @@
 """What is embedded already of a list of photos, in a folder beside the file that it will become.
 
 made-from.json    what determines the embeddings, apart from the photos
-000000.parquet    some photos: uri, bytes, modified; key and embedding, or the reason for none
+000000.parquet    some photos: uri, bytes, modified; key, embedding, score, or the reason for none
 
 Legend: ``N`` photos, ``K`` width.
 """
@@ -25,25 +25,32 @@ LISTED = ("uri", "bytes", "modified")
 class Parts:
     """Tables of embeddings; each appears whole or not at all."""
 
-    def __init__(self, folder: Path, made_from: Mapping[str, Any], width: int) -> None:
+    def __init__(
+        self, folder: Path, made_from: Mapping[str, Any], width: int, *, has_score: bool = False
+    ) -> None:
         """Open the parts in a folder, or none yet.
 
         Args:
             folder: made where it is not there.
             made_from: what determines the embeddings, apart from the photos; JSON.
             width: K.
+            has_score: whether ``ood_score`` is told too.
 
         Raises:
             CacheMismatchError: if the parts there were made from something else.
         """
         self.folder = folder
         self._root = open_root(folder)
+        score = ("ood_score",) if has_score else ()
+        self.names = ("key", "uri", *score)
+        """What is told of a photo beside its embedding."""
         self._schema: dict[str, pl.DataType | type[pl.DataType]] = {
             "uri": pl.String,
             "bytes": pl.Int64,
             "modified": pl.Int64,
             "key": pl.String,
             "embedding": pl.Array(pl.Float32, width),
+            "ood_score": pl.Float32,
             "reason": pl.String,
         }
         spelled = json.dumps(made_from, sort_keys=True, indent=1).encode()

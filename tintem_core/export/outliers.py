@@ -10,10 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tintem_core.errors import NotApplicableError
 from tintem_core.export.formats import OutlierBank, Subject
 from tintem_core.export.onnx import Onnx, with_front
-from tintem_core.export.runtime import IMAGE, OUTPUT
-
-SCORE, IS_OUTLIER = "ood_score", "is_ood"
-"""Outputs beside the embedding, both (B,): float32, and bool."""
+from tintem_core.export.runtime import IMAGE, IS_OUTLIER, OUTPUT, SCORE
 
 
 def with_score(model: onnx.ModelProto, bank: OutlierBank) -> onnx.ModelProto:

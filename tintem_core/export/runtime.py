@@ -15,6 +15,8 @@ NORMALISED, PIXELS, IMAGE = "pixel_values", "pixels", "image"
 """Inputs: normalised, float32 0..1, and uint8."""
 EMBEDS, OUTPUT = "image_embeds", "embedding"
 """Outputs: as transformers names it, and as the files of this project do."""
+SCORE, IS_OUTLIER = "ood_score", "is_ood"
+"""Outputs of the format `ood` beside the embedding, both (B,): float32, and bool."""
 
 
 def session(model: bytes, threads: int | None = None) -> onnxruntime.InferenceSession:
@@ -46,6 +48,15 @@ def run_onnx(
         pixels: the images.
         normalisation: ``mean`` and ``std`` per channel, for a model that takes normalised pixels.
     """
+    return outputs_of(opened, pixels, normalisation)[0]
+
+
+def outputs_of(
+    opened: onnxruntime.InferenceSession,
+    pixels: Pixels,
+    normalisation: Mapping[str, Sequence[float]] | None = None,
+) -> list[NDArray[np.float32]]:
+    """Return all that an opened model tells of images, in its order; see :func:`run_onnx`."""
     (wanted,) = opened.get_inputs()
     batch: NDArray[np.generic] = np.ascontiguousarray(pixels)
     if wanted.name != IMAGE:
@@ -57,5 +68,6 @@ def run_onnx(
             )
             values = (values - mean) / std
         batch = values
-    output: NDArray[np.float32] = opened.run(None, {wanted.name: batch})[0]
-    return output
+    # The embedding comes first, whatever else a model tells.
+    found: list[NDArray[np.float32]] = opened.run(None, {wanted.name: batch})
+    return found

@@ -24,7 +24,7 @@ from flows.cli import app
 from flows.data.latents_file import open_latents_file
 from flows.inference import embed as embedding
 from flows.inference.embed import embed_photos, parts_folder, place_of
-from flows.inference.model import open_export
+from flows.inference.model import Answer, open_export
 from flows.reporting.base import reporting_to
 from storage.errors import CacheMismatchError, StorageInputError
 from storage.images import SourceConfig, build_manifest, write_images
@@ -100,6 +100,25 @@ def test_every_onnx_file_of_an_export_gives_the_same_embeddings(
     assert np.load(out) == pytest.approx(wanted(export, sorted(photos.iterdir())), abs=1e-5)
 
 
+def test_a_score_is_told_where_the_export_has_one(
+    photo_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    photos = photo_folder(5)
+    (photos / "broken.png").write_bytes(b"no photo")
+    model = open_export(str(write_export(tmp_path / "root", has_score=True)))
+    for name in ("x.parquet", "x.npy", "x.zarr"):
+        embed_photos(model, source_of(photos), tmp_path / name)
+    table = pl.read_parquet(tmp_path / "x.parquet")
+    assert table.columns == ["key", "uri", "ood_score", "embedding"]
+    rows = table["embedding"].to_numpy()
+    # The bank holds the first two directions.
+    nearest = rows[:, :2].max(axis=1) / np.linalg.norm(rows, axis=1)
+    assert table["ood_score"].to_numpy() == pytest.approx(nearest, abs=1e-5)
+    names = pl.read_csv(tmp_path / "x.npy.names.csv")
+    assert names["ood_score"].to_numpy() == pytest.approx(nearest, abs=1e-5)
+    assert xr.open_zarr(tmp_path / "x.zarr").ood_score.values == pytest.approx(nearest, abs=1e-5)
+
+
 def test_photos_may_lie_in_tars_tables_and_parquet(export: Path, tmp_path: Path) -> None:
     data = [encoded(photo(number)) for number in range(4)]
     folder = tmp_path / "photos"
@@ -141,7 +160,7 @@ def test_what_was_stopped_goes_on_to_the_same_bytes(
     embed_photos(model, source_of(photos), whole)
     calls: list[int] = []
 
-    def failing(pixels: Pixels) -> NDArray[np.float32]:
+    def failing(pixels: Pixels) -> Answer:
         calls.append(len(pixels))
         if len(calls) > 5:
             raise MemoryError
