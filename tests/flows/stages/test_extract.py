@@ -14,7 +14,7 @@ import zarr
 
 from flows.config.load import load_config, parse_config
 from flows.config.run import RunConfig
-from flows.data.features import fragmented
+from flows.data.caches import fragmented
 from flows.data.rendering import view_source
 from flows.reporting.base import reporting_to
 from flows.stages.cache_checks import check_precision, stored_cosine
