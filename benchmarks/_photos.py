@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import re
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -52,3 +53,22 @@ def write_dated(result: dict[str, Any], what: str, out: Path | None) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(result, indent=2) + "\n")
     print(f"\nwritten to {out}")
+
+
+def medians(rounds: dict[str, list[float]], bare: str) -> dict[str, dict[str, Any]]:
+    """Return the median rate of each way, and the median of its ratios to the bare one.
+
+    Ratios are taken within a round: what else the machine does changes from one to the next.
+    """
+    ratios = {
+        name: [rate / least for rate, least in zip(found, rounds[bare], strict=True)]
+        for name, found in rounds.items()
+    }
+    return {
+        name: {
+            "median": round(statistics.median(found), 2),
+            "ratio": round(statistics.median(ratios[name]), 4),
+            "ratios": [round(ratio, 4) for ratio in ratios[name]],
+        }
+        for name, found in rounds.items()
+    }

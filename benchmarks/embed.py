@@ -18,7 +18,6 @@ Usage: python benchmarks/embed.py [--model NAME] [--image-size 128] [--images 25
 
 import argparse
 import os
-import statistics
 import tempfile
 import time
 from collections.abc import Callable
@@ -29,7 +28,7 @@ from unittest.mock import patch
 
 import numpy as np
 import onnxruntime
-from _photos import PHOTO, hardware, make_photos, write_dated
+from _photos import PHOTO, hardware, make_photos, medians, write_dated
 
 from flows.inference import embed as embedding
 from flows.inference.embed import embed_photos
@@ -129,18 +128,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, dict[str, An
             rounds[name].append(options.images / (time.perf_counter() - started))
     pairs = zip(rounds["session"], rounds["decode"], strict=True)
     rounds["sum"] = [1 / (1 / run + 1 / read) for run, read in pairs]
-    ratios = {
-        name: [rate / bare for rate, bare in zip(found, rounds["session"], strict=True)]
-        for name, found in rounds.items()
-    }
-    return {
-        name: {
-            "median": round(statistics.median(found), 2),
-            "ratio": round(statistics.median(ratios[name]), 4),
-            "ratios": [round(ratio, 4) for ratio in ratios[name]],
-        }
-        for name, found in rounds.items()
-    }
+    return medians(rounds, "session")
 
 
 if __name__ == "__main__":

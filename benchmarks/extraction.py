@@ -34,7 +34,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from _photos import PHOTO, hardware, make_photos, write_dated
+from _photos import PHOTO, hardware, make_photos, medians, write_dated
 from PIL import Image
 
 from flows.data.embedding import embed_shards
@@ -142,19 +142,7 @@ def measure(
                 started = time.perf_counter()
                 way()
                 rounds[name].append(options.images * views / (time.perf_counter() - started))
-    # Ratios within a round: what else the machine does changes from one round to the next.
-    ratios = {
-        name: [rate / teacher for rate, teacher in zip(found, rounds["teacher"], strict=True)]
-        for name, found in rounds.items()
-    }
-    return {
-        name: {
-            "median": round(statistics.median(found), 2),
-            "ratio": round(statistics.median(ratios[name]), 4),
-            "ratios": [round(ratio, 4) for ratio in ratios[name]],
-        }
-        for name, found in rounds.items()
-    }
+    return medians(rounds, "teacher")
 
 
 def decoders(
