@@ -19,9 +19,9 @@ SIZE, WIDTH = 32, 16
 _FORMS = {"onnx": "student.onnx", "uint8": "student_uint8.onnx", "web": "onnx/model.onnx"}
 
 
-def _graph() -> onnx.ModelProto:
+def _graph(seed: int) -> onnx.ModelProto:
     """Patches, a rectifier, their mean."""
-    weight = np.random.default_rng(0).normal(0, 0.1, (WIDTH, 3, 8, 8)).astype(np.float32)
+    weight = np.random.default_rng(seed).normal(0, 0.1, (WIDTH, 3, 8, 8)).astype(np.float32)
     graph = helper.make_graph(
         [
             helper.make_node("Conv", [NORMALISED, "w"], ["c"], strides=[8, 8]),
@@ -37,11 +37,13 @@ def _graph() -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
 
 
-def write_export(folder: Path, *, has_score: bool = False) -> Path:
+def write_export(
+    folder: Path, id: str = "small", seed: int = 0, *, has_score: bool = False
+) -> Path:
     """Write an export of three ONNX files, or of one more that scores; returns its folder."""
     # It lends its mean and standard deviation.
     student = build_student(StudentConfig(model="test_resnet", image_size=SIZE), WIDTH, seed=0)
-    graph = _graph()
+    graph = _graph(seed)
     files = {
         "student.onnx": with_front(graph, student, PIXELS).SerializeToString(),
         "student_uint8.onnx": with_front(graph, student, IMAGE).SerializeToString(),
@@ -61,5 +63,5 @@ def write_export(folder: Path, *, has_score: bool = False) -> Path:
         "normalisation": student.backbone.normalisation,
         "formats": {name: {"file": file} for name, file in forms.items()},
     }
-    write_artifact(open_root(folder), "exports", "small", files, record)
-    return folder / "exports" / "small"
+    write_artifact(open_root(folder), "exports", id, files, record)
+    return folder / "exports" / id

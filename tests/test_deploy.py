@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import venv
 from pathlib import Path
 from typing import Any, get_args
 
@@ -18,7 +19,9 @@ from flows.nightly import state_name
 from flows.orchestration.ephemeral import HEARTBEAT_SECONDS
 from flows.orchestration.services import POOL, QUEUE
 from flows.retraining.decision import Outcome
-from tests.photos import photo
+from tests.exports import WIDTH, write_export
+from tests.flows.serving.conftest import Running
+from tests.photos import encoded, photo
 from tintem_core.export.onnx import to_onnx
 from tintem_core.export.runtime import run_onnx, session
 from tintem_core.models.config import StudentConfig
@@ -220,17 +223,45 @@ def test_a_run_that_has_ended_is_not_waited_for_however_its_end_is_called() -> N
 # What Docker would do cannot be tried here; what it reads can be.
 
 
-def test_the_image_passes_the_linter_and_copies_what_there_is() -> None:
+@pytest.mark.parametrize(
+    ("file", "beside"), [("Dockerfile", {"deploy"}), ("serve.Dockerfile", set())]
+)
+def test_an_image_passes_the_linter_and_copies_what_there_is(file: str, beside: set[str]) -> None:
     tool = Path(sys.executable).parent / "hadolint"
-    done = subprocess.run([tool, DEPLOY / "Dockerfile"], capture_output=True, text=True)
+    done = subprocess.run([tool, DEPLOY / file], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
-    copied = re.findall(r"^COPY (.*) \S+$", (DEPLOY / "Dockerfile").read_text(), re.MULTILINE)
+    copied = re.findall(r"^COPY (.*) \S+$", (DEPLOY / file).read_text(), re.MULTILINE)
     names = {name for line in copied for name in line.split()}
     assert all((ROOT / name).exists() for name in names)
-    packages = ("flows", "storage", "tintem_core", "tintem_pixels", "deploy")
-    assert names == {*packages, "constraints.txt", "pyproject.toml", "README.md", "LICENSE"}
-    ignored = (DEPLOY / "Dockerfile.dockerignore").read_text().split()
+    packages = {"flows", "storage", "tintem_core", "tintem_pixels"}
+    assert names == packages | beside | {
+        "constraints.txt",
+        "pyproject.toml",
+        "README.md",
+        "LICENSE",
+    }
+    ignored = (DEPLOY / f"{file}.dockerignore").read_text().split()
     assert {f"!{name}" for name in names} == {line for line in ignored if line.startswith("!")}
+
+
+@pytest.mark.slow
+def test_what_the_serving_image_installs_is_enough_to_answer(tmp_path: Path) -> None:
+    commands = re.sub(r"\\\n", "", (DEPLOY / "serve.Dockerfile").read_text())
+    installs = re.findall(r"^RUN pip (install .*)$", commands, re.MULTILINE)
+    assert len(installs) == 2
+    venv.create(tmp_path / "venv", with_pip=True)
+    for install in installs:
+        given = install.replace("--no-deps .", f"--no-deps {ROOT}").split()
+        pip = [tmp_path / "venv" / "bin" / "pip", "--quiet", *given]
+        subprocess.run(pip, cwd=ROOT, check=True, timeout=280)
+    python = tmp_path / "venv" / "bin" / "python"
+    assert subprocess.run([python, "-c", "import torch"], capture_output=True).returncode == 1
+    export = write_export(tmp_path / "root")
+    running = Running.started(export.parent, str(export), tintem=python.with_name("tintem"))
+    with running.client() as client:
+        told = client.post("/embed", files={"files": encoded(photo(0))}).json()
+    assert len(told["data"][0]["embedding"]) == WIDTH
+    running.ended()
 
 
 def test_the_compose_file_fits_its_schema_and_names_commands_that_exist() -> None:
@@ -241,7 +272,7 @@ def test_the_compose_file_fits_its_schema_and_names_commands_that_exist() -> Non
     )
     assert done.returncode == 0, done.stdout
     services = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
-    assert set(services) == {"database", "server", "deploy", "worker", "worker-gpu"}
+    assert set(services) == {"database", "server", "deploy", "worker", "worker-gpu", "serve"}
     for service in services.values():
         assert set(service.get("depends_on", {})) <= set(services)
         program = service.get("command", "tintem").split()[0]

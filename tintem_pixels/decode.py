@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from tintem_pixels.depth import NoRangeError, former_range, grey_range
+from tintem_pixels.formats import FORMATS
 
 
 class PixelError(ValueError):
@@ -45,18 +46,20 @@ class Photo:
         return int.from_bytes(found.digest(), "little")
 
 
-def decode(data: bytes, bits: int | None = None) -> Photo:
+def decode(data: bytes, bits: int | None = None, *, most_pixels: int | None = None) -> Photo:
     """Decode an encoded photo.
 
     Args:
         data: the bytes of a file.
         bits: how many bits are in use in grey values that are stored in more than 8.
+        most_pixels: more are refused before they are decoded; None: as many as Pillow lets pass.
 
     Raises:
         PixelError: with the reason.
     """
     try:
-        with Image.open(io.BytesIO(data)) as opened:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
+            _refuse_large(opened, most_pixels)
             _refuse_deep_colours(opened, bits)
             upright = _upright(opened)
             if upright.mode.startswith(("I", "F")):
@@ -67,6 +70,12 @@ def decode(data: bytes, bits: int | None = None) -> Photo:
     # Damaged bytes can make a decoder fail anywhere, with TypeError or OverflowError as well.
     except Exception as error:
         raise PixelError(str(error) or type(error).__name__) from error
+
+
+def _refuse_large(opened: Image.Image, most: int | None) -> None:
+    pixels = opened.width * opened.height
+    if most is not None and pixels > most:
+        raise PixelError(f"it has {pixels:,} pixels, and at most {most:,} are taken")
 
 
 def _from_grey(opened: Image.Image, upright: Image.Image, bits: int | None) -> Photo:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from flows.cli import cache, embed, nightly, report, server, sweep
+from flows.cli import cache, embed, nightly, report, serve, server, sweep
 from flows.cli.command import AsJson, ConfigPath, console, errors, print_json, print_table, running
 from flows.cli.interrupt import Interruption
 
@@ -54,6 +54,9 @@ app.add_typer(cache.app)
 
 
 app.add_typer(embed.app)
+
+
+app.add_typer(serve.app)
 
 
 app.add_typer(sweep.app)

@@ -14,7 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from storage.errors import StorageInputError
+from storage.artifacts import read_file, read_record
+from storage.errors import MissingObjectError, StorageInputError
+from storage.root import Root
 from tintem_core.export.runtime import SCORE, outputs_of, session
 from tintem_core.views import Pixels
 
@@ -36,6 +38,8 @@ class PhotoModel:
     """A model that is ready to embed photos."""
 
     name: str
+    id: str
+    """Of the export."""
     identity: str
     """Digest of all that determines an embedding, apart from the pixels."""
     image_size: int
@@ -73,12 +77,31 @@ def open_export(place: str) -> PhotoModel:
             f"{', '.join(_onnx_files(record))}."
         )
     model = (folder / name).read_bytes() if (folder / name).is_file() else b""
-    digest = hashlib.sha256(model).hexdigest()
-    if digest != record["files"][name]["sha256"]:
+    if hashlib.sha256(model).hexdigest() != record["files"][name]["sha256"]:
         raise StorageInputError(
             f"{folder / name} is missing, or not the file that was published: fetch the folder "
             f"again. `tintem verify {folder}` looks at all of it."
         )
+    return _opened(record, name, model)
+
+
+def open_stored_export(root: Root, id: str) -> PhotoModel:
+    """Open an export of a root, which may be a bucket.
+
+    Raises:
+        MissingObjectError: if it is not there.
+        CorruptRecordError: if its file is not the one that was published.
+        StorageInputError: if an older release made it.
+    """
+    record = read_record(root, "exports", id)
+    if record is None:
+        raise MissingObjectError(f"{root.url} holds no complete exports/{id}: export it again.")
+    _refuse_old(record, f"{root.url}/exports/{id}")
+    name = _file(record)
+    return _opened(record, name, read_file(root, "exports", id, name))
+
+
+def _opened(record: dict[str, Any], name: str, model: bytes) -> PhotoModel:
     # Each batch is the work of one thread: none waits for another.
     opened = session(model, threads=1)
     has_score = SCORE in [output.name for output in opened.get_outputs()[1:2]]
@@ -89,7 +112,8 @@ def open_export(place: str) -> PhotoModel:
 
     return PhotoModel(
         name=f"{record['id']}/{name}",
-        identity=digest,
+        id=record["id"],
+        identity=record["files"][name]["sha256"],
         image_size=record["image_size"],
         bits=record["bits"],
         width=record["width"],
@@ -115,11 +139,15 @@ def _record(folder: Path) -> dict[str, Any]:
         record = None
     if not isinstance(record, dict) or record.get("kind") != "exports":
         raise StorageInputError(f"{folder} is no export: {_CURE}.")
+    _refuse_old(record, folder)
+    return record
+
+
+def _refuse_old(record: dict[str, Any], place: object) -> None:
     if "formats" not in record:
         raise StorageInputError(
-            f"{folder} was exported by a release that did not say what is in it: export it again."
+            f"{place} was exported by a release that did not say what is in it: export it again."
         )
-    return record
 
 
 def _file(record: dict[str, Any]) -> str:

@@ -56,6 +56,7 @@ def mapped_teacher(path: Path) -> PhotoModel:
 
     return PhotoModel(
         name=f"{config.teacher.name} through {exported.id}/{MAPPING}",
+        id=exported.id,
         identity=digest(
             {
                 "teachers": [teacher.identity() for teacher in teachers],

@@ -117,12 +117,15 @@ def plan(config: RunConfig) -> Plan:
     disk = measure_disk(root)
     # Latents from a file cost nothing but the writing.
     views_rates = {t.config: embedded_views(t) for t in teachers if isinstance(t, Teacher)}
-    decoded_rate = _decoded(config, data)
+    decoded_rates = _decoded(config, photos)
     limit, extracting = extraction(
         together([
             lasting(w.missing * w.want.spec.views, views_rates.get(w.want.teacher)) for w in work
         ]),
-        lasting(sum(w.missing for w in work), decoded_rate if views_rates else None),
+        together([
+            lasting(w.missing, decoded_rates[w.want.source.name] if views_rates else None)
+            for w in work
+        ]),
         exactly(needed / disk.write),
         device,
     )  # fmt: skip
@@ -142,11 +145,13 @@ def plan(config: RunConfig) -> Plan:
         rows = data.train * config.views.count
         mapping = exactly(mapping_seconds(config, device, rows, available, width))
     if "student" not in reused:
-        rendering = lasting(renders, decoded_rate)
+        rendering = together([lasting(n, decoded_rates[name]) for name, n in renders.items()])
         trained = training(lasting(steps * batch, trained_rate), rendering, device)
     indexing = NOTHING
     if not all(found.exact for found in photos.values()):
-        indexing = lasting(sum(found.photos for found in photos.values()), decoded_rate)
+        indexing = together(
+            [lasting(found.photos, decoded_rates[name]) for name, found in photos.items()]
+        )
     return Plan(
         root=root.url,
         device=device,
@@ -160,7 +165,7 @@ def plan(config: RunConfig) -> Plan:
         write_bytes_rate=disk.write,
         read_bytes_rate=disk.read,
         teacher_views=views_rates.get(config.teacher),
-        decoded_photos=decoded_rate,
+        decoded_photos=decoded_rates[config.data.name],
         trained_images=trained_rate,
         extraction=extracting,
         extraction_limit=limit if needed else "",
@@ -189,11 +194,17 @@ def _work(root: Root, want: CacheRequest, photos: Listing) -> Work:
     return Work(want, count, min(count, len(keys) - len(cache.missing(keys))))
 
 
-def _decoded(config: RunConfig, data: Listing) -> Rate | None:
-    images = open_reader(config.data, run_root(config).reading)
-    size = config.teacher.image_size
-    source = ViewSource(images, data.sample, data.sample, config.views.recipe, size)
-    return decoded_images(source, config.views.count, size, config.runtime.decode_threads)
+def _decoded(config: RunConfig, photos: Mapping[str, Listing]) -> dict[str, Rate | None]:
+    """Return how many images a second are decoded, by data set; other photos as those of `data`."""
+    size, reading = config.teacher.image_size, run_root(config).reading
+    found = {}
+    for source in (config.data, *config.support_sources):
+        sample = photos[source.name].sample
+        # What is drawn instead of read takes far longer.
+        views = ViewSource(open_reader(source, reading), sample, sample, config.views.recipe, size)
+        count = config.views.count if source is config.data else 1
+        found[source.name] = decoded_images(views, count, size, config.runtime.decode_threads)
+    return dict.fromkeys(photos, found[config.data.name]) | found
 
 
 def _mapped_tokens(

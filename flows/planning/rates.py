@@ -30,6 +30,7 @@ from tintem_core.training.state import Batch, start_training
 _SECONDS = 1.0
 _FEWEST_CALLS = 3
 _ROWS_LOOKED_AT = 4096
+_STEPS_TIMED = 16
 
 
 @dataclass(frozen=True)
@@ -195,4 +196,8 @@ def mapping_seconds(config: RunConfig, device: str, rows: int, dim: int, width: 
         some = mapping.model_copy(update={"steps": count, "start": "random", "axes": "principal"})
         fit_mapping(some, latents.__getitem__, looked_at, dim, width, device=device)
 
-    return seconds + mapping.steps / rate(work, min(mapping.steps, 16)).value
+    # A fit costs something besides its steps, which the start above has in it.
+    steps = min(mapping.steps, _STEPS_TIMED)
+    work(1)
+    few, more = (min(_timed(work, n) for _ in range(_FEWEST_CALLS)) for n in (1, 1 + steps))
+    return seconds + mapping.steps * max(0.0, more - few) / steps

@@ -1,5 +1,6 @@
 """How long the stages of a run take, from rates that were measured. All times in seconds."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -53,8 +54,10 @@ def extraction(
     return limit, longest
 
 
-def rendered_photos(config: RunConfig, photos: Mapping[str, int], steps: int, batch: int) -> int:
-    """Count how often a training opens a photo to render views of it.
+def rendered_photos(
+    config: RunConfig, photos: Mapping[str, int], steps: int, batch: int
+) -> dict[str, int]:
+    """Count how often a training opens a photo to render views of it, by data set.
 
     Args:
         photos: that students learn from, by data set.
@@ -62,18 +65,20 @@ def rendered_photos(config: RunConfig, photos: Mapping[str, int], steps: int, ba
         batch: images per step.
     """
     memory, size = config.runtime.memory_gb * 1e9, config.student.image_size
-    kept, streamed = 0, 0
+    kept, streamed = Counter[str](), Counter[str]()
     for number, (source, _) in enumerate(taught_views(config)):
         views = 1 if number else config.training.views or config.views.count
         taken = photos[source.name] * views * size * size * 3
         if taken <= memory:
             memory -= taken
-            kept += photos[source.name]
+            kept[source.name] += photos[source.name]
         else:
-            streamed += photos[source.name]
+            streamed[source.name] += photos[source.name]
     shown = steps * batch
-    # Sets are seen about as often as they have photos.
-    return min(kept, shown) + round(shown * streamed / max(1, kept + streamed))
+    # Sets are seen about as often as they have photos; what is kept is opened once.
+    once = min(1.0, shown / max(1, kept.total()))
+    often = shown / max(1, kept.total() + streamed.total())
+    return {name: round(once * kept[name] + often * streamed[name]) for name in (kept + streamed)}
 
 
 def training(stepping: Seconds, rendering: Seconds, device: str) -> Seconds:

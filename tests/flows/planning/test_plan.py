@@ -10,12 +10,15 @@ import pytest
 
 from flows.cli import main
 from flows.config.load import load_config
+from flows.data.rendering import ViewSource
 from flows.planning import disk, rates
+from flows.planning import plan as plans
 from flows.planning.plan import plan
 from flows.planning.table import plan_tables
 from flows.planning.times import NOTHING
 from flows.stages.pipeline import Pipeline
 from storage.errors import SourceError, StorageInputError
+from storage.images.synthetic import SyntheticReader
 from storage.root import open_root
 from tests.runs import write_config
 from tintem_core.errors import InputError
@@ -65,6 +68,28 @@ def test_a_plan_before_the_run_counts_what_the_run_then_does(
     assert after.extraction == after.mapping == after.training == after.in_all == NOTHING
     assert after.training_steps == pipeline.trained.record["steps"]
     assert after.reused == ("mapping", "student")
+
+
+def test_images_that_are_drawn_take_the_time_of_drawing_them(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings["support"] = {"synthetic": 30}
+    settings["training"]["support"] = 0.2
+    config = load_config(write_config(tmp_path, settings))
+    (drawn,) = config.support_sources
+    rate = rates.Rate(10.0, 10.0, 10.0, 1)
+
+    def decoded(source: ViewSource, *_: object) -> rates.Rate:
+        return rates.Rate(1.0, 1.0, 1.0, 1) if isinstance(source.images, SyntheticReader) else rate
+
+    monkeypatch.setattr(plans, "decoded_images", decoded)
+    found = plan(config)
+    # Both are opened for the teacher and for the student; photos by the index, too, and twice by
+    # the teacher: their training views, and what they are measured on.
+    assert found.photos == {"shapes": 48, drawn.name: 30}
+    assert found.extraction.value > 30
+    assert found.training.value > 30
+    assert found.in_all.value > 3 * 30
 
 
 def test_a_plan_for_a_grown_dataset_counts_the_new_photos_only(

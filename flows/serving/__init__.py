@@ -1,0 +1,1 @@
+"""An exported student behind HTTP: what answers, and what it refuses."""
