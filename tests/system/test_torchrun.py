@@ -14,6 +14,7 @@ import numpy as np
 import polars as pl
 import psutil
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from flows.config.load import load_config
 from flows.reporting.base import reporting_to
@@ -120,7 +121,7 @@ def test_weights_chosen_by_two_processes_survive_a_kill(
     shared["training"].update(
         epochs=20, select="best", validate_every=2, validation_share=0.25, select_knn=5
     )
-    shared["runtime"]["checkpoint_seconds"] = 0
+    shared["runtime"] |= {"checkpoint_seconds": 0, "tensorboard": True}
     scores = []
     for processes in (1, 2):
         shared["root"] = str(tmp_path / f"by-{processes}")
@@ -143,6 +144,14 @@ def test_weights_chosen_by_two_processes_survive_a_kill(
     assert record(root)["resumed_at_step"] >= 20
     assert record(root)["selected"] == record(tmp_path / "by-2")["selected"]
     assert history(root).equals(history(tmp_path / "by-2"))
+    # One of the processes writes, and what the killed one wrote after its last checkpoint is gone.
+    (board,) = root.glob("tensorboard/*")
+    events = EventAccumulator(str(board))
+    events.Reload()
+    losses = [event.value for event in events.Scalars("training/loss")]
+    assert len(losses) == record(root)["steps"]
+    means = np.reshape(losses, (20, -1)).mean(axis=1)
+    assert means == pytest.approx(history(root)["loss"].to_list(), rel=1e-5)
     (first,) = (tmp_path / "by-2").glob("students/*/student.safetensors")
     (second,) = root.glob("students/*/student.safetensors")
     assert first.read_bytes() == second.read_bytes()

@@ -1,5 +1,6 @@
 """Drawn images: a source like any other."""
 
+import hashlib
 import io
 
 import numpy as np
@@ -20,6 +21,13 @@ def test_an_image_is_a_function_of_seed_and_number() -> None:
     others = {draw(3, 7), draw(3, 8), draw(4, 7)}
     assert len(others) == 3
     assert pixels(3, 7).shape == (256, 256, 3)
+
+
+def test_images_are_those_that_caches_and_students_were_made_with() -> None:
+    found = hashlib.sha256(
+        b"".join(draw(seed, seed * number) for seed in (0, 9) for number in range(20))
+    )
+    assert found.hexdigest() == "79cd6c55b9af553497282ebe7a5bd7d7cfb8fc20948358b464a5e7c2c680ed7d"
 
 
 def test_about_half_are_grey_and_none_is_flat() -> None:
