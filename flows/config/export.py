@@ -23,8 +23,8 @@ class ExportConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     formats: tuple[Annotated[str, AfterValidator(_known_format)], ...] = Field(
         DEFAULT,
         description="onnx (0..1 inside, the file that `latest` names), uint8 (whole pixels, cannot "
-        "be fed wrong), web (transformers.js), timm, fp16, int8, ood (as uint8, and tells strange "
-        "photos); each is checked on real photos",
+        "be fed wrong), web (transformers.js, fastembed), timm, fp16, int8, ood (as uint8, and "
+        "tells strange photos), triton (a model repository); each is checked on real photos",
     )
     ood_bank: int = Field(
         256,

@@ -70,7 +70,8 @@ def _export(run: Finished, spec: dict[str, object]) -> tuple[dict[str, bytes], d
     judge = Judge(run, student)
     bank, told = outlier_bank(config, judge) if "ood" in config.export.formats else (None, None)
     calibration = partial(_calibration, config, indexed)
-    subject = Subject(student, size, _metadata(config, trained), calibration, bank)
+    tokens = config.training.needs_tokens
+    subject = Subject(student, size, _metadata(config, trained), calibration, bank, tokens)
     with reporter().track("Export", len(config.export.formats) + 1, "steps") as advance:
         pixels = render(source, rows, size, config.runtime.decode_threads)
         made = package(config, subject, pixels, judge, advance)

@@ -48,9 +48,10 @@ class Subject:
     """Written into a file, where it has a place for it."""
     calibration: Callable[[], Pixels] | None = None
     """Gives training views, uint8 (N, S, S, 3); None: there are none, as before a training."""
-
     outliers: OutlierBank | None = None
     """What the format `ood` compares with; None: it is not asked for, or not known yet."""
+    has_tokens: bool = False
+    """Whether it was trained with patch tokens, which formats with a place for them give too."""
 
     @cached_property
     def graph(self) -> Any:
@@ -90,6 +91,7 @@ FORMATS = {
     "ood": "tintem_core.export.outliers:OUTLIERS",
     "fp16": "tintem_core.export.reduced:FP16",
     "int8": "tintem_core.export.reduced:INT8",
+    "triton": "tintem_core.export.triton:TRITON",
     # After the others, whose `config.json` says less.
     "timm": "tintem_core.export.timm_folder:TIMM",
 }

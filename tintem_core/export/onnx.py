@@ -2,7 +2,7 @@
 
 One graph is exported from torch. Its fronts turn what a caller has into what the graph takes.
 
-Legend: ``B`` batch, ``K`` student width, ``S`` side in pixels.
+Legend: ``B`` batch, ``T`` patch tokens, ``K`` student width, ``S`` side in pixels.
 """
 
 import contextlib
@@ -25,6 +25,7 @@ from tintem_core.export.runtime import (
     NORMALISED,
     OUTPUT,
     PIXELS,
+    TOKENS,
     run_onnx,
     session,
 )
@@ -39,20 +40,36 @@ def _from_normalised(student: Student) -> Student:
     return alike
 
 
-def to_graph(student: Student, image_size: int, description: Mapping[str, str]) -> onnx.ModelProto:
+class _WithTokens(torch.nn.Module):
+    """A student that gives its patch tokens too."""
+
+    def __init__(self, student: Student) -> None:
+        super().__init__()
+        self.student = student
+
+    def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.student.with_tokens(pixels)
+
+
+def to_graph(
+    student: Student, image_size: int, description: Mapping[str, str], *, tokens: bool = False
+) -> onnx.ModelProto:
     """Export to ONNX, weights inside, dynamic batch axis.
 
     Args:
         student: the trained student, on any device.
         image_size: S.
         description: written into the model's metadata.
+        tokens: whether patch tokens are a second output.
 
     Returns:
         A model from ``pixel_values`` (float32, RGB, normalised by the student's mean and standard
-        deviation, shape (B, 3, S, S)) to ``image_embeds`` (float32, shape (B, K)).
+        deviation, shape (B, 3, S, S)) to ``image_embeds`` (float32, shape (B, K)), and, if they
+        are wanted, ``last_hidden_state`` (float32, shape (B, T, K)).
     """
     student = student.cpu().eval()
-    inner = _from_normalised(student)
+    plain = _from_normalised(student)
+    inner = _WithTokens(plain) if tokens else plain
     example = torch.zeros(2, 3, image_size, image_size)
     # The exporter reports its own progress and its own deprecations: nothing a user can act on.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
@@ -64,7 +81,7 @@ def to_graph(student: Student, image_size: int, description: Mapping[str, str]) 
             inner,
             (example,),
             input_names=[NORMALISED],
-            output_names=[EMBEDS],
+            output_names=[EMBEDS, TOKENS] if tokens else [EMBEDS],
             dynamic_shapes={"pixels": {0: torch.export.Dim("batch", min=1)}},
             dynamo=True,
             verbose=False,

@@ -1,6 +1,6 @@
 """Exported ONNX files in ONNX Runtime: no torch.
 
-Legend: ``B`` batch, ``K`` student width, ``S`` side in pixels.
+Legend: ``B`` batch, ``T`` patch tokens, ``K`` student width, ``S`` side in pixels.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,6 +15,8 @@ NORMALISED, PIXELS, IMAGE = "pixel_values", "pixels", "image"
 """Inputs: normalised, float32 0..1, and uint8."""
 EMBEDS, OUTPUT = "image_embeds", "embedding"
 """Outputs: as transformers names it, and as the files of this project do."""
+TOKENS = "last_hidden_state"
+"""Output beside the embedding, (B, T, K), of students that were trained with patch tokens."""
 SCORE, IS_OUTLIER = "ood_score", "is_ood"
 """Outputs of the format `ood` beside the embedding, both (B,): float32, and bool."""
 

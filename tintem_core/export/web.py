@@ -1,7 +1,8 @@
-"""The layout that transformers.js, and loaders like it, read.
+"""The layout that transformers.js, fastembed, and loaders like them, read.
 
-``onnx/model.onnx`` takes ``pixel_values`` and gives ``image_embeds``; ``preprocessor_config.json``
-says how pixels become the one, ``config.json`` what the model is.
+``onnx/model.onnx`` takes ``pixel_values`` and gives ``image_embeds``, of students that were trained
+with patch tokens ``last_hidden_state`` too; ``preprocessor_config.json`` says how pixels become the
+one, ``config.json`` what the model is.
 
 Legend: ``B`` batch, ``K`` student width, ``S`` side in pixels.
 """
@@ -15,6 +16,8 @@ from tintem_core.export.formats import Embed, ExportFormat, Subject
 from tintem_core.export.runtime import run_onnx, session
 
 PREPROCESSOR, CONFIG = "preprocessor_config.json", "config.json"
+# fastembed looks for it beside the model.
+_BESIDE = f"onnx/{PREPROCESSOR}"
 _LANCZOS = 1
 
 
@@ -27,7 +30,7 @@ def preprocessor(subject: Subject) -> dict[str, Any]:
     size = subject.image_size
     normalised = subject.student.backbone.normalisation
     return {
-        "image_processor_type": "BitImageProcessor",
+        "image_processor_type": "CLIPImageProcessor",
         "do_convert_rgb": True,
         "do_resize": True,
         "size": {"shortest_edge": size},
@@ -53,15 +56,22 @@ class WebFormat(ExportFormat):
     file = "onnx/model.onnx"
 
     def files(self, subject: Subject) -> dict[str, bytes]:
+        told = as_json(preprocessor(subject))
         return {
             self.file: self.model(subject),
-            PREPROCESSOR: as_json(preprocessor(subject)),
+            PREPROCESSOR: told,
+            _BESIDE: told,
             CONFIG: as_json({"model_type": "tintem_student"}),
         }
 
     def model(self, subject: Subject) -> bytes:
         """Return the ONNX file."""
-        model: bytes = subject.graph.SerializeToString()
+        graph = subject.graph
+        if subject.has_tokens:
+            from tintem_core.export.onnx import to_graph
+
+            graph = to_graph(subject.student, subject.image_size, subject.description, tokens=True)
+        model: bytes = graph.SerializeToString()
         return model
 
     def open(self, files: Mapping[str, bytes]) -> Embed:

@@ -53,19 +53,21 @@ class Student(nn.Module):
         embedding: Tensor = self.projection(self.backbone(pixels))
         return embedding
 
-    def with_tokens(self, pixels: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    def with_tokens(self, pixels: Tensor, count: int | None = None) -> tuple[Tensor, Tensor]:
         """Embed images and their patches.
 
         Args:
             pixels: as for :meth:`forward`.
-            count: T; the student's tokens are resampled to the teacher's grid.
+            count: T; the student's tokens are resampled to the teacher's grid. None: its own grid.
 
         Returns:
             Embeddings (B, K) and float32 tokens (B, T, K), row by row.
         """
         embedding, tokens = self.backbone.forward_with_tokens(pixels)
-        project = self.token_projection or self.projection
-        return self.projection(embedding), resample_tokens(project(tokens), count)
+        tokens = (self.token_projection or self.projection)(tokens)
+        if count is not None:
+            tokens = resample_tokens(tokens, count)
+        return self.projection(embedding), tokens
 
 
 def natural_width(config: StudentConfig) -> int:
