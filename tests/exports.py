@@ -1,6 +1,7 @@
 """The export of a small network: what a device gets, made in no time."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -56,12 +57,14 @@ def write_export(
         bank = OutlierBank(np.eye(2, WIDTH, dtype=np.float32), 0.5)
         scoring = with_score(with_front(graph, student, IMAGE), bank)
         files["student_ood.onnx"] = scoring.SerializeToString()
-    record = {
+    record: dict[str, Any] = {
         "image_size": SIZE,
         "bits": None,
         "width": WIDTH,
         "normalisation": student.backbone.normalisation,
         "formats": {name: {"file": file} for name, file in forms.items()},
     }
+    if has_score:
+        record["ood"] = {"threshold": 0.5}
     write_artifact(open_root(folder), "exports", id, files, record)
     return folder / "exports" / id

@@ -226,7 +226,7 @@ def _run_stage(name: str, path: Path) -> None:
             stages = ", ".join(f"{stage} {seconds} s" for stage, seconds in result.items())
             console.print(f"[dim]{stages}[/dim]", soft_wrap=True)
         else:
-            console.print(f"{name}: {result}", highlight=False)
+            console.print(f"{name}: {escape(str(result))}", highlight=False, soft_wrap=True)
 
 
 def _print_summary(rows: list["Row"], exported: "Exported", config: Path) -> None:

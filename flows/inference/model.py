@@ -51,6 +51,8 @@ class PhotoModel:
     embed: Callable[[Pixels], Answer]
     """Takes uint8 images (B, S, S, 3)."""
     has_score: bool = False
+    threshold: float | None = None
+    """The smallest score that is not strange."""
     batch_size: int = _BATCH
     at_once: int = 1
     """How many threads should call :attr:`embed` at the same time."""
@@ -119,6 +121,7 @@ def _opened(record: dict[str, Any], name: str, model: bytes) -> PhotoModel:
         width=record["width"],
         embed=embed,
         has_score=has_score,
+        threshold=record["ood"]["threshold"] if has_score else None,
         at_once=os.cpu_count() or 1,
     )
 

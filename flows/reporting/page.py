@@ -6,6 +6,7 @@ from typing import Any
 
 from flows.config.run import RunConfig
 from flows.reporting.evidence import TEST, Evidence
+from flows.reporting.limits import limits
 from flows.reporting.plots import embedded
 from flows.reporting.sections.cost import cost
 from flows.reporting.sections.embedding_map import embedding_map
@@ -51,6 +52,7 @@ def card(
         made=record["provenance"],
         check=_check(record),
         has_mapping=has_mapping,
+        limits=limits(record["metrics"]),
         timings=list(record["formats"]["onnx"]["speed_ms"]),
     )
 

@@ -95,7 +95,9 @@ class Model(BaseModel):
     owned_by: str = "tintem"
     width: int
     image_size: int
-    has_score: bool
+    ood_threshold: float | None = Field(
+        description="an ood_score below it is strange; null: the export has no score"
+    )
     file: str
 
 
@@ -248,7 +250,7 @@ def _add_paths(app: FastAPI, service: Service) -> None:
             created=service.since,
             width=model.width,
             image_size=model.image_size,
-            has_score=model.has_score,
+            ood_threshold=model.threshold,
             file=model.name,
         )
         return Models(data=[told])

@@ -67,8 +67,9 @@ class Current:
         if version is None or version.number == self._number:
             return
         self.model = open_stored_export(root, version.model.export)
+        if self._number:
+            self._say(f"{self.model.id} answers from now on: entry {version.number} of {line}")
         self._number = version.number
-        self._say(f"{self.model.id} answers: entry {version.number} of {line}")
 
 
 def _line_of(place: str, student: str | None) -> tuple[Root, str] | None:

@@ -28,6 +28,7 @@ from flows.inference.model import Answer, open_export
 from flows.reporting.base import reporting_to
 from storage.errors import CacheMismatchError, StorageInputError
 from storage.images import SourceConfig, build_manifest, write_images
+from storage.root import open_root
 from tests.exports import SIZE, WIDTH, write_export
 from tests.flows.cli.test_bad_input import tintem
 from tests.photos import encoded, photo
@@ -98,6 +99,26 @@ def test_every_onnx_file_of_an_export_gives_the_same_embeddings(
     out = tmp_path / "x.npy"
     embed_photos(open_export(str(export / file)), source_of(photos), out)
     assert np.load(out) == pytest.approx(wanted(export, sorted(photos.iterdir())), abs=1e-5)
+
+
+def test_photos_of_a_bucket_are_embedded_as_those_of_a_folder(
+    export: Path,
+    photo_folder: Callable[..., Path],
+    s3_url: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    photos = photo_folder(6)
+    bucket = open_root(s3_url)
+    for path in photos.iterdir():
+        bucket.write(f"photos/{path.name}", path.read_bytes())
+    told = tintem("embed", str(export), f"{s3_url}/photos", "-o", "x.parquet", home=tmp_path)
+    assert told.returncode == 0, told.stderr
+    table = pl.read_parquet("x.parquet").sort("uri")
+    assert table["uri"].to_list() == sorted(path.name for path in photos.iterdir())
+    rows = wanted(export, sorted(photos.iterdir()))
+    assert table["embedding"].to_numpy() == pytest.approx(rows, abs=1e-5)
 
 
 def test_a_score_is_told_where_the_export_has_one(

@@ -1,10 +1,12 @@
 """`tintem serve`: the export's own numbers over real HTTP, one sentence for what is refused."""
 
 import base64
+import hashlib
 import re
 import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from flows.config.load import load_config
+from flows.config.variants import retrained_students
 from storage.registry import current_version, promote
 from storage.root import open_root
 from tests.exports import SIZE, WIDTH, write_export
@@ -77,7 +81,11 @@ def test_both_ways_to_ask_give_the_embeddings_of_the_export(
         assert form.json()["data"] == told["data"]
         (listed,) = client.get("/v1/models").json()["data"]
         assert listed["id"] == "small"
-        assert (listed["width"], listed["image_size"], listed["has_score"]) == (WIDTH, SIZE, True)
+        assert (listed["width"], listed["image_size"], listed["ood_threshold"]) == (
+            WIDTH,
+            SIZE,
+            0.5,
+        )
         assert client.get("/health").json() == {"status": "ok", "model": "small"}
         measured = client.get("/metrics").text
         assert re.search(r"^tintem_images_total 12\.0$", measured, re.M)
@@ -190,8 +198,38 @@ def test_a_student_that_comes_into_force_answers_without_a_lost_request(
             each.result(timeout=60)
     assert sorted(seen) == seen
     told = running.ended()
-    assert f"b answers: entry 2 of {LINE}" in told
+    assert f"b answers from now on: entry 2 of {LINE}" in told
     assert running.process.returncode == 0
+
+
+def test_a_bucket_and_a_config_are_followed_too(
+    start: Start, tmp_path: Path, photos: list[bytes], s3_url: str
+) -> None:
+    export = write_export(tmp_path / "local", "a")
+    root = open_root(s3_url)
+    for path in (path for path in export.rglob("*") if path.is_file()):
+        root.write(f"exports/a/{path.relative_to(export)}", path.read_bytes())
+    model = (export / "student.onnx").read_bytes()
+    # What the registry's test describes is a file of its own.
+    entry = replace(
+        described(open_root(tmp_path / "other"), "a"),
+        sha256=hashlib.sha256(model).hexdigest(),
+        bytes=len(model),
+    )
+    config = tmp_path / "run.yaml"
+    config.write_text(
+        f"root: {s3_url}\ndata: {{name: shapes, uri: photos}}\nteacher: {{model: test_vit}}\n"
+        "student: {model: test_resnet}\n"
+    )
+    (line,) = (each.line for each in retrained_students(load_config(config)))
+    promote(root, line, entry, "better", None)
+    for place in (f"{s3_url}/latest/{line}.json", str(config)):
+        with start(place).client() as client:
+            told = client.post("/embed", files={"files": photos[0]}).json()
+            assert told["model"] == "a"
+            assert told["data"][0]["embedding"] == pytest.approx(
+                wanted(export, photos[:1])[0], abs=1e-5
+            )
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -28,7 +28,7 @@ def settings(settings: dict[str, Any], photo_folder: Callable[..., Path]) -> dic
 def test_a_folder_has_every_format_and_is_found_as_published(
     settings: dict[str, Any], tmp_path: Path
 ) -> None:
-    formats = [*DEFAULT, "ood"]
+    formats = [*DEFAULT, "ood", "triton"]
     settings["export"] |= {"reduced_loss": 1, "license": "apache-2.0", "formats": formats}
     done = Pipeline(parse_config(settings, "test"))
     record, folder = done.exported.record, Path(done.exported.location)
@@ -43,9 +43,13 @@ def test_a_folder_has_every_format_and_is_found_as_published(
     assert all(record["loaders"][name]["smallest"] > 0.9 for name in ("timm", "transformers"))
     found = check(folder)
     assert found.problems == []
-    assert len(found.lines) == 7
+    assert len(found.lines) == 8
 
     card = (folder / "card.md").read_text()
+    for told in ("fastembed", "openvino", "tritonserver", "tintem serve", "tintem embed"):
+        assert told in card
+    explained = done.evaluated.record["metrics"]["student/test/r2_to_mapped"]
+    assert f"It explains {explained:.0%} of the variance" in card
     front = yaml.safe_load(card.split("---\n")[1])
     assert (front["license"], front["library_name"]) == ("apache-2.0", "timm")
     assert front["pipeline_tag"] == "image-feature-extraction"
