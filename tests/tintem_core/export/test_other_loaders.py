@@ -1,29 +1,27 @@
 """An export in the libraries of others: they give the student's own embeddings."""
 
-from collections.abc import Callable
+import json
+import subprocess
+import venv
 from pathlib import Path
-from typing import Any
 
-import fastembed
 import numpy as np
 import onnxruntime
-import openvino
 import pytest
 import torch
-from google.protobuf import text_format
-from tritonclient.grpc import model_config_pb2 as triton_config
+from PIL import Image
 
 from tests.photos import photo
 from tintem_core.evaluation.cosine import unit_rows
 from tintem_core.export.formats import Subject, export_format
 from tintem_core.export.parity import answers, verify
 from tintem_core.export.runtime import session
-from tintem_core.export.triton import CONFIG
 from tintem_core.models.config import StudentConfig
 from tintem_core.models.embedder import to_float
 from tintem_core.models.student import build_student
 from tintem_core.views import EVAL, render_view
 
+LOADERS = Path(__file__).parents[2] / "loaders"
 SIZE, WIDTH = 64, 32
 PIXELS = np.stack([render_view(photo(i), "k", 0, EVAL, SIZE, SIZE) for i in range(20)])
 
@@ -35,76 +33,55 @@ def subject(model: str = "test_resnet", *, tokens: bool = False) -> Subject:
 
 
 @pytest.fixture(scope="module")
-def shared() -> Subject:
-    return subject()
+def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of an environment that has the libraries."""
+    folder = tmp_path_factory.mktemp("loaders") / "venv"
+    venv.create(folder, with_pip=True)
+    pip = [folder / "bin" / "pip", "--quiet", "install", "-r", LOADERS / "requirements.txt"]
+    subprocess.run(pip, check=True, timeout=280)
+    return folder / "bin" / "python"
 
 
-@pytest.fixture
-def written(shared: Subject, tmp_path: Path) -> Callable[[str], Path]:
-    """Write a format into a folder."""
-
-    def write(name: str) -> Path:
-        for file, data in export_format(name).files(shared).items():
+@pytest.mark.slow
+def test_openvino_fastembed_and_triton_read_the_folder(python: Path, tmp_path: Path) -> None:
+    exported = subject()
+    for name in ("uint8", "web", "triton"):
+        for file, data in export_format(name).files(exported).items():
             (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / file).write_bytes(data)
-        return tmp_path
-
-    return write
-
-
-def test_openvino_reads_the_onnx_file(shared: Subject, written: Callable[[str], Path]) -> None:
-    core = openvino.Core()
-    compiled = core.compile_model(
-        core.read_model(written("uint8") / "student_uint8.onnx"),
-        "CPU",
-        {"INFERENCE_PRECISION_HINT": "f32"},
+    photos = [tmp_path / f"{i}.png" for i in range(len(PIXELS))]
+    for path, pixels in zip(photos, PIXELS, strict=True):
+        Image.fromarray(pixels).save(path)
+    done = subprocess.run(
+        [python, LOADERS / "load.py", tmp_path, *photos], capture_output=True, text=True
     )
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+    wanted = answers(exported.student, PIXELS)
+    for name in ("openvino", "fastembed"):
+        found = np.array(told[name], np.float32)
+        assert (unit_rows(found) * unit_rows(wanted)).sum(axis=1).min() > 0.999999, name
+    assert np.array(told["openvino"]) == pytest.approx(wanted, abs=1e-4)
 
-    def embed(pixels: Any) -> Any:
-        return compiled({"image": pixels})["embedding"]
-
-    found = verify(embed, answers(shared.student, PIXELS), PIXELS)
-    assert found.smallest_cosine > 0.999999
-
-
-def test_fastembed_reads_the_folder(
-    shared: Subject, written: Callable[[str], Path], tmp_path: Path
-) -> None:
-    # The name is of a model whose file is called the same; nothing is fetched.
-    model = fastembed.ImageEmbedding(
-        "Qdrant/clip-ViT-B-32-vision", specific_model_path=str(written("web") / "onnx")
-    )
-    # At the student's own size nothing is resampled.
-    photos = [tmp_path / f"{i}.png" for i in range(5)]
-    for i, path in enumerate(photos):
-        photo(i, (SIZE, SIZE)).save(path)
-    seen = np.stack(
-        [render_view(photo(i, (SIZE, SIZE)), "k", 0, EVAL, SIZE, SIZE) for i in range(5)]
-    )
-    found = np.stack(list(model.embed(list(map(str, photos)))))
-    assert (found * unit_rows(answers(shared.student, seen))).sum(axis=1).min() > 0.999999
-
-
-def test_triton_finds_its_model_and_what_it_takes(
-    shared: Subject, written: Callable[[str], Path]
-) -> None:
-    folder = written("triton")
-    told = text_format.Parse((folder / CONFIG).read_text(), triton_config.ModelConfig())
     # A model lies in a folder of its name, its versions in numbered ones.
-    (file,) = (folder / CONFIG).parent.glob("*/*.onnx")
+    (file,) = tmp_path.glob("triton/*/*/*.onnx")
     assert (file.parent.name, file.name) == ("1", "model.onnx")
-    opened = session(file.read_bytes())
-    kinds = {"tensor(uint8)": triton_config.TYPE_UINT8, "tensor(float)": triton_config.TYPE_FP32}
-    for said, wanted in (
-        (told.input, opened.get_inputs()),
-        (told.output, opened.get_outputs()),
-    ):
-        assert [(each.name, each.data_type, list(each.dims)) for each in said] == [
-            (each.name, kinds[each.type], each.shape[1:]) for each in wanted
+    opened, config = session(file.read_bytes()), told["triton"]
+    kinds = {"tensor(uint8)": "TYPE_UINT8", "tensor(float)": "TYPE_FP32"}
+    for side, those in (("input", opened.get_inputs()), ("output", opened.get_outputs())):
+        assert config[side] == [
+            {
+                "name": each.name,
+                "data_type": kinds[each.type],
+                "dims": [str(n) for n in each.shape[1:]],
+            }
+            for each in those
         ]
-    assert told.backend == "onnxruntime"
-    whole = opened.run(None, {"image": np.concatenate([PIXELS] * 4)[: told.max_batch_size]})[0]
-    assert len(whole) == told.max_batch_size == 64
+    assert config["backend"] == "onnxruntime"
+    whole = opened.run(
+        None, {"image": np.resize(PIXELS, (config["max_batch_size"], SIZE, SIZE, 3))}
+    )
+    assert len(whole[0]) == 64
 
 
 @pytest.mark.parametrize("model", ["test_vit", "test_resnet"])
