@@ -68,7 +68,7 @@ def test_a_folder_has_every_format_and_is_found_as_published(
     told = tintem("verify", str(folder), home=tmp_path)
     assert told.returncode == 1
     assert told.stderr.startswith("mapping.onnx is not the file that was published")
-    assert told.stdout.count("CPUExecutionProvider") == 6
+    assert told.stdout.count("CPUExecutionProvider") == 7
 
 
 def test_what_loses_too_much_is_not_published_and_its_numbers_are(

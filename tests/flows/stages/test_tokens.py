@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import polars as pl
 import pytest
 
@@ -47,6 +48,18 @@ def size(pipeline: Pipeline, cache_id: str, kind: str) -> int:
 def losses(pipeline: Pipeline) -> list[float]:
     folder = Path(pipeline.config.root) / "students" / pipeline.trained.id
     return pl.read_parquet(folder / "history.parquet")["loss"].to_list()
+
+
+def test_a_student_that_learnt_from_tokens_gives_them_in_its_export(
+    mapped: dict[str, Any],
+) -> None:
+    mapped["export"]["formats"] = ["onnx", "web"]
+    done = Pipeline(configured(mapped))
+    opened = onnxruntime.InferenceSession(Path(done.exported.location) / "onnx" / "model.onnx")
+    assert [each.name for each in opened.get_outputs()] == ["image_embeds", "last_hidden_state"]
+    pixels = np.zeros((2, 3, *opened.get_inputs()[0].shape[2:]), np.float32)
+    embeds, tokens = opened.run(None, {"pixel_values": pixels})
+    assert tokens.shape[::2] == embeds.shape
 
 
 @pytest.mark.parametrize(
