@@ -16,9 +16,10 @@ from flows.reporting.evidence import Evidence, Picture, SeenSet
 from flows.reporting.plots import STUDENT, TEACHER, embedded, hover, plot
 from flows.templates import render
 from tintem_core.errors import InputError
-from tintem_core.evaluation.bootstrap import bootstrap_interval
+from tintem_core.evaluation.bootstrap import MetricRow, bootstrap_interval
 from tintem_core.evaluation.cosine import row_cosines
 from tintem_core.evaluation.neighbours import nearest, neighbour_overlap
+from tintem_core.evaluation.shared_space import shared_space
 from tintem_core.evaluation.to_mapped import r2
 
 _NEIGHBOURS, _SHOWN, _RESAMPLES, _SEED = 10, 12, 1000, 0
@@ -87,6 +88,8 @@ def comparison_page(names: Sequence[str], first: Evidence, second: Evidence) -> 
         photos=first.test.counted,
         says=[_sentence(names, each) for each in found[:1]],
         differences=found,
+        exchanges=(exchanged := exchanges(names, first.test, second.test)),
+        exchange_measures=_of_exchanges(exchanged),
         apart=apart,
         plots=(drawn := embedded([plots])),
         places=drawn.places,
@@ -120,11 +123,63 @@ def differences(first: SeenSet, second: SeenSet) -> Iterator[Difference]:
         )
 
 
+@dataclass(frozen=True)
+class Exchange:
+    """What one student finds in an index that the other has filled."""
+
+    asks: str
+    index: str
+    rows: list[MetricRow]
+
+    def value(self, name: str) -> str:
+        """Spell a measure with its interval; a dash where so few photos do not give it."""
+        found = next((row for row in self.rows if row.name == name), None)
+        return "–" if found is None else f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"
+
+
+def exchanges(names: Sequence[str], first: SeenSet, second: SeenSet) -> list[Exchange]:
+    """Let each student ask the index of the other, beside that of the teacher.
+
+    Returns:
+        Nothing where the two do not live in the same space: through another mapping, or none.
+    """
+    if first.answer is None or second.answer is None:
+        return []
+    if first.asked is None or second.asked is None or not np.array_equal(first.asked, second.asked):
+        return []
+    teacher = ("the teacher", first.asked)
+    one, other = (names[0], first.answer), (names[1], second.answer)
+    return [
+        Exchange(
+            asks,
+            whose,
+            shared_space(first.teacher, index, queries, seed=_SEED, resamples=_RESAMPLES),
+        )
+        for (asks, queries), (whose, index) in (
+            (one, other), (one, teacher), (other, one), (other, teacher)
+        )
+    ]  # fmt: skip
+
+
 def _finds_itself(
     index_NK: NDArray[np.float32], queries_NK: NDArray[np.float32]
 ) -> NDArray[np.float64]:
     _, found = nearest(index_NK, queries_NK, 1)
     return np.asarray(found[:, 0] == np.arange(len(found)), np.float64)
+
+
+def _of_exchanges(found: Sequence[Exchange]) -> list[tuple[str, str, float | None]]:
+    """Return name, label and chance of what every index was asked for."""
+    named = []
+    for row in found[0].rows if found else []:
+        kind, _, k = row.name.rpartition("_")
+        label = (
+            f"teacher's {k} neighbours found"
+            if kind == "shared_overlap"
+            else ("same photo found first" if k == "1" else f"same photo among the first {k}")
+        )
+        named.append((row.name, label, row.chance))
+    return named
 
 
 def _means(label: str, first_N: NDArray[np.float64], second_N: NDArray[np.float64]) -> Difference:

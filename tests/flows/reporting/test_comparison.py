@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from flows.cli import app
 from flows.cli.report import evidence_of
 from flows.config.load import load_config
-from flows.reporting.comparison import comparison_page, differences
+from flows.reporting.comparison import comparison_page, differences, exchanges
 from flows.reporting.evidence import SeenSet
 from flows.stages.pipeline import Pipeline
 from tests.photos import photo
@@ -56,6 +56,29 @@ def test_photos_that_both_find_hard_do_not_widen_the_interval() -> None:
     assert paired.high - paired.low < 0.3 * (alone.high - alone.low)
 
 
+def test_the_index_of_one_student_is_asked_by_the_other() -> None:
+    first, second = seen(0.1, seed=1), seen(2.0, seed=2)
+    found = exchanges(["good", "poor"], first, second)
+    assert [(each.asks, each.index) for each in found] == [
+        ("good", "poor"), ("good", "the teacher"), ("poor", "good"), ("poor", "the teacher")
+    ]  # fmt: skip
+    best = [each.rows[0].value for each in found]
+    assert found[0].rows[0].name == "same_photo_at_1"
+    assert best[1] > 0.9
+    # Both an index that is poor and a question that is poor find less; chance is 1 in 200.
+    assert all(0.02 < value < 0.7 for value in (best[0], best[2], best[3]))
+    assert found[0].value("same_photo_at_1") == (
+        f"{best[0]:.3f} [{found[0].rows[0].low:.3f}, {found[0].rows[0].high:.3f}]"
+    )
+
+
+def test_students_of_other_spaces_have_no_index_in_common() -> None:
+    usual = seen(0.1)
+    assert usual.asked is not None
+    assert exchanges(["a", "b"], usual, replace(usual, asked=usual.asked[:, ::-1])) == []
+    assert exchanges(["a", "b"], usual, replace(usual, asked=None, answer=None)) == []
+
+
 @pytest.mark.slow
 def test_two_runs_are_compared_on_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(40):
@@ -75,6 +98,7 @@ def test_two_runs_are_compared_on_a_page(tmp_path: Path, monkeypatch: pytest.Mon
     assert done.exit_code == 0
     page = (tmp_path / "comparison.html").read_text()
     assert "cosine to the mapped teacher" in page
+    assert '<th scope="row">short</th><td>long</td>' in page
     for value in metrics:
         assert f"<td>{value:.3f}</td>" in page
     assert f"{metrics[1] - metrics[0]:+.3f} [" in page
