@@ -36,6 +36,7 @@ def metrics_of(config: RunConfig) -> list[str]:
         ood_score=settings.ood_score,
         same_classes=settings.same_classes,
         corrupted=settings.corrupted_photos > 0,
+        fine_tuned=settings.fine_tune_epochs > 0,
     )
 
 

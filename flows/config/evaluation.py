@@ -53,6 +53,13 @@ class EvaluationConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=Fal
         description="test photos that are embedded under 15 common corruptions at 5 severities "
         "each, 75 views per photo and model; 0: none",
     )
+    fine_tune_epochs: int = Field(
+        0,
+        ge=0,
+        le=10_000,
+        description="epochs in which the student is trained on the labels, beside the same network "
+        "from scratch, three seeds of each; 0: it is not",
+    )
     resamples: int = Field(
         1000, ge=100, le=100_000, description="bootstrap resamples behind each interval"
     )
@@ -75,7 +82,10 @@ class EvaluationConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=Fal
     def identity(self) -> dict[str, Any]:
         """Return everything that determines what is measured."""
         # Settings that came later leave no trace while they are the usual ones.
-        later = ("ood_score", "probes", "false_alarm_rate", "shifts", "corrupted_photos")
+        later = (
+            "ood_score", "probes", "false_alarm_rate", "shifts", "corrupted_photos",
+            "fine_tune_epochs",
+        )  # fmt: skip
         fields = type(self).model_fields
         unnamed = {name for name in later if getattr(self, name) == fields[name].default}
         return self.model_dump(mode="json", exclude={"ood", *unnamed})

@@ -5,7 +5,7 @@ from typing import Any
 
 from flows.config.run import RunConfig
 from tintem_core.evaluation.few_shot import SHOTS
-from tintem_core.evaluation.metrics import ALL
+from tintem_core.evaluation.metrics import ALL, SCRATCH
 from tintem_core.evaluation.neighbours import NEIGHBOURS
 
 
@@ -94,9 +94,10 @@ def summary_rows(
             of_teacher = found.get(("teacher", dataset, _OF_TEACHER.get(metric, metric)))
             constant = found.get(("constant", dataset, metric))
             fitted = found.get(("mapped", dataset, metric))
+            scratch = found.get((SCRATCH, dataset, metric))
             if of_teacher is not None and (chance := of_teacher.get("chance")) is not None:
                 label += f" (chance {chance:.3f})"
-            worth = _worth(row, of_teacher, constant, fitted)
+            worth = _worth(row, of_teacher, constant, fitted, scratch)
             rows.append(Row(group, label, worth, _cell(row)))
 
     faithful = f"Faithfulness, {evaluation['test_photos']} unseen photos"
@@ -122,6 +123,8 @@ def summary_rows(
     add("Accuracy", "probe (SGD)", "test", "linear_probe")
     add("Accuracy", "probe (L-BFGS)", "test", "logistic_probe")
     add("Accuracy", "same kNN answer", "test", "knn_agreement")
+    add("Accuracy", "trained on all labels", "test", "fine_tuned")
+    add("Accuracy", "… more than from scratch", "test", "fine_tuned_gain")
     corrupted = "Under 15 common corruptions"
     add(corrupted, "cosine to the mapped teacher", "test", "corrupted_cosine_to_mapped")
     add(corrupted, f"kNN, k = {neighbours}", "test", "corrupted_knn")
@@ -156,12 +159,15 @@ def _worth(
     teacher: dict[str, Any] | None,
     constant: dict[str, Any] | None,
     fitted: dict[str, Any] | None,
+    scratch: dict[str, Any] | None,
 ) -> str:
     """Say what there is to compare a student's number with."""
     if teacher is not None:
         return _cell(teacher)
     if constant is not None:
         return f"(constant answer {constant['value']:.3f})"
+    if scratch is not None:
+        return f"(from scratch {_cell(scratch)})"
     if row.get("chance") is not None:
         return f"(chance {row['chance']:.3f})"
     if fitted is not None:

@@ -19,6 +19,7 @@ from flows.data.features import evaluation_latents, latents_by_teacher
 from flows.provenance import provenance
 from flows.reporting.base import reporter
 from flows.stages.ensure import ensure_artifact
+from flows.stages.fine_tune import fine_tuned_rows
 from flows.stages.ids import artifact_id, evaluation_spec, student_cache_spec
 from flows.stages.measure import as_rows, draws, measure
 from flows.stages.measure_classes import per_class
@@ -93,6 +94,9 @@ def _evaluate(
         found = corruption_rows(settings.knn, train, corrupted, classes, draws(config))
         rows += as_rows(found)
         tables["corruptions"] = corruption_table(settings.knn, train, corrupted, classes)
+    if settings.fine_tune_epochs:
+        found = fine_tuned_rows(config, root, indexed, extracted, mapped, trained, draws(config))
+        rows += as_rows(found)
     near = near_copies(train.teacher, test.teacher)
     _tell(indexed.data, near)
     limits = _limits(root, trained, train, test, rows)

@@ -76,13 +76,19 @@ def _require_labels(config: RunConfig) -> None:
     """Refuse photos of which none has a label, where one is needed: listing them opens none."""
     score, data = config.evaluation.ood_score, config.data
     by_classes = SCORES[score].needs_labels
-    if not config.training.kind.needs_labels and not by_classes:
+    fine_tuned = config.evaluation.fine_tune_epochs > 0
+    if not (config.training.kind.needs_labels or by_classes or fine_tuned):
         return
     entries = open_reader(data).entries()
     if entries["label"].null_count() < len(entries):
         return
     if config.training.kind.needs_labels:
         refuse_unlabelled(data.name, [None] * len(entries))
+    if fine_tuned:
+        raise InputError(
+            f"evaluation.fine_tune_epochs trains on labels, and no photo of {data.name} has one: "
+            "give data.label_column or class folders, or set it to 0."
+        )
     raise InputError(
         f"evaluation.ood_score '{score}' compares classes, and no photo of {data.name} has a "
         "label: give data.label_column or class folders, or choose another score."

@@ -22,7 +22,10 @@ Measured = Literal[
     "ood",
     "ood ranks",
     "corruptions",
+    "fine-tuning",
 ]
+SCRATCH = "from scratch"
+"""The student's network, trained on labels alone."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +36,8 @@ class Metric:
     label: what people read.
     of: what it is measured of: the answer beside its target, angles against the teacher's, the
         teacher's own index, votes of labelled photos, their agreement with the teacher's, linear
-        probes, scores of out-of-distribution photos, their ranks beside the teacher's, or photos
-        under common corruptions.
+        probes, scores of out-of-distribution photos, their ranks beside the teacher's, photos
+        under common corruptions, or answers of networks that were trained on labels.
     lower_is_better: whether less of it is better.
     needs_labels: whether it is measured over the photos that have a label.
     has_constant: whether a constant answer is measured beside it.
@@ -92,6 +95,13 @@ _METRICS = (
         lower_is_better=True,
         needs_labels=True,
     ),
+    Metric("fine_tuned", "accuracy, trained on all labels", "fine-tuning", needs_labels=True),
+    Metric(
+        "fine_tuned_gain",
+        "accuracy on all labels, more than from scratch",
+        "fine-tuning",
+        needs_labels=True,
+    ),
     Metric("ood_rank_correlation", "OOD score rank correlation", "ood ranks"),
 )
 # Of the scores that are not the chosen one.
@@ -117,6 +127,7 @@ def known_metrics(
     ood_score: str = "nearest-cosine",
     same_classes: Iterable[str] = (),
     corrupted: bool = False,
+    fine_tuned: bool = False,
 ) -> list[str]:
     """Return what an evaluation measures, as subject/set/name.
 
@@ -133,6 +144,7 @@ def known_metrics(
         same_classes: names of the sets of ``ood`` whose labels are scored too.
         corrupted: whether common corruptions are measured. Errors relative to the teacher's are,
             where it makes some under each of them.
+        fine_tuned: whether the student is trained on labels too.
     """
     by_labels = [*_names("votes"), *(f"{name}_probe" for name in probes)]
     outliers = _names("ood")
@@ -163,6 +175,9 @@ def known_metrics(
         found += [f"{who}/test/mce" for who in subjects]
         asked = () if answers is None else (answers, "constant")
         found += [f"{who}/test/corrupted_cosine_to_mapped" for who in asked]
+    if fine_tuned:
+        found += [f"{who}/test/fine_tuned" for who in ("student", SCRATCH)]
+        found += ["student/test/fine_tuned_gain"]
     for teacher in teachers:
         found += [f"student against {teacher}/{name}/{m}" for name in ("test", *ood)
                   for m in _names("angles")]  # fmt: skip
