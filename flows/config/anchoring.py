@@ -31,6 +31,7 @@ def resolve_paths(content: dict[str, Any], folder: Path) -> dict[str, Any]:
     anchor(content.get("student"), "weights")
     anchor(content.get("student"), "python")
     anchor(content.get("runtime"), "copies_folder")
+    anchor(content.get("evaluation"), "masks")
     anchor_students(content.get("sweep"), anchor)
     if isinstance(nightly := content.get("nightly"), dict):
         anchor_students({"list": nightly.get("students")}, anchor)

@@ -37,6 +37,7 @@ def metrics_of(config: RunConfig) -> list[str]:
         same_classes=settings.same_classes,
         corrupted=settings.corrupted_photos > 0,
         fine_tuned=settings.fine_tune_epochs > 0,
+        masks=settings.masks is not None,
     )
 
 

@@ -60,6 +60,11 @@ class EvaluationConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=Fal
         description="epochs in which the student is trained on the labels, beside the same network "
         "from scratch, three seeds of each; 0: it is not",
     )
+    masks: str | None = Field(
+        None,
+        description="folder of segmentation masks, local or s3://: a PNG of the same path as the "
+        "photo, whose values are classes, 255 for none; null: segmentation is not measured",
+    )
     resamples: int = Field(
         1000, ge=100, le=100_000, description="bootstrap resamples behind each interval"
     )
@@ -87,5 +92,8 @@ class EvaluationConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=Fal
             "fine_tune_epochs",
         )  # fmt: skip
         fields = type(self).model_fields
-        unnamed = {name for name in later if getattr(self, name) == fields[name].default}
+        # What the masks are is told by their names and sizes, wherever they lie.
+        unnamed = {"masks"} | {
+            name for name in later if getattr(self, name) == fields[name].default
+        }
         return self.model_dump(mode="json", exclude={"ood", *unnamed})

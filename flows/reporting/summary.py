@@ -125,6 +125,7 @@ def summary_rows(
     add("Accuracy", "same kNN answer", "test", "knn_agreement")
     add("Accuracy", "trained on all labels", "test", "fine_tuned")
     add("Accuracy", "… more than from scratch", "test", "fine_tuned_gain")
+    add("Patch tokens", "linear segmentation, mIoU", "test", "miou")
     corrupted = "Under 15 common corruptions"
     add(corrupted, "cosine to the mapped teacher", "test", "corrupted_cosine_to_mapped")
     add(corrupted, f"kNN, k = {neighbours}", "test", "corrupted_knn")

@@ -4,6 +4,7 @@ Legend: ``N`` images, ``D`` teacher width, ``K`` student width.
 """
 
 import io
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -24,8 +25,15 @@ from flows.stages.ids import artifact_id, evaluation_spec, student_cache_spec
 from flows.stages.measure import as_rows, draws, measure
 from flows.stages.measure_classes import per_class
 from flows.stages.measure_corruptions import corrupted_photos, corruption_rows, corruption_table
+from flows.stages.measure_masks import mask_rows
 from flows.stages.measure_outliers import ood_scores, thresholds
-from flows.stages.models import load_embedder, load_history, load_objective
+from flows.stages.models import (
+    load_embedder,
+    load_history,
+    load_objective,
+    load_teacher,
+    load_token_embedder,
+)
 from flows.stages.results import Evaluated, Indexed, Mapped, Trained
 from flows.stages.spaces import Spaces, classes_of, spaces_of
 from flows.stages.stored_embeddings import stored_embeddings
@@ -34,6 +42,7 @@ from tintem_core.evaluation.faithfulness import faithfulness
 from tintem_core.evaluation.limits import Limits, loss_fall
 from tintem_core.evaluation.neighbours import near_copies
 from tintem_core.evaluation.to_mapped import r2
+from tintem_core.models.embedder import Embedder
 
 Array = NDArray[np.float32]
 
@@ -94,6 +103,12 @@ def _evaluate(
         found = corruption_rows(settings.knn, train, corrupted, classes, draws(config))
         rows += as_rows(found)
         tables["corruptions"] = corruption_table(settings.knn, train, corrupted, classes)
+    if settings.masks is not None:
+        models: dict[str, Callable[[], Embedder]] = {}
+        if config.teacher.latents is None:
+            models["teacher"] = partial(load_teacher, config.teacher, config.runtime.device)
+        models["student"] = partial(load_token_embedder, config, root, mapped, trained)
+        rows += as_rows(mask_rows(config, indexed.data, models, draws(config)))
     if settings.fine_tune_epochs:
         found = fine_tuned_rows(config, root, indexed, extracted, mapped, trained, draws(config))
         rows += as_rows(found)

@@ -19,8 +19,9 @@ from flows.data.weights import initial_weights
 from flows.stages.results import Indexed
 from flows.stages.selection import selection_identity
 from storage.cache import CacheSpec, KindSpec
-from storage.identity import file_digest, make_id
+from storage.identity import digest, file_digest, make_id
 from storage.images import SourceConfig
+from storage.root import open_root
 from tintem_core.models.config import TeacherConfig
 from tintem_core.models.student import constant_digest, natural_width, pretrained_digest
 from tintem_core.views import EVAL, ViewRecipe
@@ -279,6 +280,9 @@ def evaluation_spec(
     config: RunConfig, student_id: str, extracted: Extracted, indexed: Indexed
 ) -> dict[str, object]:
     """Return everything that determines an evaluation."""
+    masks: dict[str, object] = {}
+    if config.evaluation.masks is not None:
+        masks["masks"] = digest(sorted(open_root(config.evaluation.masks).sizes().items()))
     return {
         "student": student_id,
         "caches": [
@@ -287,6 +291,7 @@ def evaluation_spec(
         ],
         "images": {m.name: m.digest(labels=True) for m in indexed.datasets()},
         "settings": config.evaluation.identity(),
+        **masks,
         **_method("evaluations"),
     }
 

@@ -123,6 +123,15 @@ def load_embedder(config: RunConfig, root: Root, mapped: Mapped, trained: Traine
     return Embedder(student, config.student.image_size, device=choose_device(config.runtime.device))
 
 
+def load_token_embedder(
+    config: RunConfig, root: Root, mapped: Mapped, trained: Trained
+) -> Embedder:
+    """Load the backbone of a finished student, whose patch tokens are its own."""
+    backbone = load_student(config, root, mapped, trained).backbone
+    device = choose_device(config.runtime.device)
+    return Embedder(backbone, config.student.image_size, device=device)
+
+
 def load_objective(
     config: RunConfig, root: Root, mapped: Mapped, trained: Trained, centre: Tensor | None = None
 ) -> Objective:

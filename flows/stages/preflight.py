@@ -18,6 +18,7 @@ from flows.data.weights import initial_weights
 from flows.provenance import provenance
 from flows.stages.following import require_tensorboard
 from flows.stages.licences import require_license
+from flows.stages.measure_masks import refuse_no_masks
 from flows.stages.models import known_teacher
 from flows.stages.training_data import refuse_unlabelled
 from storage.identity import digest
@@ -42,6 +43,9 @@ def preflight(config: RunConfig) -> None:
     require_tensorboard(config)
     _check_machine(config.runtime)
     _require_labels(config)
+    if config.evaluation.masks is not None:
+        uris = open_reader(config.data).entries()["uri"].to_list()
+        refuse_no_masks(config.evaluation.masks, config.data.name, uris)
     natural = natural_width(config.student)
     check_optimizer(config.training.optimizer)
     if config.views.recipe.name == "timm":

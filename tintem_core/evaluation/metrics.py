@@ -23,6 +23,7 @@ Measured = Literal[
     "ood ranks",
     "corruptions",
     "fine-tuning",
+    "masks",
 ]
 SCRATCH = "from scratch"
 """The student's network, trained on labels alone."""
@@ -37,7 +38,7 @@ class Metric:
     of: what it is measured of: the answer beside its target, angles against the teacher's, the
         teacher's own index, votes of labelled photos, their agreement with the teacher's, linear
         probes, scores of out-of-distribution photos, their ranks beside the teacher's, photos
-        under common corruptions, or answers of networks that were trained on labels.
+        under common corruptions, masks, or answers of networks that were trained on labels.
     lower_is_better: whether less of it is better.
     needs_labels: whether it is measured over the photos that have a label.
     has_constant: whether a constant answer is measured beside it.
@@ -102,6 +103,7 @@ _METRICS = (
         "fine-tuning",
         needs_labels=True,
     ),
+    Metric("miou", "linear segmentation, mIoU", "masks"),
     Metric("ood_rank_correlation", "OOD score rank correlation", "ood ranks"),
 )
 # Of the scores that are not the chosen one.
@@ -128,6 +130,7 @@ def known_metrics(
     same_classes: Iterable[str] = (),
     corrupted: bool = False,
     fine_tuned: bool = False,
+    masks: bool = False,
 ) -> list[str]:
     """Return what an evaluation measures, as subject/set/name.
 
@@ -145,6 +148,7 @@ def known_metrics(
         corrupted: whether common corruptions are measured. Errors relative to the teacher's are,
             where it makes some under each of them.
         fine_tuned: whether the student is trained on labels too.
+        masks: whether there are any.
     """
     by_labels = [*_names("votes"), *(f"{name}_probe" for name in probes)]
     outliers = _names("ood")
@@ -175,6 +179,8 @@ def known_metrics(
         found += [f"{who}/test/mce" for who in subjects]
         asked = () if answers is None else (answers, "constant")
         found += [f"{who}/test/corrupted_cosine_to_mapped" for who in asked]
+    if masks:
+        found += [f"{who}/test/miou" for who in ("teacher", "student")]
     if fine_tuned:
         found += [f"{who}/test/fine_tuned" for who in ("student", SCRATCH)]
         found += ["student/test/fine_tuned_gain"]
