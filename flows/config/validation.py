@@ -1,12 +1,16 @@
 """Settings to a run's config, with errors in the words of the file."""
 
 import difflib
+from reprlib import Repr
 from typing import Any, get_args
 
 from pydantic import ValidationError
 
 from flows.config.run import RunConfig
 from tintem_core.errors import InputError
+
+_SHORT = Repr()
+_SHORT.maxstring = _SHORT.maxother = 80
 
 
 def validated(content: dict[str, Any], where: str) -> RunConfig:
@@ -35,7 +39,8 @@ def _explain(problem: Any) -> str:
     if problem["type"] == "missing":
         return f"'{key}' is missing"
     message = problem["msg"].removeprefix("Value error, ")
-    return f"'{key}' is {problem['input']!r}: {message[0].lower()}{message[1:]}" if key else message
+    given = _SHORT.repr(problem["input"])
+    return f"'{key}' is {given}: {message[0].lower()}{message[1:]}" if key else message
 
 
 def _known_keys(location: tuple[Any, ...]) -> list[str]:
