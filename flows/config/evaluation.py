@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, Field, model_validator
+from pydantic import AfterValidator, BaseModel, Field, field_validator, model_validator
 
 from storage.images import SourceConfig
 from tintem_core.evaluation.ood import SCORES
@@ -65,6 +65,13 @@ class EvaluationConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=Fal
         description="folder of segmentation masks, local or s3://: a PNG of the same path as the "
         "photo, whose values are classes, 255 for none; null: segmentation is not measured",
     )
+    groups: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
+        (),
+        max_length=20,
+        description="columns written beside the photos of data (camera, site) by whose values the "
+        "test photos are told apart, each measured by itself; of a column with more than 50 "
+        "values, the 50 with the most test photos",
+    )
     resamples: int = Field(
         1000, ge=100, le=100_000, description="bootstrap resamples behind each interval"
     )
@@ -79,21 +86,30 @@ class EvaluationConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=Fal
                                  f"(there are: {known})")  # fmt: skip
         return self
 
+    @field_validator("groups")
+    @classmethod
+    def _groups_are_columns(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"'{twice[0]}' is named twice: leave one out")
+        if "uri" in names:
+            raise ValueError("every photo has a uri of its own: name a column whose values repeat")
+        return names
+
     @property
     def same_classes(self) -> list[str]:
         """Names of the sets whose labels are of the run's own classes."""
         return [name for name, shift in self.shifts.items() if shift == "covariate"]
 
     def identity(self) -> dict[str, Any]:
-        """Return everything that determines what is measured."""
+        """Return everything that determines what is measured, masks and groups apart."""
         # Settings that came later leave no trace while they are the usual ones.
         later = (
             "ood_score", "probes", "false_alarm_rate", "shifts", "corrupted_photos",
             "fine_tune_epochs",
         )  # fmt: skip
         fields = type(self).model_fields
-        # What the masks are is told by their names and sizes, wherever they lie.
-        unnamed = {"masks"} | {
+        # What masks and groups are is told by the files' names and sizes, and by the values.
+        unnamed = {"groups", "masks"} | {
             name for name in later if getattr(self, name) == fields[name].default
         }
         return self.model_dump(mode="json", exclude={"ood", *unnamed})

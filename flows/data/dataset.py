@@ -68,6 +68,19 @@ class Dataset:
         """Return the labels, in the order of :meth:`keys`; None where there is none."""
         return self._select("label", split)
 
+    def notes(self, split: str, columns: Sequence[str]) -> pl.DataFrame:
+        """Return what is written beside the images, read from their source.
+
+        Returns:
+            A row of text for each of :meth:`keys`, in their order; null where nothing is written.
+
+        Raises:
+            SourceError: if there is no such column.
+        """
+        uris = pl.DataFrame({"uri": self._select("uri", split).series})
+        found = self.reader.notes(columns)
+        return uris.join(found, on="uri", how="left", maintain_order="left").drop("uri")
+
     @property
     def is_labelled(self) -> bool:
         """Whether photos of both splits have labels, so that they can be scored by them."""

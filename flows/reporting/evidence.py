@@ -100,8 +100,9 @@ class Evidence:
     """What the evaluation stored beside its record, by name.
 
     ood_scores: subject, dataset, score, of a set in the order of its photos; classes: one row for
-    each label, where photos have some; corruptions: one for each corruption and severity, where
-    they were measured.
+    each label, where photos have some; groups: one for each value of a column that is written
+    beside them, where the config names columns; corruptions: one for each corruption and severity,
+    where they were measured.
     """
     history: pl.DataFrame
     """The training curve: epoch, loss, learning_rate; with select 'best', validation."""

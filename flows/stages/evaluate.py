@@ -19,11 +19,13 @@ from flows.data.dataset import Dataset
 from flows.data.features import evaluation_latents, latents_by_teacher
 from flows.provenance import provenance
 from flows.reporting.base import reporter
+from flows.reporting.groups import worst_groups
+from flows.reporting.measures import Measures
 from flows.stages.ensure import ensure_artifact
 from flows.stages.fine_tune import fine_tuned_rows
 from flows.stages.ids import artifact_id, evaluation_spec, student_cache_spec
 from flows.stages.measure import as_rows, draws, measure
-from flows.stages.measure_classes import per_class
+from flows.stages.measure_classes import per_class, per_group, per_photo
 from flows.stages.measure_corruptions import corrupted_photos, corruption_rows, corruption_table
 from flows.stages.measure_masks import mask_rows
 from flows.stages.measure_outliers import ood_scores, thresholds
@@ -126,10 +128,15 @@ def _evaluate(
     cut = thresholds(settings, scores)
     # Whether a measure knows its chance is not told by the first rows.
     tables |= {"metrics": pl.DataFrame(rows, infer_schema_length=None), "ood_scores": scores}
+    own = (pl.col("subject") == "student") & (pl.col("dataset") == "test")
+    strange = scores.filter(own)["score"].to_numpy() < cut["student"]
+    photos = per_photo(settings, train, test, classes, strange)
     if classes is not None:
-        own = (pl.col("subject") == "student") & (pl.col("dataset") == "test")
-        strange = scores.filter(own)["score"].to_numpy() < cut["student"]
-        tables["classes"] = per_class(settings, train, test, classes, strange)
+        tables["classes"] = per_class(photos)
+    if indexed.group_columns:
+        tables["groups"] = per_group(photos, indexed.groups)
+        for said in worst_groups(tables["groups"], Measures(rows)):
+            reporter().note(said)
     record = {
         "spec": spec,
         "metrics": {_label(row): row["value"] for row in rows},
@@ -140,6 +147,14 @@ def _evaluate(
         "limits": None if limits is None else asdict(limits),
         "provenance": provenance(),
     }
+    if indexed.group_columns:
+        record["groups"] = {
+            values.name: {
+                "values": values.drop_nulls().n_unique(),
+                "photos_without": values.null_count(),
+            }
+            for values in indexed.groups
+        }
     files = {f"{name}.parquet": _parquet(table) for name, table in tables.items()}
     return files, record
 

@@ -261,13 +261,12 @@ def student_cache_spec(
     views: int = 1,
 ) -> CacheSpec:
     """Say what the cache of a student's own embeddings of a dataset's views holds."""
-    view = {**recipe.identity(), "base_size": config.teacher.image_size}
     kind = KindSpec(shape=(width,), dims=("feature",), dtype="float32")
     return CacheSpec(
         slug=f"student-{config.student.name}-{dataset}-{recipe.name}",
         content={
             "student": student_id,
-            "views": view,
+            "views": {**recipe.identity(), "base_size": config.teacher.image_size},
             "dataset": dataset,
             **_method("embeddings"),
         },
@@ -292,6 +291,7 @@ def evaluation_spec(
         "images": {m.name: m.digest(labels=True) for m in indexed.datasets()},
         "settings": config.evaluation.identity(),
         **masks,
+        **indexed.groups_identity(),
         **_method("evaluations"),
     }
 

@@ -4,6 +4,7 @@ from flows.config.run import RunConfig
 from flows.data.dataset import Dataset
 from flows.data.latents import StoredLatents, open_latents, unused_latents, with_latents
 from flows.reporting.base import reporter
+from flows.stages.measure_classes import MOST_GROUPS
 from flows.stages.results import Indexed
 from flows.stages.selection import held_out
 from flows.stages.training_data import refuse_unlabelled
@@ -46,7 +47,9 @@ def index(config: RunConfig, root: Root) -> Indexed:
         data,
         {s.name: _dataset(config, s, root) for s in config.evaluation.ood},
         {s.name: _dataset(config, s, root) for s in config.support_sources},
+        config.evaluation.groups,
     )
+    _check_groups(indexed)
     for teacher in config.teachers:
         if teacher.latents is not None:
             _tell_unused(open_latents(teacher), indexed)
@@ -55,6 +58,21 @@ def index(config: RunConfig, root: Root) -> Indexed:
     for source in config.support_sources:
         _check_support(source, indexed)
     return indexed
+
+
+def _check_groups(indexed: Indexed) -> None:
+    for column in indexed.groups:
+        photos, without = len(column), column.null_count()
+        if without == photos:
+            raise InputError(
+                f"evaluation.groups: the column '{column.name}' says nothing of the {photos:,} "
+                f"test photos of {indexed.data.name}: fill it, or leave it out."
+            )
+        values = column.drop_nulls().n_unique()
+        told = f"{column.name}: {values:,} values over {photos - without:,} test photos"
+        if values > MOST_GROUPS:
+            told += f", the {MOST_GROUPS} with the most photos are told apart"
+        reporter().note(f"{told}; {without:,} without a value" if without else told)
 
 
 def _check_strange(source: SourceConfig, indexed: Indexed) -> None:

@@ -23,6 +23,10 @@ from tintem_core.evaluation.probes import (
 )
 from tintem_core.evaluation.shared_space import shared_knn
 
+MOST_GROUPS = 50
+_MEASURES = ("knn", "teacher_knn", "faithfulness", "false_alarms")
+_JUDGES = ("knn", "faithfulness", "false_alarms")
+
 
 def class_rows(
     settings: EvaluationConfig,
@@ -71,39 +75,83 @@ def class_rows(
         yield asked[0], "test", row
 
 
-def per_class(
+def per_photo(
     settings: EvaluationConfig,
     train: Spaces,
     test: Spaces,
-    classes: Classes,
+    classes: Classes | None,
     strange: NDArray[np.bool_],
 ) -> pl.DataFrame:
-    """Return a row for every class of the test photos, the one with the lowest accuracy first.
+    """Return what is measured of every test photo by itself, in order.
 
-    ``label``; ``n``; ``knn`` and ``teacher_knn``: accuracy of student and teacher;
-    ``faithfulness``: mean cosine of the student to what it was asked for, null where it was asked
-    for nothing; ``false_alarms``: share of the photos taken for strange.
+    ``label``; ``knn`` and ``teacher_knn``: whether student and teacher find it, null where the
+    photo has none; ``faithfulness``: cosine of the student to what it was asked for, null where it
+    was asked for nothing; ``false_alarms``: whether it is taken for strange.
 
     Args:
         settings: how it is measured.
         train, test: embeddings.
-        classes: of the photos.
+        classes: of the photos; None where they have none.
         strange: which test photos the student takes for out of distribution, shape (N,).
     """
-    told = classes.train >= 0
-    bank_labels, labels = classes.train[told], classes.of["test"]
     asked = test.asked()
-    cosines = np.full(len(labels), np.nan) if asked is None else row_cosines(asked[1], asked[2])
-    table = pl.DataFrame({
-        "label": [classes.names[number] if number >= 0 else None for number in labels],
-        "knn": _voted(settings, train.student[told], bank_labels, test.student) == labels,
-        "teacher_knn": _voted(settings, train.teacher[told], bank_labels, test.teacher) == labels,
+    cosines = np.full(len(strange), np.nan) if asked is None else row_cosines(asked[1], asked[2])
+    nothing = pl.Series([None] * len(strange), dtype=pl.Boolean)
+    right = {"knn": nothing, "teacher_knn": nothing}
+    names: list[str | None] = [None] * len(strange)
+    if classes is not None:
+        told = classes.train >= 0
+        bank_labels, labels = classes.train[told], classes.of["test"]
+        names = [classes.names[number] if number >= 0 else None for number in labels]
+        for who, bank, queries in (
+            ("knn", train.student, test.student),
+            ("teacher_knn", train.teacher, test.teacher),
+        ):
+            found = pl.Series(_voted(settings, bank[told], bank_labels, queries) == labels)
+            right[who] = found.set(pl.Series(labels < 0), None)
+    return pl.DataFrame({
+        "label": pl.Series(names, dtype=pl.String),
+        **right,
         "faithfulness": pl.Series(cosines, nan_to_null=True),
         "false_alarms": strange,
     })  # fmt: skip
-    columns = ("knn", "teacher_knn", "faithfulness", "false_alarms")
-    grouped = table.drop_nulls("label").group_by("label")
-    return grouped.agg(pl.len().alias("n"), pl.col(columns).mean()).sort("knn", "label")
+
+
+def per_value(photos: pl.DataFrame, values: pl.Series) -> pl.DataFrame:
+    """Return a row for every value of the photos, the worst first.
+
+    ``value``; ``n``; ``labelled``: how many of them have a label; the means of the measures that
+    :func:`per_photo` has. Worst by accuracy; without labels by faithfulness; else by false alarms.
+    """
+    table = photos.with_columns(value=values).drop_nulls("value").group_by("value")
+    found = table.agg(
+        pl.len().alias("n"), pl.col("knn").count().alias("labelled"), pl.col(_MEASURES).mean()
+    )
+    by = next(name for name in _JUDGES if found[name].count())
+    return found.sort(by, "value", descending=[by == "false_alarms", False], nulls_last=True)
+
+
+def per_class(photos: pl.DataFrame) -> pl.DataFrame:
+    """Return :func:`per_value` of the labels, as ``label``."""
+    return per_value(photos, photos["label"]).drop("labelled").rename({"value": "label"})
+
+
+def per_group(photos: pl.DataFrame, groups: pl.DataFrame) -> pl.DataFrame:
+    """Return :func:`per_value` of every column of groups, below its name as ``column``.
+
+    Of a column with more than ``MOST_GROUPS`` values, those of most photos.
+
+    Args:
+        photos: see :func:`per_photo`.
+        groups: what is written beside them, in the same order; null: in no group.
+    """
+    tables = []
+    for values in groups:
+        table = per_value(photos, values)
+        largest = table.sort("n", "value", descending=[True, False])["value"].head(MOST_GROUPS)
+        kept = table.filter(pl.col("value").is_in(largest.implode()))
+        tables.append(kept.select(pl.lit(values.name).alias("column"), pl.all()))
+    return pl.concat(tables)
 
 
 def _voted(

@@ -21,6 +21,7 @@ from flows.stages.licences import require_license
 from flows.stages.measure_masks import refuse_no_masks
 from flows.stages.models import known_teacher
 from flows.stages.training_data import refuse_unlabelled
+from storage.errors import SourceError
 from storage.identity import digest
 from storage.images import open_reader
 from tintem_core.errors import InputError, NotApplicableError
@@ -46,6 +47,7 @@ def preflight(config: RunConfig) -> None:
     if config.evaluation.masks is not None:
         uris = open_reader(config.data).entries()["uri"].to_list()
         refuse_no_masks(config.evaluation.masks, config.data.name, uris)
+    _require_groups(config)
     natural = natural_width(config.student)
     check_optimizer(config.training.optimizer)
     if config.views.recipe.name == "timm":
@@ -97,6 +99,15 @@ def _require_labels(config: RunConfig) -> None:
         f"evaluation.ood_score '{score}' compares classes, and no photo of {data.name} has a "
         "label: give data.label_column or class folders, or choose another score."
     )
+
+
+def _require_groups(config: RunConfig) -> None:
+    """Refuse columns that are not there; one file of the source tells."""
+    if config.evaluation.groups:
+        try:
+            open_reader(config.data).notes(config.evaluation.groups, 1)
+        except SourceError as error:
+            raise InputError(f"evaluation.groups: {error}") from error
 
 
 def _check_machine(runtime: RuntimeConfig) -> None:

@@ -4,12 +4,15 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
+import polars as pl
+
 from flows.config.run import RunConfig
 from flows.data.caches import Extracted, TeacherCaches
 from flows.data.dataset import Dataset
 from flows.reporting.summary import PhotoCounts
 from storage.artifacts import read_record
 from storage.errors import MissingObjectError
+from storage.identity import digest
 from storage.images import Manifest
 from storage.root import Root
 
@@ -23,6 +26,20 @@ class Indexed:
     """The OOD sets as they were found."""
     listed_support: dict[str, Dataset] = field(default_factory=dict)
     """The sets of support images as they were found."""
+    group_columns: tuple[str, ...] = ()
+    """Columns by whose values the test photos are told apart; see ``evaluation.groups``."""
+
+    @cached_property
+    def groups(self) -> pl.DataFrame:
+        """What the group columns say of the test photos, in their order; read from the source."""
+        if not self.group_columns:
+            return pl.DataFrame()
+        return self.data.notes("test", self.group_columns)
+
+    def groups_identity(self) -> dict[str, object]:
+        """Return, where there are groups, which photos are in which."""
+        values = {column.name: digest(column.to_list()) for column in self.groups}
+        return {"groups": values} if values else {}
 
     @cached_property
     def ood(self) -> dict[str, Dataset]:
@@ -100,6 +117,7 @@ def to_ids(indexed: Indexed, stored: Extracted, mapped: Mapped) -> dict[str, Any
         "images": indexed.data.manifest.id,
         "ood": {name: found.manifest.id for name, found in indexed.listed_ood.items()},
         "support": {name: found.manifest.id for name, found in indexed.listed_support.items()},
+        "groups": list(indexed.group_columns),
         "caches": asdict(stored),
         "mapping": mapped.id,
     }
@@ -124,6 +142,7 @@ def from_ids(root: Root, ids: dict[str, Any]) -> tuple[Indexed, Extracted, Mappe
             Dataset(Manifest.load(root, ids["images"]), root.reading),
             loaded(ids["ood"]),
             loaded(ids["support"]),
+            tuple(ids["groups"]),
         ),
         Extracted(
             **{

@@ -20,7 +20,7 @@ from flows.stages.ids import (
 from flows.stages.models import known_teacher
 from flows.stages.pipeline import Pipeline
 from flows.stages.results import Evaluated, Exported, Indexed, Mapped, Trained
-from storage.artifacts import read_record
+from storage.artifacts import list_artifacts, read_record
 from storage.images import Manifest, SourceConfig
 from storage.root import Root
 from tintem_core.errors import InputError
@@ -63,13 +63,37 @@ def find_results(pipeline: Pipeline, cure: str) -> None:
     """
     config, root, student = pipeline.config, pipeline.root, pipeline.trained.id
     spec = evaluation_spec(config, student, pipeline.extracted, pipeline.indexed)
-    found = artifact_id(config, spec)
+    found = _by_groups(config, root, spec, cure) or artifact_id(config, spec)
     record = _record(root, "evaluations", found, cure)
     pipeline.evaluated = Evaluated(id=found, record=record, reused=True)
     export = artifact_id(config, export_spec(config, student, found))
     record = _record(root, "exports", export, cure)
     location = f"{root.url}/exports/{export}"
     pipeline.exported = Exported(id=export, record=record, reused=True, location=location)
+
+
+def _by_groups(config: RunConfig, root: Root, spec: dict[str, object], cure: str) -> str | None:
+    """Return the newest evaluation by the groups of a config; None where it asks for none.
+
+    What the groups were is as it was then: the source may be gone, or say something else.
+    """
+    columns = config.evaluation.groups
+    if not columns:
+        return None
+
+    def by_columns(spec: dict[str, Any]) -> dict[str, Any]:
+        return {**spec, "groups": sorted(spec.get("groups", ()))}
+
+    wanted = by_columns({**spec, "groups": columns})
+    found = [
+        t for t in list_artifacts(root, "evaluations") if by_columns(t.record["spec"]) == wanted
+    ]
+    if not found:
+        raise InputError(
+            f"{root.url} holds no evaluation of {spec['student']} by {', '.join(columns)} "
+            f"(evaluation.groups) on the photos as last indexed: {cure}"
+        )
+    return max(found, key=lambda thing: thing.created).id
 
 
 def stored_features(config: RunConfig) -> Pipeline:

@@ -1,6 +1,8 @@
 """Images in Arrow files, as ``save_to_disk`` of Hugging Face's datasets writes them."""
 
+import itertools
 import json
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -8,7 +10,7 @@ from typing import Any
 import polars as pl
 
 from storage.errors import MissingObjectError, SourceError
-from storage.images.labels import LabelColumn, as_text, names_in
+from storage.images.labels import LabelColumn, as_notes, as_text, names_in
 from storage.images.parquet import USUAL_IMAGE_COLUMNS, holds_bytes
 from storage.images.select import (
     file_splits,
@@ -88,6 +90,21 @@ class ArrowReader(ImageReader):
         rows = self._frame(path, plain).head(_ROWS_LOOKED_AT)
         bytes_in = [name for name, kind in kinds.items() if holds_bytes(kind)]
         return rows.with_columns(pl.lit(None, pl.Binary).alias(name) for name in bytes_in)
+
+    def notes(self, columns: Sequence[str], _files: int | None = None, /) -> pl.DataFrame:
+        return pl.concat(
+            self._file_notes(path, columns) for path in itertools.islice(self._files, _files)
+        )
+
+    def _file_notes(self, path: str, columns: Sequence[str]) -> pl.DataFrame:
+        table, where = self._table(path), self._where(path)
+        described = (table.schema.metadata or {}).get(b"huggingface", b"{}")
+        found = {}
+        for name in columns:
+            column = pick_column(table.column_names, name, (), where)
+            values = self._frame(path, [column])[column]
+            found[name] = as_notes(LabelColumn(where, values, names_in(described, column)))
+        return pl.DataFrame({"uri": [f"{path}#{row}" for row in range(table.num_rows)], **found})
 
     def _listed(self, path: str, split: str | None) -> tuple[pl.DataFrame, LabelColumn]:
         import pyarrow.compute as pc

@@ -87,6 +87,31 @@ def as_text(columns: Sequence[LabelColumn]) -> list[pl.Series]:
     ]
 
 
+def as_notes(column: LabelColumn) -> pl.Series:
+    """What is written beside the images of one file, as text, null where nothing is.
+
+    Blanks and NaN are nothing. A number is the name of its class where it has one; a whole number
+    is spelled the same in every type.
+
+    Raises:
+        SourceError: if the column holds lists, records or bytes.
+    """
+    if isinstance(column.values.dtype, _NESTED):
+        raise SourceError(
+            f"{column.where}: the column {column.values.name!r} holds no numbers or text, but "
+            f"{column.values.dtype}. Name another."
+        )
+    cleaned = LabelColumn(column.where, _cleaned(column), column.names)
+    values = cleaned.values
+    if column.names:
+        return _named(cleaned, cleaned)
+    if values.dtype.is_float():
+        is_whole = values.is_finite() & (values == values.round())
+        whole = values.set(~is_whole.fill_null(False), None).cast(pl.Int64, strict=False)
+        return whole.cast(pl.String).zip_with(is_whole.fill_null(True), values.cast(pl.String))
+    return values.cast(pl.String)
+
+
 def _cleaned(column: LabelColumn) -> pl.Series:
     values = column.values
     if isinstance(values.dtype, _NESTED):

@@ -1,8 +1,9 @@
 """Images inside Parquet files, as Hugging Face lays them out: a struct {bytes, path} per row."""
 
+import itertools
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +13,7 @@ import polars as pl
 
 from storage.copies import CopyFolder
 from storage.errors import MissingObjectError, SourceError
-from storage.images.labels import LabelColumn, as_text, class_names
+from storage.images.labels import LabelColumn, as_notes, as_text, class_names
 from storage.images.pack import packed, packed_bytes, packed_image
 from storage.images.select import (
     file_splits,
@@ -143,6 +144,25 @@ class ParquetReader(ImageReader):
                 n: pl.lit(None, pl.Binary) for n, kind in schema.items() if holds_bytes(kind)
             }
             return kept.collect().with_columns(**bytes_in)
+
+    def notes(self, columns: Sequence[str], _files: int | None = None, /) -> pl.DataFrame:
+        return pl.concat(
+            self._file_notes(path, columns) for path in itertools.islice(self._files, _files)
+        )
+
+    def _file_notes(self, path: str, columns: Sequence[str]) -> pl.DataFrame:
+        where = self._where(path)
+        with _translate_errors(where):
+            data = self._root.path(path) or self._root.read(path)
+            file = pl.scan_parquet(data, glob=False)
+            there = file.collect_schema().names()
+            stored = {name: pick_column(there, name, (), where) for name in columns}
+            table = file.select(pl.col(set(stored.values()))).collect()
+        found = {
+            name: as_notes(LabelColumn(where, table[column], class_names(data, column)))
+            for name, column in stored.items()
+        }
+        return pl.DataFrame({"uri": [f"{path}#{row}" for row in range(len(table))], **found})
 
     def _file_entries(self, path: str, split: str | None) -> tuple[pl.DataFrame, LabelColumn]:
         with _translate_errors(self._where(path)):

@@ -2,12 +2,14 @@
 
 from abc import ABC, abstractmethod
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import polars as pl
 from pydantic import BaseModel, Field
 
+from storage.errors import SourceError
 from tintem_pixels import SUFFIXES
 
 IMAGE_SUFFIXES = tuple(sorted(SUFFIXES))
@@ -115,3 +117,22 @@ class ImageReader(ABC):
     def columns(self) -> pl.DataFrame:
         """Some rows of what is written beside the images, to choose columns by; may be empty."""
         return pl.DataFrame()
+
+    def notes(self, columns: Sequence[str], _files: int | None = None, /) -> pl.DataFrame:
+        """What is written beside the images in some columns, as text.
+
+        Args:
+            columns: their names, none of them `uri`.
+            _files: how many of the source's files to look into, the first ones; None: all.
+
+        Returns:
+            One row per image: its uri, then the columns under the names asked for, null where
+            nothing is written, or two different things are.
+
+        Raises:
+            SourceError: if the source has no such column; names those it has.
+        """
+        raise SourceError(
+            f"{self.source.uri} has no columns, so none named {columns[0]!r}. List its images in a "
+            "CSV or Parquet table of paths that has it, and give the table as uri."
+        )

@@ -2,6 +2,7 @@
 
 import io
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import PurePosixPath
@@ -11,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from storage.errors import MissingObjectError, SourceError
-from storage.images.labels import LabelColumn, as_text
+from storage.images.labels import LabelColumn, as_notes, as_text
 from storage.images.select import known_splits, matches, optional_column, pick_column
 from storage.images.source import ENTRY_SCHEMA, ImageReader, SourceConfig
 from storage.images.text_table import read_text_table, refuse_web_addresses
@@ -71,8 +72,7 @@ class TableReader(ImageReader):
         entries = entries.with_columns(split=known_splits(entries["split"], where))
         given = pl.col("label").drop_nulls()
         labels_of = entries.group_by("uri").agg(
-            pl.when(given.n_unique() == 1).then(given.first()).alias("label"),
-            (given.n_unique() > 1).alias("conflict"),
+            _the_only("label"), (given.n_unique() > 1).alias("conflict")
         )
         self.conflicting = int(labels_of["conflict"].sum())
         entries = entries.unique("uri", keep="first").drop("label")
@@ -81,6 +81,16 @@ class TableReader(ImageReader):
 
     def columns(self) -> pl.DataFrame:
         return self._table()
+
+    def notes(self, columns: Sequence[str], _files: int | None = None, /) -> pl.DataFrame:
+        table, where = self._table(), self.source.uri
+        uris = pick_column(table.columns, self.source.uri_column, USUAL_URI_COLUMNS, where)
+        found = {
+            name: as_notes(LabelColumn(where, table[pick_column(table.columns, name, (), where)]))
+            for name in columns
+        }
+        rows = pl.DataFrame({"uri": table[uris].cast(pl.String), **found})
+        return rows.group_by("uri", maintain_order=True).agg(map(_the_only, columns))
 
     def _table(self) -> pl.DataFrame:
         try:
@@ -116,6 +126,12 @@ class TableReader(ImageReader):
         root, path = self._place(uri)
         facts = root.facts(path).get(clean_path(path))
         return (facts.bytes, facts.modified) if facts else (0, 0)
+
+
+def _the_only(column: str) -> pl.Expr:
+    """What all rows of a group say that say anything; null where they differ."""
+    given = pl.col(column).drop_nulls()
+    return pl.when(given.n_unique() == 1).then(given.first()).alias(column)
 
 
 @lru_cache(maxsize=4096)

@@ -8,7 +8,7 @@ import itertools
 import json
 import re
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import IO, Any
@@ -16,6 +16,7 @@ from typing import IO, Any
 import polars as pl
 
 from storage.errors import MissingObjectError, SourceError
+from storage.images.labels import LabelColumn, as_notes
 from storage.images.select import file_splits, is_hidden, looked_for, matching_files, suffix_of
 from storage.images.source import ENTRY_SCHEMA, IMAGE_SUFFIXES, ImageReader, SourceConfig
 from storage.images.tar_stream import archives, open_stream
@@ -31,6 +32,12 @@ class _Sample:
     images: dict[str, tuple[str, int, int]] = field(default_factory=dict)
     """Name, offset and size."""
     labels: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
+    """What is asked for of the fields of its .json files."""
+
+
+_Noting = Callable[[bytes], dict[str, str]]
+"""From the text of a .json file to what is asked for of it."""
 
 
 class TarReader(ImageReader):
@@ -52,13 +59,14 @@ class TarReader(ImageReader):
         splits = file_splits(list(self._files), self.source.uri)
         rows: list[dict[str, Any]] = []
         for path, fact in self._files.items():
-            for member, offset, size, label in self._images(path):
+            where = f"{self._root.url}/{path}"
+            for name, sample, uri, size in self._images(path):
                 rows.append(
                     {
-                        "uri": f"{path}#{offset}+{size}/{member}",
+                        "uri": uri,
                         "bytes": size,
                         "modified": fact.modified,
-                        "label": label,
+                        "label": self._label(name, sample, where),
                         "split": splits[path],
                     }
                 )
@@ -84,11 +92,35 @@ class TarReader(ImageReader):
                 if suffix_of(member.name) == ".cls":
                     return pl.DataFrame()
                 if suffix_of(member.name) == ".json":
-                    content = tar.extractfile(member)
-                    records.append(_plain_fields(b"" if content is None else content.read()))
+                    fields = _fields(_content(tar, member))
+                    plain = {n: v for n, v in fields.items() if isinstance(v, str | int)}
+                    records.append(plain)
         return pl.DataFrame(records, infer_schema_length=None, strict=False)
 
-    def _images(self, path: str) -> Iterator[tuple[str, int, int, str | None]]:
+    def notes(self, columns: Sequence[str], _files: int | None = None, /) -> pl.DataFrame:
+        there: dict[str, None] = {}
+
+        def noting(text: bytes) -> dict[str, str]:
+            fields = {name: _spelled(value) for name, value in _fields(text).items()}
+            there.update(dict.fromkeys(fields))
+            return {name: fields[name] for name in columns if name in fields}
+
+        rows = [
+            {"uri": uri, **sample.notes}
+            for path in itertools.islice(self._files, _files)
+            for _, sample, uri, _ in self._images(path, noting)
+        ]
+        where = self.source.uri
+        for name in columns:
+            _refuse_unknown(name, list(there), where)
+        table = pl.DataFrame(rows, schema=dict.fromkeys(("uri", *columns), pl.String))
+        notes = {name: as_notes(LabelColumn(where, table[name])) for name in columns}
+        return table.with_columns(**notes)
+
+    def _images(
+        self, path: str, noting: _Noting | None = None
+    ) -> Iterator[tuple[str, _Sample, str, int]]:
+        """Samples with an image: name, what is known of it, the image's uri and size."""
         where = f"{self._root.url}/{path}"
         with open_stream(self._root, path, self._files[path].bytes) as stream:
             # Archives joined end to end may use the same names again.
@@ -96,7 +128,7 @@ class TarReader(ImageReader):
                 samples: dict[str, _Sample] = {}
                 try:
                     for member in tar:
-                        self._look(tar, member, samples, where)
+                        self._look(tar, member, samples, where, noting)
                 except tarfile.TarError as error:
                     raise SourceError(
                         f"{where} is not a readable tar ({error}). Make it again."
@@ -105,10 +137,16 @@ class TarReader(ImageReader):
                     if sample.images:
                         image = self._image(name, sample, where)
                         if image is not None:
-                            yield (*image, self._label(name, sample, where))
+                            member_name, offset, size = image
+                            yield name, sample, f"{path}#{offset}+{size}/{member_name}", size
 
     def _look(
-        self, tar: tarfile.TarFile, member: tarfile.TarInfo, samples: dict[str, _Sample], where: str
+        self,
+        tar: tarfile.TarFile,
+        member: tarfile.TarInfo,
+        samples: dict[str, _Sample],
+        where: str,
+        noting: _Noting | None,
     ) -> None:
         """Note a member in its sample, or among the skipped ones."""
         if member.isdir():
@@ -129,6 +167,8 @@ class TarReader(ImageReader):
                     f"{where} holds {member.name} twice: the files of a sample are told apart by "
                     "what follows the first dot of their names. Rename one of them."
                 )
+            if noting is not None and extension.endswith("json"):
+                sample.notes |= noting(_content(tar, member))
             if not is_label:
                 sample.images[extension] = (member.name, member.offset_data, member.size)
             elif self.source.labels != "none":
@@ -189,11 +229,30 @@ def _parts(member: str) -> tuple[str, str]:
     return f"{folder}/{stem}".removeprefix("./").lstrip("/"), extension.lower()
 
 
-def _plain_fields(text: bytes) -> dict[str, str | int]:
-    """Fields of a JSON record that can be labels."""
+def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    stream = tar.extractfile(member)
+    return b"" if stream is None else stream.read()
+
+
+def _fields(text: bytes) -> dict[str, str | int | float]:
+    """Fields of a JSON record that are numbers or text."""
     try:
         record = json.loads(text)
     except ValueError:
         return {}
     fields = record.items() if isinstance(record, dict) else ()
-    return {name: value for name, value in fields if isinstance(value, str | int)}
+    return {name: value for name, value in fields if isinstance(value, str | int | float)}
+
+
+def _spelled(value: str | float) -> str:
+    if isinstance(value, str):
+        return value
+    return json.dumps(int(value) if isinstance(value, float) and value.is_integer() else value)
+
+
+def _refuse_unknown(name: str, there: list[str], where: str) -> None:
+    if name not in there:
+        known = f"their fields are {', '.join(there)}" if there else "there are none"
+        raise SourceError(
+            f"{where} has no {name!r} in its .json files; {known}. Name the right one."
+        )

@@ -8,11 +8,12 @@ import numpy as np
 import polars as pl
 
 from flows.reporting.evidence import TEST, Evidence, Picture
+from flows.reporting.groups import worst_groups
 from flows.reporting.measures import MeasureTable
 from flows.reporting.sections.base import Section
 from tintem_core.evaluation.cosine import row_cosines
 
-_SHOWN, _LABELS, _FEWEST = 12, 20, 4
+_SHOWN, _LABELS, _GROUPS, _FEWEST = 12, 20, 10, 4
 # What a corruption is judged by, the first that was measured.
 _BY = {"knn": "kNN accuracy", "cosine": "cosine to the mapped teacher", "pearson": "Pearson"}
 
@@ -23,6 +24,17 @@ class Missed:
 
     picture: Picture
     cosine: float
+
+
+@dataclass(frozen=True)
+class GroupTable:
+    """Test photos told apart by what is written beside them."""
+
+    column: str
+    rows: Sequence[dict[str, Any]]
+    """As those of labels, with labelled beside n; the worst first."""
+    aside: str
+    """What is not in the rows."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +55,9 @@ class Failures(Section):
     title = "Where does it fail?"
     table: MeasureTable
     labels: Sequence[dict[str, Any]]
-    """label, n, knn, teacher_knn, faithfulness, false_alarms; the least accurate first."""
+    """value, n, knn, teacher_knn, faithfulness, false_alarms; the least accurate first."""
     labels_left_out: int
+    groups: Sequence[GroupTable]
     heat: HeatMap | None
     photos: Sequence[Missed]
 
@@ -57,7 +70,7 @@ def failures(evidence: Evidence) -> Failures:
     if (classes := evidence.tables.get("classes")) is None:
         unmeasured.append("accuracy, because train or test photos have no labels.")
     else:
-        labels = classes.to_dicts()
+        labels = classes.rename({"label": "value"}).to_dicts()
     heat = None
     if (corruptions := evidence.tables.get("corruptions")) is None:
         unmeasured.append(
@@ -76,9 +89,27 @@ def failures(evidence: Evidence) -> Failures:
         table=table,
         labels=labels[:_LABELS],
         labels_left_out=max(0, len(labels) - _LABELS),
+        groups=_groups(evidence),
         heat=heat,
         photos=photos,
     )
+
+
+def _groups(evidence: Evidence) -> list[GroupTable]:
+    if (groups := evidence.tables.get("groups")) is None:
+        return []
+    found = []
+    for column, counts in evidence.evaluation["groups"].items():
+        table = groups.filter(pl.col("column") == column)
+        aside = {
+            "more in the evaluation's groups.parquet": len(table) - _GROUPS,
+            f"more not measured, as {len(table)} have the most photos": counts["values"]
+            - len(table),
+            f"photos without {column}": counts["photos_without"],
+        }
+        told = [f"{count:,} {what}" for what, count in aside.items() if count > 0]
+        found.append(GroupTable(column, table.head(_GROUPS).to_dicts(), "; ".join(told)))
+    return found
 
 
 def _least_faithful(evidence: Evidence) -> list[Missed]:
@@ -117,10 +148,12 @@ def _says(evidence: Evidence, labels: Sequence[dict[str, Any]], heat: HeatMap | 
     if len(told) > 1:
         worst, best = told[0], told[-1]
         said.append(
-            f"It is worst at {worst['label']} ({worst['knn']:.0%} of {worst['n']:,} photos right, "
-            f"the teacher {worst['teacher_knn']:.0%}) and best at {best['label']} "
+            f"It is worst at {worst['value']} ({worst['knn']:.0%} of {worst['n']:,} photos right, "
+            f"the teacher {worst['teacher_knn']:.0%}) and best at {best['value']} "
             f"({best['knn']:.0%} of {best['n']:,}, the teacher {best['teacher_knn']:.0%})."
         )
+    if (groups := evidence.tables.get("groups")) is not None:
+        said += worst_groups(groups, evidence.measures)
     if heat is not None:
         said.append(f"Of the corruptions, it bears {heat.lines[0][0]} worst.")
     return said

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from flows.config.load import load_config, parse_config
+from flows.reporting.sections.failures import failures
 from flows.reporting.sections.neighbours import neighbours
 from flows.stages.pipeline import Pipeline
 from flows.stages.report import REPORT, gather, write_report
@@ -19,11 +20,17 @@ from tintem_core.errors import InputError
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The config of a run that is done; the tests leave it as it is."""
     folder = tmp_path_factory.mktemp("finished")
-    for number in range(48):
-        place = folder / "photos" / ("disc", "plain")[number % 2]
-        place.mkdir(parents=True, exist_ok=True)
-        photo(number).save(place / f"{number}.png")
-    config = write_config(folder, small_run(folder, folder / "photos"))
+    (folder / "photos").mkdir()
+    rows = ["path,label,site"]
+    for number in range(60):
+        photo(number).save(folder / f"photos/{number}.png")
+        label, site = ("disc", "plain")[number % 2], ("attic", "cellar <2>")[number // 2 % 2]
+        rows.append(f"photos/{number}.png,{label},{site}")
+    (folder / "photos.csv").write_text("\n".join(rows))
+    settings = small_run(folder, folder / "photos.csv")
+    settings["data"]["test_share"] = 0.5
+    settings["evaluation"]["groups"] = ["site"]
+    config = write_config(folder, settings)
     assert Pipeline(load_config(config)).exported
     return config
 
@@ -94,10 +101,40 @@ def test_a_measure_that_no_section_knows_stands_among_every_number(finished: Pat
     assert "brand_new" in words(written(run))
 
 
+def test_the_worst_group_is_named_with_its_number_and_that_of_all(finished: Path) -> None:
+    run = stored_run(load_config(finished))
+    worst, best = failures(gather(run.finished, run.exported.record)).groups[0].rows
+    assert worst["knn"] <= best["knn"]
+    said = words(written(run))
+    overall = run.evaluated.record["metrics"]["student/test/knn"]
+    name = worst["value"].replace("<", "&lt;").replace(">", "&gt;")
+    assert "By site, the worst first" in said
+    assert (
+        f"By site, the student is least accurate for {name}: {worst['knn']:.0%} of {worst['n']} "
+        f"photos right (the teacher {worst['teacher_knn']:.0%}), of all photos {overall:.0%}."
+    ) in said
+
+
+def test_groups_are_told_as_they_were_where_the_table_is_gone(finished: Path) -> None:
+    run = stored_run(load_config(finished))
+    table = finished.with_name("photos.csv")
+    aside = table.rename(table.with_name("aside.csv"))
+    try:
+        again = stored_run(load_config(finished))
+        assert again.evaluated.id == run.evaluated.id
+        assert "By site, the worst first" in words(written(again))
+    finally:
+        aside.rename(table)
+    other = load_config(finished)
+    evaluation = other.evaluation.model_copy(update={"groups": ("label",)})
+    with pytest.raises(InputError, match=r"no evaluation of .* by label \(evaluation\.groups\)"):
+        stored_run(other.model_copy(update={"evaluation": evaluation}))
+
+
 def test_photos_that_are_gone_leave_their_places_empty(finished: Path) -> None:
     run = stored_run(load_config(finished))
     assert "not there any more" not in written(run)
-    photos = Path(run.config.data.uri)
+    photos = finished.with_name("photos")
     aside = photos.rename(photos.with_name("aside"))
     try:
         assert "not there any more" in written(run)

@@ -81,3 +81,16 @@ def test_a_score_that_compares_classes_needs_labels(
     settings["evaluation"]["ood_score"] = "relative-mahalanobis"
     with pytest.raises(InputError, match="compares classes, and no photo of shapes has a label"):
         preflight(parse_config(settings, "test"))
+
+
+def test_groups_by_columns_that_are_not_there_are_refused(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    settings["evaluation"]["groups"] = ["camra"]
+    with pytest.raises(InputError, match=r"^evaluation\.groups: .*photos has no columns"):
+        preflight(parse_config(settings, "test"))
+    table = tmp_path / "photos.csv"
+    table.write_text("uri,camera\nphotos/disc/photo-0000.png,Alpha\n")
+    settings["data"]["uri"] = str(table)
+    with pytest.raises(InputError, match=r"no column 'camra'; its columns are uri, camera\."):
+        preflight(parse_config(settings, "test"))

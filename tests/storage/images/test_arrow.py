@@ -70,6 +70,18 @@ def test_a_dataset_keeps_its_class_names_and_leaves_caches_out(tmp_path: Path) -
         open_reader(manifest).read("data-00000-of-00003.arrow#99")
 
 
+def test_what_is_written_beside_the_images_is_told_by_uri(tmp_path: Path) -> None:
+    save(tmp_path / "set", 0, 6, files=2)
+    reader = open_reader(SourceConfig(name="x", uri=str(tmp_path / "set"), labels="none"))
+    found = reader.notes(["label"])
+    assert found["uri"].to_list() == reader.entries()["uri"].to_list()
+    # Rows 0, 2 and 4 are in the first file; the last of them has no class.
+    assert found["label"].to_list() == ["cat", "cat", None, "dog", "dog", "dog"]
+    assert reader.notes(["label"], 1).height == 3
+    with pytest.raises(SourceError, match="no column 'site'; its columns are image, label"):
+        reader.notes(["site"])
+
+
 def test_the_splits_of_a_dictionary_are_those_of_the_source(tmp_path: Path) -> None:
     for split, first, count in (("train", 0, 30), ("validation", 40, 10)):
         save(tmp_path / "sets" / split, first, count)

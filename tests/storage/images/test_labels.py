@@ -9,7 +9,7 @@ from PIL import Image
 
 from storage.errors import SourceError
 from storage.images import SourceConfig, build_manifest
-from storage.images.labels import LabelColumn, as_text
+from storage.images.labels import LabelColumn, as_notes, as_text
 from storage.testing import picture
 
 
@@ -67,6 +67,28 @@ def test_files_of_one_source_give_one_spelling_of_every_class(columns, wanted):
 def test_labels_that_give_no_one_type_are_refused_by_name(columns, told):
     with pytest.raises(SourceError, match=told):
         texts(*columns)
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        (column([" Alpha ", "", "nan", None]), ["Alpha", None, None, None]),
+        (column([0, 7]), ["0", "7"]),
+        (column([1.0, 2.5, float("nan"), float("inf"), None]), ["1", "2.5", None, "inf", None]),
+        (column([True, None]), ["true", None]),
+        (column([0, 1, -1], ["cat", "dog"]), ["cat", "dog", None]),
+        (column([date(2024, 1, 2)]), ["2024-01-02"]),
+    ],
+)
+def test_what_is_written_beside_photos_has_one_spelling(given, wanted):
+    assert as_notes(given).to_list() == wanted
+
+
+def test_lists_beside_photos_are_no_groups():
+    with pytest.raises(
+        SourceError, match=r"^a: the column '.*' holds no numbers or text, but List"
+    ):
+        as_notes(column([[1, 2]]))
 
 
 def write_parquet(path, first, labels, names=None):

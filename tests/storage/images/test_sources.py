@@ -119,6 +119,79 @@ def test_webdataset_shards(place, image):
     assert build_manifest(source(f"{place.url}/*.tar", labels="none")).classes == []
 
 
+def notes_of(place, name, *columns, **options):
+    """What is written beside the images, by their uris; the first file's too."""
+    reader = open_reader(source(f"{place.url}/{name}", **options))
+    found = reader.notes(columns)
+    assert found.columns == ["uri", *columns]
+    assert set(found["uri"]) == set(reader.entries()["uri"])
+    assert found.head(1).equals(reader.notes(columns, 1).head(1))
+    return {uri: tuple(rest) for uri, *rest in found.iter_rows()}
+
+
+def test_a_table_says_what_is_written_beside_its_paths(place, image):
+    for i in range(4):
+        place.write(f"{i}.jpg", image(i))
+    rows = [
+        "0.jpg, Alpha 7 ,1",
+        "1.jpg,,2",
+        "2.jpg,D750,nan",
+        "2.jpg,D750,3",
+        "3.jpg,A,4",
+        "3.jpg,B,4",
+    ]
+    place.write("list.csv", "\n".join(["file,Camera,site", *rows]).encode())
+    wanted = {"0.jpg": ("Alpha 7", "1"), "1.jpg": (None, "2"), "2.jpg": ("D750", "3")}
+    assert notes_of(place, "list.csv", "camera", "site") == {**wanted, "3.jpg": (None, "4")}
+    buffer = io.BytesIO()
+    pl.DataFrame({"file": ["0.jpg", "1.jpg"], "site": [1.0, 2.5]}).write_parquet(buffer)
+    place.write("list.parquet", buffer.getvalue())
+    assert notes_of(place, "list.parquet", "site") == {"0.jpg": ("1",), "1.jpg": ("2.5",)}
+    with pytest.raises(SourceError, match="no column 'camra'; its columns are file, Camera, site"):
+        open_reader(source(f"{place.url}/list.csv")).notes(["camra"])
+
+
+def test_parquet_with_images_says_what_is_written_beside_them(place, image):
+    named = parquet([image(0), image(1)], names=["cat", "dog"], label=[1, -1], night=[True, None])
+    place.write("x/0.parquet", named)
+    place.write("x/1.parquet", parquet([image(2)], label=[0], night=[False], names=["cat", "dog"]))
+    assert notes_of(place, "x/*.parquet", "label", "night", labels="none") == {
+        "0.parquet#0": ("dog", "true"), "0.parquet#1": (None, None), "1.parquet#0": ("cat", "false")
+    }  # fmt: skip
+    reader = open_reader(source(f"{place.url}/x/*.parquet"))
+    for column, told in (("site", "no column 'site'; its columns are"), ("image", "Struct.*Name")):
+        with pytest.raises(SourceError, match=told):
+            reader.notes([column])
+
+
+def test_tar_shards_say_what_is_written_in_their_json(place, image):
+    records = [{"label": "a", "site": 1, "sun": 0.5}, {"label": "b", "site": 2.0, "boxes": [1]}, {}]
+    members = {}
+    for i, record in enumerate(records):
+        members |= {
+            f"{i}.jpg": image(i),
+            f"{i}.json": json.dumps(record).encode(),
+            f"{i}.cls": b"7",
+        }
+    place.write("0.tar", tar({**members, "3.jpg": image(3)}))
+    found = notes_of(place, "*.tar", "site", "sun", labels="none")
+    assert list(found.values()) == [("1", "0.5"), ("2", None), (None, None), (None, None)]
+    reader = open_reader(source(f"{place.url}/0.tar", labels="none"))
+    with pytest.raises(
+        SourceError, match=r"no 'boxes' in its \.json files; their fields are label, s"
+    ):
+        reader.notes(["boxes"])
+    place.write("1.tar", tar({"a.jpg": image(4)}))
+    with pytest.raises(SourceError, match=r"no 'site' in its \.json files; there are none"):
+        open_reader(source(f"{place.url}/1.tar")).notes(["site"])
+
+
+def test_a_folder_has_nothing_written_beside_its_images(place, image):
+    place.write("0.jpg", image(0))
+    with pytest.raises(SourceError, match=r"no columns, so none named 'site'\. List"):
+        open_reader(source(place.url)).notes(["site"])
+
+
 def test_names_with_wildcards_in_them_are_names_first(place, image):
     base = f"{place.url}/photos [2024]"
     for i in range(4):
