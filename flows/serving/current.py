@@ -9,7 +9,7 @@ from flows.config.variants import retrained_students
 from flows.inference.model import PhotoModel, open_export, open_stored_export
 from storage.registry import FOLDER, current_version
 from storage.root import Root, open_root
-from tintem_core.errors import InputError, TintemError
+from tintem_core.errors import InputError
 
 
 class Current:
@@ -52,12 +52,15 @@ class Current:
 
     def watch(self, seconds: float) -> None:
         """Look every so many seconds, until :meth:`stop`, whether another came into force."""
+        said = ""
         while self._line is not None and not self._stop.wait(seconds):
             try:
                 self._look(*self._line)
-            except (TintemError, OSError) as error:
-                # The student that answers is whole, whatever became of the next one.
-                self._say(f"the student in force cannot be read, {self.model.id} stays: {error}")
+            except Exception as error:  # noqa: BLE001 - the student that answers is whole
+                why = f"the student in force cannot be read, {self.model.id} stays: {error}"
+                if why != said:
+                    self._say(why)
+                said = why
 
     def stop(self) -> None:
         self._stop.set()

@@ -5,6 +5,7 @@ import hashlib
 import re
 import signal
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from flows.config.load import load_config
 from flows.config.variants import retrained_students
+from flows.serving.current import Current
 from storage.registry import current_version, promote
 from storage.root import open_root
 from tests.exports import SIZE, WIDTH, write_export
@@ -200,6 +202,33 @@ def test_a_student_that_comes_into_force_answers_without_a_lost_request(
     told = running.ended()
     assert f"b answers from now on: entry 2 of {LINE}" in told
     assert running.process.returncode == 0
+
+
+def test_a_student_in_force_that_cannot_be_read_leaves_the_one_that_answers(
+    tmp_path: Path,
+) -> None:
+    root = open_root(tmp_path / "root")
+    write_export(tmp_path / "root", "a")
+    model = (tmp_path / "root" / "exports" / "a" / "student.onnx").read_bytes()
+    whole = {"sha256": hashlib.sha256(model).hexdigest(), "bytes": len(model)}
+    promote(root, LINE, replace(described(open_root(tmp_path / "x"), "a"), **whole), "good", None)
+    said: list[str] = []
+    current = Current(f"{tmp_path}/root/latest/{LINE}.json", say=said.append)
+    assert (current.model.id, said) == ("a", [])
+    promote(root, LINE, described(root, "b"), "better", 1)
+    watching = threading.Thread(target=current.watch, args=(0.01,))
+    watching.start()
+    time.sleep(0.5)
+    assert current.model.id == "a"
+    assert len(said) == 1
+    assert said[0].startswith("the student in force cannot be read, a stays: ")
+    write_export(tmp_path / "root", "b", seed=1)
+    while current.model.id == "a":
+        assert watching.is_alive()
+        time.sleep(0.01)
+    current.stop()
+    watching.join()
+    assert said[1:] == [f"b answers from now on: entry 2 of {LINE}"]
 
 
 def test_a_bucket_and_a_config_are_followed_too(
