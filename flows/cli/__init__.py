@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from flows.cli import cache, embed, nightly, report, serve, server, sweep
+from flows.cli import cache, doctor, embed, nightly, report, serve, server, sweep
 from flows.cli.command import AsJson, ConfigPath, console, errors, print_json, print_table, running
 from flows.cli.interrupt import Interruption
 
@@ -51,6 +51,9 @@ def _options(
 
 
 app.add_typer(cache.app)
+
+
+app.add_typer(doctor.app)
 
 
 app.add_typer(embed.app)
