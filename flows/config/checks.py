@@ -1,4 +1,4 @@
-"""What sections of a config must agree on."""
+"""What sections of a config must agree on, and what an error may not repeat."""
 
 import difflib
 from collections.abc import Iterable
@@ -42,11 +42,16 @@ def metrics_of(config: RunConfig) -> list[str]:
 
 
 def check(config: RunConfig) -> None:
-    """Refuse a nightly section that could only fail in the night.
+    """Refuse a nightly section that could only fail in the night, and a password in an address.
 
     Raises:
-        InputError: if students or gates are none that a run can have.
+        InputError: if students or gates are none that a run can have, or there is a password.
     """
+    if config.tracking.has_password:
+        raise InputError(
+            "tracking.mlflow has a name or a password in it: leave them out, and set the "
+            "environment variables MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD."
+        )
     if "nightly" not in config.model_fields_set:
         return
     for student in retrained_students(config):

@@ -11,6 +11,7 @@ from flows.config.latents import refuse_beside_latents, with_latents_defaults
 from flows.config.retraining import NightlyConfig
 from flows.config.support import SupportConfig
 from flows.config.sweep import SweepConfig
+from flows.config.tracking import TrackingConfig
 from storage.cache.spec import MOST_ROWS_PER_SHARD
 from storage.images import SourceConfig
 from tintem_core.mapping.config import MappingConfig
@@ -168,6 +169,7 @@ class RunConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     evaluation: EvaluationConfig = EvaluationConfig()
     export: ExportConfig = ExportConfig()
     runtime: RuntimeConfig = RuntimeConfig()
+    tracking: TrackingConfig = TrackingConfig()
     sweep: SweepConfig | None = Field(None, description="further students of the same cache")
     nightly: NightlyConfig = Field(NightlyConfig(), description="what a night does with new photos")
 

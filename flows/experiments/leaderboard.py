@@ -15,6 +15,7 @@ from flows.config.sweep import DEFAULT_METRIC
 from flows.experiments.names import Name, names
 from flows.experiments.record import Entry, read_sweeps
 from flows.experiments.standings import SCHEMA, Group, Leaderboard, Reference, on_front
+from flows.reporting.measures import label_of
 from flows.stages.peers import questions
 from storage.artifacts import list_artifacts
 from storage.cache import FeatureCache
@@ -129,10 +130,7 @@ def _line(
 
 
 def _rows(evaluation: Record) -> dict[str, Record]:
-    return {
-        "/".join(part for part in (row["subject"], row["dataset"], row["name"]) if part): row
-        for row in evaluation["rows"]
-    }
+    return {label_of(row): row for row in evaluation["rows"]}
 
 
 def _ood(evaluation: Record) -> list[str]:

@@ -108,6 +108,11 @@ class Measures:
         return found if alias is None else {**found, "teacher": alias}
 
 
+def label_of(row: Record) -> str:
+    """Return what a row is called in a record: subject/dataset/name."""
+    return "/".join(part for part in (row["subject"], row["dataset"], row["name"]) if part)
+
+
 def say(row: Record) -> str:
     """Write a number with its interval."""
     return f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"

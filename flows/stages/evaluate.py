@@ -20,7 +20,7 @@ from flows.data.features import evaluation_latents, latents_by_teacher
 from flows.provenance import provenance
 from flows.reporting.base import reporter
 from flows.reporting.groups import worst_groups
-from flows.reporting.measures import Measures
+from flows.reporting.measures import Measures, label_of
 from flows.stages.ensure import ensure_artifact
 from flows.stages.fine_tune import fine_tuned_rows
 from flows.stages.ids import artifact_id, evaluation_spec, student_cache_spec
@@ -139,7 +139,7 @@ def _evaluate(
             reporter().note(said)
     record = {
         "spec": spec,
-        "metrics": {_label(row): row["value"] for row in rows},
+        "metrics": {label_of(row): row["value"] for row in rows},
         "rows": rows,
         "test_photos": len(test.teacher),
         "near_copies": near,
@@ -213,7 +213,3 @@ def _per_teacher(
         for name, teacher in latents.items()
         for row in faithfulness(teacher, None, student, **draws(config))
     )
-
-
-def _label(row: dict[str, Any]) -> str:
-    return "/".join(part for part in (row["subject"], row["dataset"], row["name"]) if part)

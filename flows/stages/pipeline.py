@@ -14,6 +14,7 @@ from flows.stages.index import index
 from flows.stages.map import fit
 from flows.stages.results import Evaluated, Exported, Finished, Indexed, Mapped, Trained, to_ids
 from flows.stages.tokens import keep_mapped_tokens
+from flows.stages.tracking import require_mlflow, track
 from flows.stages.train import find_trained, train
 from storage.root import Root
 
@@ -91,8 +92,11 @@ class Pipeline:
 
     @cached_property
     def exported(self) -> Exported:
-        """The checked ONNX model, with its card and report."""
+        """The checked ONNX model, with its card and report; in MLflow too, where the run says."""
+        require_mlflow(self.config)
         # Only this stage needs ONNX Runtime and Bokeh: machines that train have neither.
         from flows.stages.export import export
 
-        return export(self.finished)
+        exported = export(self.finished)
+        track(self.finished, exported)
+        return exported

@@ -20,6 +20,7 @@ from flows.stages.following import require_tensorboard
 from flows.stages.licences import require_license
 from flows.stages.measure_masks import refuse_no_masks
 from flows.stages.models import known_teacher
+from flows.stages.tracking import require_mlflow
 from flows.stages.training_data import refuse_unlabelled
 from storage.errors import SourceError
 from storage.identity import digest
@@ -37,11 +38,12 @@ def preflight(config: RunConfig) -> None:
 
     Raises:
         InputError: an unknown model, weights that do not fit, a width that cannot be reached, a
-            cluster without Ray, TensorBoard files without its package.
+            cluster without Ray, TensorBoard files or MLflow without the package.
     """
     if config.runtime.cluster is not None:
         require_ray()
     require_tensorboard(config)
+    require_mlflow(config)
     _check_machine(config.runtime)
     _require_labels(config)
     if config.evaluation.masks is not None:

@@ -144,10 +144,16 @@ def test_one_changed_weight_changes_every_cache(settings: dict[str, Any], tmp_pa
     assert not second.reused
 
 
-def test_settings_that_only_change_speed_change_nothing(settings: dict[str, Any]) -> None:
+def test_settings_of_speed_and_of_tracking_change_nothing(settings: dict[str, Any]) -> None:
     finish(configured(settings))
     second, _ = finish(
-        configured(settings, runtime__memory_gb=0, runtime__decode_threads=1, teacher__batch_size=3)
+        configured(
+            settings,
+            runtime__memory_gb=0,
+            runtime__decode_threads=1,
+            teacher__batch_size=3,
+            tracking__mlflow="http://127.0.0.1:9",
+        )
     )
     assert second.evaluated.reused
 
