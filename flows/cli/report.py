@@ -19,14 +19,18 @@ _COMPARISON = "comparison.html"
 @app.command()
 def report(
     config: ConfigPath,
-    other: Annotated[
-        Path | None,
-        typer.Argument(metavar="[OTHER.yaml]", help=f"compare with this run, in {_COMPARISON}"),
+    others: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[OTHER.yaml | STUDENT...]",
+            help=f"compare with this run, or with a student of the same photos by its id, or two "
+            f"of these with each other, in {_COMPARISON}",
+        ),
     ] = None,
     show: Annotated[bool, typer.Option("--open", help="open it in the browser")] = False,
 ) -> None:
-    """Make the report of a finished run again, from what is stored; of two: compare them."""
-    place, path = _write(config) if other is None else _compare(config, other)
+    """Make the report of a finished run again, from what is stored; of two students: compare."""
+    place, path = _compare(config, others) if others else _write(config)
     console.print(f"report  {escape(place)}", highlight=False, soft_wrap=True)
     if show and path is not None:
         webbrowser.open(path.absolute().as_uri())
@@ -45,22 +49,36 @@ def _write(config: Path) -> tuple[str, Path | None]:
     )
 
 
-def _compare(*configs: Path) -> tuple[str, Path]:
+def _compare(config: Path, others: list[str]) -> tuple[str, Path]:
     from flows.reporting.comparison import comparison_page
+    from tintem_core.errors import InputError
 
-    names = [path.stem for path in configs]
+    if len(others) > 2:
+        raise InputError(f"two students are compared, not {len(others)}: give one or two of them.")
+    given = [str(config), *others][-2:]
+    names = [Path(each).stem if _is_config(each) else each for each in given]
     if names[0] == names[1]:
-        names = [str(path.with_suffix("")) for path in configs]
-    page = comparison_page(names, *map(evidence_of, configs))
+        names = [str(Path(each).with_suffix("")) for each in given]
+    first, second = (
+        evidence_of(Path(each)) if _is_config(each) else evidence_of(config, each) for each in given
+    )
+    page = comparison_page(names, first, second)
     path = Path(_COMPARISON)
     path.write_text(page, encoding="utf-8")
     return str(path.absolute()), path
 
 
-def evidence_of(config: Path) -> "Evidence":
+def _is_config(given: str) -> bool:
+    return given.endswith((".yaml", ".yml"))
+
+
+def evidence_of(config: Path, student: str | None = None) -> "Evidence":
+    """Gather what is stored of a run's own student, or of another one of its photos."""
     from flows.config.load import load_config
+    from flows.retraining.chosen import stored_student
     from flows.stages.report import gather
     from flows.stages.stored import stored_run
 
-    run = stored_run(load_config(config))
+    found = load_config(config)
+    run = stored_run(found) if student is None else stored_student(found, student)
     return gather(run.finished, run.exported.record)

@@ -85,7 +85,7 @@ def choose(config: RunConfig, student: str | None = None, line: str | None = Non
         MissingObjectError: if the student in force is gone.
     """
     place = _place(config, line)
-    run = stored_run(place.config) if student is None else _by_record(place.config, student)
+    run = stored_run(place.config) if student is None else stored_student(place.config, student)
     sync_pointer(run.root, place.line)
     entries = history(run.root, place.line)
     chosen = ModelLine(RetrainedStudent(place.name, place.line, run.config), entries)
@@ -118,8 +118,12 @@ def _place(config: RunConfig, line: str | None) -> RetrainedStudent:
     raise InputError(f"nightly.students has no student '{line}': its students are {names}.")
 
 
-def _by_record(config: RunConfig, student: str) -> Pipeline:
-    """Return the run of a student as its own record describes it, whatever the config says."""
+def stored_student(config: RunConfig, student: str) -> Pipeline:
+    """Return the run of a student as its own record describes it, whatever the config says.
+
+    Raises:
+        InputError: if it is not there, or not finished, or learnt from other features or photos.
+    """
     made = "run" if config.sweep is None else "sweep"
     cure = f"`tintem {made}` with the config that describes it makes what is missing."
     run = stored_features(config)

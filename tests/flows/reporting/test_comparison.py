@@ -102,6 +102,15 @@ def test_two_runs_are_compared_on_a_page(tmp_path: Path, monkeypatch: pytest.Mon
     for value in metrics:
         assert f"<td>{value:.3f}</td>" in page
     assert f"{metrics[1] - metrics[0]:+.3f} [" in page
+    # By their ids, as two students of one sweep are.
+    ids = [evidence_of(Path(f"{name}.yaml")).export["student"] for name in ("short", "long")]
+    done = CliRunner().invoke(app, ["report", "long.yaml", *ids], catch_exceptions=False)
+    assert done.exit_code == 0
+    by_id = (tmp_path / "comparison.html").read_text()
+    assert f"{metrics[1] - metrics[0]:+.3f} [" in by_id
+    assert f"<title>{ids[0]} and {ids[1]}" in by_id
+    with pytest.raises(InputError, match="the student nobody is not there"):
+        CliRunner().invoke(app, ["report", "long.yaml", "nobody"], catch_exceptions=False)
     evidence = evidence_of(Path("short.yaml"))
     spec = {**evidence.evaluation["spec"], "images": {"shapes": "others"}}
     other = replace(evidence, evaluation={**evidence.evaluation, "spec": spec})
