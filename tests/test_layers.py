@@ -1,5 +1,6 @@
 """The contracts of import-linter in pyproject.toml: who may import whom."""
 
+import ast
 import subprocess
 import sys
 import tomllib
@@ -50,3 +51,30 @@ def test_a_config_is_checked_and_a_root_is_read_without_torch() -> None:
         "flows.maintenance.status",
         "flows.experiments.leaderboard",
     )
+
+
+def test_a_module_imports_every_submodule_that_it_uses() -> None:
+    """Another module may have imported it already: then it is missed only in some commands."""
+    packages = {"concurrent", "email", "http", "importlib", "json", "logging", "multiprocessing",
+                "unittest", "urllib", "xml"}  # fmt: skip
+    used = set()
+    for folder in ("flows", "storage", "tintem_core", "tintem_pixels"):
+        for path in (ROOT / folder).rglob("*.py"):
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            nodes = list(ast.walk(tree))
+            imported = {a.name for n in nodes if isinstance(n, ast.Import) for a in n.names}
+            used |= {
+                (str(path.relative_to(ROOT)), f"{node.value.id}.{node.attr}")
+                for node in nodes
+                if isinstance(node, ast.Attribute)
+                and isinstance(node.value, ast.Name)
+                and node.value.id in packages
+                and not any(f"{i}.".startswith(f"{node.value.id}.{node.attr}.") for i in imported)
+            }
+    names = sorted({name for _, name in used})
+    # What a package brings along by itself needs no import.
+    code = "import importlib, sys; [print(n) for n in sys.argv[1:] if not hasattr(" \
+           "importlib.import_module(n.partition('.')[0]), n.partition('.')[2])]"  # fmt: skip
+    alone = [subprocess.run([sys.executable, "-S", "-c", code, name], capture_output=True, text=True)
+             .stdout.strip() for name in names]  # fmt: skip
+    assert [(path, name) for path, name in sorted(used) if name in alone] == []
