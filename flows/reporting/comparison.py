@@ -12,14 +12,14 @@ import numpy as np
 from bokeh.models import ColumnDataSource, Slope
 from numpy.typing import NDArray
 
-from flows.reporting.evidence import Evidence, Picture, SeenSet
+from flows.reporting.evidence import Array, Evidence, Picture, SeenSet
 from flows.reporting.plots import STUDENT, TEACHER, embedded, hover, plot
 from flows.templates import render
 from tintem_core.errors import InputError
 from tintem_core.evaluation.bootstrap import MetricRow, bootstrap_interval
 from tintem_core.evaluation.cosine import row_cosines
 from tintem_core.evaluation.neighbours import nearest, neighbour_overlap
-from tintem_core.evaluation.shared_space import shared_space
+from tintem_core.evaluation.shared_space import shared_knn_of_others, shared_space
 from tintem_core.evaluation.to_mapped import r2
 
 _NEIGHBOURS, _SHOWN, _RESAMPLES, _SEED = 10, 12, 1000, 0
@@ -150,11 +150,7 @@ def exchanges(names: Sequence[str], first: SeenSet, second: SeenSet) -> list[Exc
     teacher = ("the teacher", first.asked)
     one, other = (names[0], first.answer), (names[1], second.answer)
     return [
-        Exchange(
-            asks,
-            whose,
-            shared_space(first.teacher, index, queries, seed=_SEED, resamples=_RESAMPLES),
-        )
+        Exchange(asks, whose, [*_asked(first, index, queries)])
         for (asks, queries), (whose, index) in (
             (one, other), (one, teacher), (other, one), (other, teacher)
         )
@@ -168,17 +164,28 @@ def _finds_itself(
     return np.asarray(found[:, 0] == np.arange(len(found)), np.float64)
 
 
+def _asked(seen: SeenSet, index_NK: Array, query_NK: Array) -> Iterator[MetricRow]:
+    yield from shared_space(seen.teacher, index_NK, query_NK, seed=_SEED, resamples=_RESAMPLES)
+    told = np.array([label is not None for label in seen.labels])
+    known = [label for label in seen.labels if label is not None]
+    names, labels = np.unique(known, return_inverse=True)
+    if len(names) > 1:
+        yield shared_knn_of_others(
+            index_NK[told], query_NK[told], labels, _NEIGHBOURS, seed=_SEED, resamples=_RESAMPLES
+        )
+
+
 def _of_exchanges(found: Sequence[Exchange]) -> list[tuple[str, str, float | None]]:
     """Return name, label and chance of what every index was asked for."""
     named = []
     for row in found[0].rows if found else []:
         kind, _, k = row.name.rpartition("_")
-        label = (
-            f"teacher's {k} neighbours found"
-            if kind == "shared_overlap"
-            else ("same photo found first" if k == "1" else f"same photo among the first {k}")
-        )
-        named.append((row.name, label, row.chance))
+        labels = {
+            "shared_overlap": f"teacher's {k} neighbours found",
+            "same_photo_at": f"same photo among the first {k}" if k != "1" else "same photo first",
+            "shared": "kNN among the other photos",
+        }
+        named.append((row.name, labels[kind], row.chance))
     return named
 
 

@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 from tintem_core.errors import ShapeError
 from tintem_core.evaluation.bootstrap import Draws, MetricRow, mean_row
 from tintem_core.evaluation.neighbours import (
+    KNN_TEMPERATURE,
     NEIGHBOURS,
     knn_predict,
     nearest,
     shared_share,
     telling_neighbours,
+    vote,
 )
 
 Table = NDArray[np.floating]
@@ -108,3 +110,34 @@ def shared_knn(
         raise ShapeError(f"{len(query_MK)} queries came with {len(query_labels_M)} labels.")
     _, predicted = knn_predict(index_NK, labels_N, query_MK, min(k, len(index_NK)))
     return mean_row("shared_knn", predicted == query_labels_M, seed=seed, resamples=resamples)
+
+
+def shared_knn_of_others(
+    index_NK: Table,
+    query_NK: Table,
+    labels_N: NDArray[np.integer],
+    k: int,
+    *,
+    seed: int,
+    resamples: int = 1000,
+) -> MetricRow:
+    """`shared_knn`: kNN accuracy of queries among the other images of an index.
+
+    Args:
+        index_NK: embeddings by one model, shape (N, K).
+        query_NK: of the same images by another one in the same space, shape (N, K).
+        labels_N: their classes 0..C-1, shape (N,).
+        k: neighbours that vote; at most all others. Chance is the share of the most frequent class.
+        seed: of the bootstrap over images.
+        resamples: bootstrap draws.
+
+    Raises:
+        ShapeError, InputError, DegenerateError: as `neighbours.nearest`.
+    """
+    reach = min(k, len(index_NK) - 1)
+    cosines_Nk, found_Nk = nearest(index_NK, query_NK, reach, exclude_self=True)
+    _, predicted = vote(cosines_Nk, labels_N[found_Nk], int(labels_N.max()) + 1, KNN_TEMPERATURE)
+    chance = float(np.bincount(labels_N).max() / len(labels_N))
+    return mean_row(
+        "shared_knn", predicted == labels_N, seed=seed, resamples=resamples, chance=chance
+    )

@@ -72,6 +72,19 @@ def test_the_index_of_one_student_is_asked_by_the_other() -> None:
     )
 
 
+def test_labels_are_voted_on_across_the_indexes() -> None:
+    first, second = seen(0.1, seed=1), seen(0.1, seed=2)
+    assert first.asked is not None
+    # A label that the space itself tells, and some photos without one.
+    labels = [None if i % 5 == 0 else str(row[0] > 0) for i, row in enumerate(first.asked)]
+    found = exchanges(["a", "b"], replace(first, labels=labels), replace(second, labels=labels))
+    for each in found:
+        row = each.rows[-1]
+        assert (row.name, row.n) == ("shared_knn", 160)
+        assert 0.5 <= (row.chance or 0) < 0.65
+        assert row.value > 0.75
+
+
 def test_students_of_other_spaces_have_no_index_in_common() -> None:
     usual = seen(0.1)
     assert usual.asked is not None
