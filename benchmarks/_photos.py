@@ -1,11 +1,13 @@
 """Photos made on the spot, and files of results that name the day and the hardware."""
 
+import argparse
 import datetime
 import json
 import os
 import platform
 import re
 import statistics
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,18 @@ def hardware(device: str) -> str:
     is_gpu = device.startswith("cuda")
     name = torch.cuda.get_device_name() if is_gpu else f"{platform.machine()}-{os.cpu_count()}c"
     return re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-").lower()
+
+
+def conditions(options: argparse.Namespace) -> dict[str, Any]:
+    """Say on what, and with which options, ONNX Runtime is measured."""
+    return {
+        "hardware": hardware("cpu"),
+        "cores": os.cpu_count(),
+        "load_before": os.getloadavg()[0],
+        "onnxruntime": version("onnxruntime"),
+        "photo": list(PHOTO),
+        **{name: value for name, value in vars(options).items() if name != "out"},
+    }
 
 
 def write_dated(result: dict[str, Any], what: str, out: Path | None) -> None:

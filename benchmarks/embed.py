@@ -27,8 +27,7 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
-import onnxruntime
-from _photos import PHOTO, hardware, make_photos, medians, write_dated
+from _photos import conditions, make_photos, medians, write_dated
 
 from flows.inference import embed as embedding
 from flows.inference.embed import embed_photos
@@ -54,14 +53,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=None, help="default: benchmarks/results/…")
     options = parser.parse_args()
-    result: dict[str, Any] = {
-        "hardware": hardware("cpu"),
-        "cores": os.cpu_count(),
-        "load_before": os.getloadavg()[0],
-        "onnxruntime": onnxruntime.__version__,
-        "photo": list(PHOTO),
-        **{name: value for name, value in vars(options).items() if name != "out"},
-    }
+    result = conditions(options)
     with tempfile.TemporaryDirectory() as folder:
         result["photos_per_second"] = measure(Path(folder), options)
     print(f"{options.model} at {options.image_size} px on {result['hardware']}")

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from flows.config.load import load_config
 from flows.config.variants import retrained_students
 from flows.serving.current import Current
-from storage.registry import current_version, promote
+from storage.registry import FOLDER, current_version, promote
 from storage.root import open_root
 from tests.exports import SIZE, WIDTH, write_export
 from tests.flows.cli.test_bad_input import tintem
@@ -177,7 +177,7 @@ def test_a_student_that_comes_into_force_answers_without_a_lost_request(
     (exports["b"] / "student.onnx").rename(tmp_path / "b.onnx")
     into_force("a")
     (tmp_path / "a.onnx").replace(exports["a"] / "student.onnx")
-    running = start(f"{tmp_path}/root/latest/{LINE}.json")
+    running = start(str(tmp_path / "root" / FOLDER / f"{LINE}.json"))
     seen: list[str] = []
     swapped = threading.Event()
 
@@ -213,7 +213,7 @@ def test_a_student_in_force_that_cannot_be_read_leaves_the_one_that_answers(
     whole = {"sha256": hashlib.sha256(model).hexdigest(), "bytes": len(model)}
     promote(root, LINE, replace(described(open_root(tmp_path / "x"), "a"), **whole), "good", None)
     said: list[str] = []
-    current = Current(f"{tmp_path}/root/latest/{LINE}.json", say=said.append)
+    current = Current(str(tmp_path / "root" / FOLDER / f"{LINE}.json"), say=said.append)
     assert (current.model.id, said) == ("a", [])
     promote(root, LINE, described(root, "b"), "better", 1)
     watching = threading.Thread(target=current.watch, args=(0.01,))
