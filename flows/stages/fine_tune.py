@@ -63,18 +63,14 @@ def fine_tuned_rows(
     with tempfile.TemporaryDirectory() as folder:
         start = Path(folder) / TENSORS
         start.write_bytes(read_file(root, "students", trained.id, TENSORS))
-        right = {
-            who: np.mean(
-                [
-                    _right(run, root, labelled, labels, mapped, train(
-                        run, root, labelled, extracted, mapped
-                    ))
-                    for run in (_recipe(config, weights, seed) for seed in range(SEEDS))
-                ],
-                axis=0,
-            )
-            for who, weights in (("student", str(start)), (SCRATCH, None))
-        }  # fmt: skip
+        right = {}
+        for who, weights in (("student", str(start)), (SCRATCH, None)):
+            by_seed = []
+            for seed in range(SEEDS):
+                run = _recipe(config, weights, seed)
+                tuned = train(run, root, labelled, extracted, mapped)
+                by_seed.append(_right(run, root, labelled, labels, mapped, tuned))
+            right[who] = np.mean(by_seed, axis=0)
     for who, right_N in right.items():
         yield who, "test", mean_row("fine_tuned", right_N, **drawn, chance=chance)
     gain_N = right["student"] - right[SCRATCH]
