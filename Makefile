@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help install quickstart test test-slow check format bench bench-cache bench-method bench-quickstart bench-payoff bench-mappings bench-orchestration clean
+.PHONY: help install quickstart test test-slow check format bench bench-cache bench-method bench-quickstart bench-payoff bench-versus bench-mappings bench-orchestration torture mutations coverage audit reference clean
 
 help:  ## show this
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -56,14 +56,33 @@ bench-quickstart: $(VENV)/.demo  ## the quickstart's student with three seeds, b
 bench-payoff: $(VENV)/.test  ## the teacher on-line against the cache; LIGHTLY=python-with-lightly-train
 	$(BIN)/python benchmarks/payoff.py $(if $(LIGHTLY),--lightly $(LIGHTLY))
 
+bench-versus: $(VENV)/.test  ## TinTeM against LightlyTrain for equal seconds; LIGHTLY=python-with-lightly-train
+	$(BIN)/python benchmarks/versus.py --lightly $(LIGHTLY)
+
 bench-mappings: $(VENV)/.test  ## angles kept by every mapping, into benchmarks/results
 	$(BIN)/python benchmarks/mappings.py
 
 bench-orchestration: $(VENV)/.test  ## what Prefect costs per stage, and the start of a local run
 	$(BIN)/python benchmarks/orchestration.py
 
+torture: $(VENV)/.test  ## KILLS=100 kills at random instants (SEED=n): all ends as undisturbed; about an hour
+	$(BIN)/python -m tests.system.torture --kills $(or $(KILLS),100) $(if $(SEED),--seed $(SEED))
+
+audit: $(VENV)/.test  ## known vulnerabilities of the exact versions that are installed
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[audit]'
+	$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip --progress-spinner off
+
+mutations: $(VENV)/.test  ## mistakes put into a copy, one at a time: the quick tests must notice (ONLY=names)
+	$(BIN)/python -m tests.mutations $(if $(ONLY),--only $(ONLY)) --out benchmarks/results/mutations.md
+
+coverage: $(VENV)/.test  ## branches of tintem_core and storage that their quick tests take
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	$(BIN)/python -m coverage run -m pytest tests/tintem_core tests/storage
+	$(BIN)/python -m coverage json -q
+	$(BIN)/python -m tests.mutations.branches coverage.json --out benchmarks/results/mutations.md
+
 reference: $(VENV)/.test  ## docs/settings.md and docs/tintem.schema.json, from the models
 	$(BIN)/python -m flows.config.reference docs
 
 clean:  ## remove the environment and everything generated
-	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache tintem-quickstart
+	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .coverage coverage.json tintem-quickstart

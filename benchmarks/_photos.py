@@ -6,7 +6,9 @@ import json
 import os
 import platform
 import re
+import shutil
 import statistics
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from PIL import Image
 PHOTO = (500, 375)
 
 
-def make_photos(folder: Path, count: int) -> Path:
+def make_photos(folder: Path, count: int, size: tuple[int, int] = PHOTO) -> Path:
     """Write JPEG files with structure at every scale, as in photos; quality 90, chroma subsampled.
 
     Returns:
@@ -28,12 +30,20 @@ def make_photos(folder: Path, count: int) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for i in range(count):
         layers = [
-            Image.fromarray(rng.integers(0, 256, (side, side, 3), np.uint8)).resize(PHOTO)
+            Image.fromarray(rng.integers(0, 256, (side, side, 3), np.uint8)).resize(size)
             for side in (4, 16, 64)
         ]
         mixed = np.mean([np.asarray(layer, np.float32) for layer in layers], axis=0)
         Image.fromarray(mixed.astype(np.uint8)).save(folder / f"{i:05d}.jpg", quality=90)
     return folder
+
+
+def link_photos(folder: Path, uris: Sequence[str]) -> None:
+    """Make a folder with nothing in it but some photos, for programs that take a folder."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for number, uri in enumerate(uris):
+        (folder / f"{number:05d}{Path(uri).suffix}").symlink_to(uri)
 
 
 def hardware(device: str) -> str:

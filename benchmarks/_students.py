@@ -12,7 +12,7 @@ from flows.config.run import RunConfig
 from flows.data.features import evaluation_rows, taught_latents
 from flows.data.loader import PixelStore, StepDataset, Taught, batches_from
 from flows.data.rendering import eval_source, renderer
-from flows.stages.ids import taught_views
+from flows.stages.cache_requests import taught_views
 from flows.stages.map import mean_target
 from flows.stages.models import new_objective
 from flows.stages.spaces import Spaces, spaces_of

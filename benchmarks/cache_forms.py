@@ -2,9 +2,12 @@
 
 ``types``     float16 and int8: the cosine of every stored embedding to the teacher's float32, and
               its bytes.
+``codecs``    what codecs of Blosc and zstd make of chunks of embeddings, as they come from a CNN
+              (behind a ReLU) and from a ViT (dense; random weights, whose numbers are as hard to
+              pack): ratio, and megabytes packed and unpacked per second on one core.
 ``archives``  the same caches with ``cache.codec: zstd``: bytes, seconds to unpack them into an
-              empty folder of copies, and rows per second read at random once they are there, each
-              as a ratio to the plain cache.
+              empty folder of copies (beside Zarr reading them, and Zarr writing them unpacked), and
+              rows per second read at random once they are there, as a ratio to the plain cache.
 ``appends``   10,000 images added in 100 appends, as a run adds them, against one write: shards,
               seconds to open a reader, rows per second read at random; before and after the
               compaction that `tintem status` then asks for.
@@ -26,8 +29,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numcodecs
 import numpy as np
 import yaml
+import zarr
+from _teachers import write_random_weights
+from numcodecs import Blosc, Zstd
 
 from flows.config.demo import prepare
 from flows.config.load import load_config
@@ -35,12 +42,23 @@ from flows.provenance import provenance
 from flows.stages.pipeline import Pipeline
 from storage.cache import CacheSpec, FeatureCache, KindSpec
 from storage.cache.footprint import rows_per_shard
+from storage.cache.quantise import stored_values
 from storage.copies import CopyFolder
 from storage.root import open_root
 from tintem_core.evaluation.cosine import row_cosines
 
 RESULTS = Path(__file__).parent / "results" / "cache_forms.json"
-REPEATED, BATCH, TURNS = 12, 1024, 150
+VIT, CHUNK_BYTES = "vit_small_patch16_224", 2**18
+CODECS = {
+    "zstd 1": Zstd(1),
+    "zstd 3": Zstd(3),
+    "Blosc lz4, bytes shuffled": Blosc("lz4", 5, Blosc.SHUFFLE),
+    "Blosc lz4, bits shuffled": Blosc("lz4", 5, Blosc.BITSHUFFLE),
+    "Blosc zstd 1, bytes shuffled": Blosc("zstd", 1, Blosc.SHUFFLE),
+    "Blosc zstd 1, bits shuffled": Blosc("zstd", 1, Blosc.BITSHUFFLE),
+    "Blosc zstd 5, bytes shuffled": Blosc("zstd", 5, Blosc.SHUFFLE),
+}
+REPEATED, BATCH, TURNS = 48, 1024, 150
 IMAGES, APPENDS, OPENED = 10_000, 100, 7
 Array = np.ndarray[Any, Any]
 
@@ -53,6 +71,10 @@ def main() -> None:
         embeddings = embedded(Path(folder))
         found = {
             "types": types(Path(folder) / "types", embeddings),
+            "codecs": {
+                "CNN": codecs(embeddings[0]),
+                "ViT": codecs(embedded_by_vit(Path(folder) / "vit")),
+            },
             "archives": archives(Path(folder) / "archives", embeddings),
             "appends": appends(Path(folder) / "appends", embeddings),
         }
@@ -92,6 +114,51 @@ def types(folder: Path, embeddings: Array) -> dict[str, Any]:
     return found
 
 
+def embedded_by_vit(folder: Path) -> Array:
+    """Float32 embeddings of the quickstart's photos by a ViT with random weights: (N, D)."""
+    folder.mkdir()
+    content = yaml.safe_load(prepare(folder).read_text())
+    write_random_weights(folder / "vit.safetensors", VIT, 64)
+    content["teacher"] = {"model": VIT, "image_size": 64, "weights": "vit.safetensors"}
+    content["student"] = {"model": "test_resnet", "image_size": 64}
+    content["cache"], content["evaluation"] = {"dtype": "float32"}, {}
+    (folder / "vit.yaml").write_text(yaml.safe_dump(content))
+    pipeline = Pipeline(load_config(folder / "vit.yaml"))
+    cache = FeatureCache.open(pipeline.root, pipeline.extracted.training_cache)
+    return cache.reader(pipeline.indexed.data.keys("train")).all(0)
+
+
+def codecs(embeddings: Array) -> dict[str, Any]:
+    """Ratio and speed of codecs on chunks as a cache has them; the codecs take turns."""
+    numcodecs.blosc.set_nthreads(1)
+    found: dict[str, Any] = {}
+    for dtype in ("float16", "int8"):
+        kind = spec_of(embeddings[None], dtype).kinds["global"]
+        rows = stored_values("global", kind, embeddings[None], "a benchmark")["global"][0]
+        step = max(1, CHUNK_BYTES // rows[0].nbytes)
+        chunks = [rows[i : i + step] for i in range(0, len(rows), step)]
+        plain = sum(chunk.nbytes for chunk in chunks) / 1e6
+        packing: dict[str, list[float]] = {name: [] for name in CODECS}
+        unpacking: dict[str, list[float]] = {name: [] for name in CODECS}
+        sizes = {}
+        for _ in range(OPENED):
+            for name, codec in CODECS.items():
+                started = time.perf_counter()
+                packed = [codec.encode(np.ascontiguousarray(chunk)) for chunk in chunks]
+                packing[name].append(time.perf_counter() - started)
+                unpacking[name].append(seconds(lambda c=codec, p=packed: [*map(c.decode, p)]))
+                sizes[name] = sum(map(len, packed)) / 1e6
+        found[dtype] = {
+            name: {
+                "ratio": plain / sizes[name],
+                "packs": plain / statistics.median(packing[name]),
+                "unpacks": plain / statistics.median(unpacking[name]),
+            }
+            for name in CODECS
+        }
+    return found
+
+
 def archives(folder: Path, embeddings: Array) -> dict[str, Any]:
     """Bytes, unpacking and reading of zstd caches, as ratios to plain ones."""
     many = np.tile(embeddings, (1, REPEATED, 1))
@@ -99,7 +166,9 @@ def archives(folder: Path, embeddings: Array) -> dict[str, Any]:
     for dtype in ("float16", "int8"):
         plain = made(folder / "plain", many, dtype)
         packed = made(folder / "packed", many, dtype, codec="zstd")
-        touching: dict[str, list[float]] = {"plain": [], "packed": [], "again": []}
+        touching: dict[str, list[float]] = {
+            "plain": [], "packed": [], "again": [], "zarr": [], "rewritten": [],
+        }  # fmt: skip
         for turn in range(OPENED):
             copies = CopyFolder(folder / f"copies-{dtype}-{turn}")
             plain_reader = plain.reader(keys(count))
@@ -107,12 +176,23 @@ def archives(folder: Path, embeddings: Array) -> dict[str, Any]:
             again = packed.reader(keys(count), copies=copies)
             for name, each in (("plain", plain_reader), ("packed", reader), ("again", again)):
                 touching[name].append(seconds(each.load_all))
-        touched, unpacked, reopened = (statistics.median(found) for found in touching.values())
+            stored = zarr.open_group(folder / "packed" / packed.base, mode="r")["global"]
+            touching["zarr"].append(seconds(lambda array=stored: array[:]))
+            target = zarr.create_array(
+                folder / f"by-zarr-{dtype}-{turn}", shape=stored.shape, dtype=stored.dtype,
+                chunks=stored.chunks, shards=stored.shards, compressors=None,
+            )  # fmt: skip
+            rewritten = seconds(lambda array=stored, to=target: to.__setitem__(..., array[:]))
+            touching["rewritten"].append(rewritten)
+        medians = map(statistics.median, touching.values())
+        touched, unpacked, reopened, by_zarr, rewritten = medians
         speeds = taking_turns([plain_reader, reader], many.shape[0], count)
         found[dtype] = {
             "plain_bytes": stored_bytes(plain),
             "bytes": stored_bytes(packed) / stored_bytes(plain),
             "unpacked_megabytes_per_second": stored_bytes(plain) / unpacked / 1e6,
+            "rewritten_by_zarr_megabytes_per_second": stored_bytes(plain) / rewritten / 1e6,
+            "read_by_zarr_megabytes_per_second": stored_bytes(plain) / by_zarr / 1e6,
             "first_touch_slower": unpacked / touched,
             "later_first_touch_slower": reopened / touched,
             "reading": speeds[1] / speeds[0],

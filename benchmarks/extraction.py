@@ -4,6 +4,8 @@
 ``pixels``      the extraction itself (copies, forward, shards written and flushed), but with the
                 views ready in memory: what this project adds where decoding is not the limit.
 ``photos``      the whole of it: JPEG files read, decoded, cut, embedded, written.
+``large``       photos of 4000 x 3000 to views, decoded at the scale that is needed, against decoded
+                whole and cut by Pillow, as ratios to the latter.
 ``decoders``    JPEG to RGB pixels alone, images per second on one thread, as ratios to Pillow.
                 "scaled" decodes at the smallest eighth that is not smaller than the teacher's
                 input: fewer pixels, and slightly others. "and views" cuts the views too, as the
@@ -12,6 +14,8 @@
 Rounds alternate, and the median counts. On a CPU, decoding and the teacher share the cores, so that
 ``photos`` cannot reach the teacher; ``cores`` says how many there were, ``load_before`` how many
 processes wanted them already: above a few tenths per core the ratios are noisy.
+
+With ``--recipe eval --views 1`` and a student as the model, it is what an evaluation embeds.
 
 Usage: python benchmarks/extraction.py [--model NAME] [--image-size 128] [--views 2] [--tokens]
        [--images 96] [--batch 64] [--precision float32] [--rounds 5] [--out FILE]
@@ -45,7 +49,18 @@ from storage.root import open_root
 from tintem_core.models.backbone import build_backbone
 from tintem_core.models.config import TeacherConfig
 from tintem_core.models.teacher import Teacher
-from tintem_core.views import Pixels, ViewRecipe, render_view
+from tintem_core.views import (
+    EVAL,
+    Pixels,
+    ViewRecipe,
+    crop_box,
+    decode_image,
+    generator,
+    render_view,
+)
+
+LARGE = (4000, 3000)
+RECIPES = {"light": ViewRecipe(), "eval": EVAL}
 
 
 def main() -> None:
@@ -53,6 +68,7 @@ def main() -> None:
     parser.add_argument("--model", default="tf_efficientnet_lite0")
     parser.add_argument("--image-size", type=int, default=128)
     parser.add_argument("--views", type=int, default=2)
+    parser.add_argument("--recipe", choices=sorted(RECIPES), default="light", help="of the views")
     parser.add_argument("--tokens", action="store_true")
     parser.add_argument("--images", type=int, default=96)
     parser.add_argument("--batch", type=int, default=64)
@@ -63,12 +79,15 @@ def main() -> None:
     options = parser.parse_args()
     teacher = make_teacher(options)
     with tempfile.TemporaryDirectory() as folder:
-        source = view_source(Path(folder), options.images, options.image_size)
+        source = view_source(Path(folder), options)
         result = {
             **describe(teacher, options),
             "views_per_second": measure(Path(folder), teacher, source, options),
             "decoded_images_per_second": decoders(
                 source, options.image_size, options.views, options.rounds
+            ),
+            "large_images_per_second": large_photos(
+                Path(folder) / "large", options.image_size, options.views, options.rounds
             ),
         }
     show(result)
@@ -87,12 +106,13 @@ def make_teacher(options: argparse.Namespace) -> Teacher:
     return Teacher(config, build_backbone(config), device)
 
 
-def view_source(folder: Path, count: int, size: int) -> ViewSource:
+def view_source(folder: Path, options: argparse.Namespace) -> ViewSource:
     """Cut the views of some photos."""
-    place = make_photos(folder / "photos", count)
+    place = make_photos(folder / "photos", options.images)
     manifest = build_manifest(SourceConfig(name="bench", uri=str(place), test_share=0))
     uris = tuple(manifest.table["uri"].to_list())
-    return ViewSource(open_reader(manifest), uris, tuple(manifest.keys()), ViewRecipe(), size)
+    keys, recipe = tuple(manifest.keys()), RECIPES[options.recipe]
+    return ViewSource(open_reader(manifest), uris, keys, recipe, options.image_size)
 
 
 class Ready(ViewSource):
@@ -176,6 +196,7 @@ def decoders(
     for name in ("Pillow", "simplejpeg"):
         if name in ways:
             ways[f"{name} and views"] = partial(cut, ways[name], size, views)
+    ways["Pillow and views by Pillow"] = partial(cut_by_pillow, ways["Pillow"], size, views)
     speeds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(max(3, rounds)):
         for name, decode in ways.items():
@@ -190,11 +211,49 @@ def decoders(
     return found
 
 
+def large_photos(folder: Path, size: int, views: int, rounds: int) -> dict[str, dict[str, float]]:
+    """Photos of a camera (4000 x 3000) to views, one thread: decoded as needed, and whole."""
+    files = sorted(make_photos(folder, 3, LARGE).iterdir())
+    recipe = ViewRecipe()
+    ways = {
+        "whole, views by Pillow": partial(
+            cut_by_pillow, lambda data: np.asarray(decode_image(data)), size, views
+        ),
+        "as the extraction": lambda data: [
+            render_view(decoded, "key", view, recipe, size, size)
+            for decoded in [decode_image(data, None, recipe.decoded_side(size))]
+            for view in range(views)
+        ],
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, way in ways.items():
+            started = time.perf_counter()
+            for path in files:
+                way(path.read_bytes())
+            seconds[name].append((time.perf_counter() - started) / len(files))
+    medians = {name: statistics.median(each) for name, each in seconds.items()}
+    slowest = medians["whole, views by Pillow"]
+    return {
+        name: {"median": round(1 / taken, 2), "ratio": round(slowest / taken, 2)}
+        for name, taken in medians.items()
+    }
+
+
 def cut(decode: Callable[[bytes], Any], size: int, views: int, data: bytes) -> None:
     """Decode one photo and cut its views, as the extraction does."""
     image = Image.fromarray(decode(data))
     for view in range(views):
         render_view(image, "key", view, ViewRecipe(), size, size)
+
+
+def cut_by_pillow(decode: Callable[[bytes], Any], size: int, views: int, data: bytes) -> None:
+    """Cut views of the same places as :func:`cut`, resampled by Pillow."""
+    image = Image.fromarray(decode(data))
+    for view in range(views):
+        recipe = ViewRecipe()
+        box = crop_box(generator("key", view, recipe), image.width, image.height, recipe)
+        np.asarray(image.resize((size, size), Image.Resampling.BICUBIC, box=box))
 
 
 def drafted(data: bytes, size: int) -> Image.Image:
@@ -229,6 +288,9 @@ def show(result: dict[str, Any]) -> None:
             print(f"  {name:20} {speed}")
         else:
             print(f"  {name:20} {speed['median']:10,.1f} images/s  {speed['ratio']:6.3f} × Pillow")
+    print(f"photos of {LARGE[0]} x {LARGE[1]} to views, one thread")
+    for name, speed in result["large_images_per_second"].items():
+        print(f"  {name:20} {speed['median']:10,.1f} images/s  {speed['ratio']:6.2f} × whole")
 
 
 READY: Pixels = np.empty(0, np.uint8)

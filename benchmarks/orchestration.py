@@ -135,7 +135,7 @@ def measure_start_up(folder: Path, config: Path, rounds: int) -> dict[str, float
 def measure_stages(folder: Path, config: Path, rounds: int) -> dict[str, dict[str, float]]:
     """Every round in new roots, with Prefect and without in turn; medians."""
     from flows.config.load import load_config
-    from flows.stages.ids import requested_caches
+    from flows.stages.cache_requests import requested_caches
     from flows.stages.models import load_teacher
     from storage.cache.footprint import rows_per_shard
 

@@ -13,7 +13,6 @@ import itertools
 import json
 import math
 import os
-import shutil
 import statistics
 import subprocess
 import time
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from _photos import link_photos
 from _teachers import write_random_weights
 
 from flows.config.demo import prepare
@@ -92,7 +92,7 @@ def measure(folder: Path, pair: tuple[str, int, str, int], options: Any) -> dict
     lightly = None
     if options.lightly is not None and pair[0] in LIGHTLY:
         uris = pipeline.indexed.data.uris("train")
-        lightly = _lightly_seconds(folder, [Path(uri) for uri in uris], pair, options)
+        lightly = _lightly_seconds(folder, uris, pair, options)
     return {
         "lightly-train": lightly,
         "teacher": f"{pair[0]}, {pair[1]} px",
@@ -112,18 +112,21 @@ def measure(folder: Path, pair: tuple[str, int, str, int], options: Any) -> dict
 
 
 def _lightly_seconds(
-    folder: Path, photos: list[Path], pair: tuple[str, int, str, int], options: Any
+    folder: Path, photos: list[str], pair: tuple[str, int, str, int], options: Any
 ) -> float:
     """Return the median time of LightlyTrain's distillation step, waiting for data included."""
     place = folder / "lightly-photos"
-    shutil.rmtree(place, ignore_errors=True)
-    place.mkdir()
-    for number, photo in enumerate(photos):
-        shutil.copyfile(photo, place / f"{number:05d}{photo.suffix}")
-    script = Path(__file__).with_name("_lightly_step.py")
+    link_photos(place, photos)
+    wanted = {
+        "photos": str(place), "out": str(folder / "lightly"), "teacher": LIGHTLY[pair[0]],
+        "student": pair[2], "batch": options.batch, "epochs": None, "steps": options.steps,
+        "image_size": 224, "seed": 0, "stages": None, "learning_rate": None, "mean": None,
+        "std": None, "keep": None,
+    }  # fmt: skip
+    settings = folder / "lightly.json"
+    settings.write_text(json.dumps(wanted))
     told = subprocess.run(
-        [options.lightly, script, place, folder / "lightly", LIGHTLY[pair[0]], pair[2],
-         str(options.batch), str(options.steps)],
+        [options.lightly, Path(__file__).with_name("_lightly_train.py"), settings],
         check=True, stdout=subprocess.PIPE, text=True,
     ).stdout  # fmt: skip
     return statistics.median(json.loads(told.splitlines()[-1])["seconds"])
