@@ -2,19 +2,20 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal, get_args
 
-from storage.errors import CorruptRecordError, MissingObjectError, StorageInputError
+from storage.errors import CorruptError, CorruptRecordError, MissingObjectError, StorageInputError
 from storage.identity import canonical_json
-from storage.records import parse_record
+from storage.records import parse_record, seal, unseal
 from storage.root import Root
 
 RECORD = "record.json"
-_RESERVED = ("kind", "id", "files")
+_RESERVED = ("kind", "id", "files", "check")
 
-Kind = Literal["caches", "mappings", "students", "evaluations", "exports"]
+Kind = Literal["caches", "mappings", "students", "evaluations", "exports", "nights", "sweeps"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,8 @@ def write_artifact(
 ) -> None:
     """Store an artifact: its files first, then the record that makes it count.
 
-    The record gains ``kind``, ``id``, ``created`` (UTC) and ``files`` (bytes and SHA-256 of each).
+    The record gains ``kind``, ``id``, ``created`` (UTC), ``files`` (bytes and SHA-256 of each) and
+    ``check``, a digest of all that.
     An artifact of the same id is withdrawn before its files are replaced.
 
     Raises:
@@ -70,9 +72,7 @@ def write_beside(root: Root, kind: str, id: str, name: str, data: bytes) -> None
     if record is None:
         raise MissingObjectError(f"{root.url} holds no complete {kind}/{id}. Run the stage again.")
     if record.get("files", {}).pop(name, None) is not None:
-        root.write(
-            f"{kind}/{id}/{RECORD}", json.dumps(record, indent=2, ensure_ascii=False).encode()
-        )
+        _write_record(root, kind, id, record)
     root.write(f"{kind}/{id}/{name}", data)
 
 
@@ -82,21 +82,71 @@ def read_record(root: Root, kind: str, id: str) -> dict[str, Any] | None:
     One of which a file is gone, or is of another size than recorded, is none: it is made again.
 
     Raises:
-        CorruptRecordError: if the record is there but is not JSON.
+        CorruptRecordError: if the record is there but is damaged, or that of another artifact.
     """
     data = root.read_or_none(f"{kind}/{id}/{RECORD}")
     if data is None:
         return None
-    record = parse_record(data, f"{root.url}/{kind}/{id}/{RECORD}")
-    there = root.sizes(f"{kind}/{id}")
+    record = _parse(root, kind, id, data)
+    return None if _resized(record, root.sizes(f"{kind}/{id}")) else record
+
+
+def parse_artifact(data: bytes, where: str) -> dict[str, Any]:
+    """The record of an artifact, as its file has it.
+
+    Raises:
+        CorruptRecordError: if it is damaged.
+    """
+    record = parse_record(data, where)
+    # Earlier releases wrote no check: their records end with the files.
+    return record if [*record][-1:] == ["files"] else unseal(data, where)
+
+
+def problems(root: Root, kind: str, id: str) -> dict[str, str]:
+    """What differs from what was recorded about an artifact, by file; every byte is read.
+
+    An artifact that is not complete has a record that is missing, and nothing else to compare.
+    """
+    data = root.read_or_none(f"{kind}/{id}/{RECORD}")
+    if data is None:
+        return {RECORD: "it is missing"}
+    try:
+        record = _parse(root, kind, id, data)
+    except CorruptError as error:
+        return {RECORD: str(error)}
+    found = {}
+    for name, fact in record.get("files", {}).items():
+        data = root.read_or_none(f"{kind}/{id}/{name}")
+        if data is None:
+            found[name] = "it is missing"
+        elif len(data) != fact["bytes"]:
+            found[name] = f"it has {len(data)} bytes instead of {fact['bytes']}"
+        elif hashlib.sha256(data).hexdigest() != fact["sha256"]:
+            found[name] = "its digest differs"
+    return found
+
+
+def _parse(root: Root, kind: str, id: str, data: bytes) -> dict[str, Any]:
+    where = f"{root.url}/{kind}/{id}/{RECORD}"
+    record = parse_artifact(data, where)
+    found = f"{record.get('kind')}/{record.get('id')}"
+    if found != f"{kind}/{id}":
+        raise CorruptRecordError(
+            f"{where} is the record of {found}. Delete it and run the stage again."
+        )
+    return record
+
+
+def _resized(record: dict[str, Any], sizes: dict[str, int]) -> list[str]:
+    """Files of an artifact that are gone, or of another size than recorded."""
+    base = f"{record['kind']}/{record['id']}"
     files = record.get("files", {}).items()
-    is_whole = all(there.get(f"{kind}/{id}/{name}") == fact["bytes"] for name, fact in files)
-    return record if is_whole else None
+    return [name for name, fact in files if sizes.get(f"{base}/{name}") != fact["bytes"]]
 
 
 def _write_record(root: Root, kind: str, id: str, record: dict[str, Any]) -> None:
-    data = json.dumps(record, indent=2, ensure_ascii=False).encode()
-    root.write(f"{kind}/{id}/{RECORD}", data)
+    # Through JSON, so that what is sealed is what will be read: keys become strings.
+    root.write(f"{kind}/{id}/{RECORD}", seal(json.loads(json.dumps(record))))
 
 
 def read_file(root: Root, kind: str, id: str, name: str) -> bytes:
@@ -119,21 +169,65 @@ def read_file(root: Root, kind: str, id: str, name: str) -> bytes:
     return data
 
 
+def read_records(root: Root, kind: str) -> list[dict[str, Any]]:
+    """Every record of one kind, oldest first, whether or not the files that it names are there.
+
+    Raises:
+        CorruptRecordError: if one is damaged, or that of another artifact.
+    """
+    ids = root.folders(kind)
+    records = [
+        _parse(root, kind, id, data)
+        for id, data in zip(ids, _read_all(root, kind, ids), strict=True)
+        if data is not None
+    ]
+    return sorted(records, key=lambda record: str(record["created"]))
+
+
+def _read_all(root: Root, kind: str, ids: Sequence[str]) -> Sequence[bytes | None]:
+    return root.read_many([f"{kind}/{id}/{RECORD}" for id in ids])
+
+
 def list_artifacts(root: Root, kind: str) -> list[Record]:
-    """Every complete thing of one kind, oldest first; half-written ones are not listed.
+    """Every complete thing of one kind, oldest first; half-written and damaged ones are not listed.
 
     Raises:
         StorageInputError: if the kind is not one of those a root holds.
-        CorruptRecordError: if a record is not readable JSON.
     """
+    return _survey(root, kind)[0]
+
+
+def broken_artifacts(root: Root, kind: str) -> dict[str, str]:
+    """What was complete once and is no more, by id: a sentence that says why.
+
+    Records and the sizes of files are looked at; :func:`problems` reads every byte.
+
+    Raises:
+        StorageInputError: if the kind is not one of those a root holds.
+    """
+    return _survey(root, kind)[1]
+
+
+def _survey(root: Root, kind: str) -> tuple[list[Record], dict[str, str]]:
     if kind not in get_args(Kind):
         raise StorageInputError(f"{kind!r} is no kind of thing; use {', '.join(get_args(Kind))}.")
     ids = root.folders(kind)
-    paths = [f"{kind}/{id}/{RECORD}" for id in ids]
-    found = [
-        (id, parse_record(data, f"{root.url}/{path}"))
-        for id, path, data in zip(ids, paths, root.read_many(paths), strict=True)
-        if data is not None
-    ]
-    things = [Record(kind, id, str(record.get("created", "")), record) for id, record in found]
-    return sorted(things, key=lambda thing: (thing.created, thing.id))
+    # A cache tells the sizes of its files elsewhere, and may have very many.
+    sizes = {} if kind == "caches" else root.sizes(kind)
+    whole, broken = [], {}
+    for id, data in zip(ids, _read_all(root, kind, ids), strict=True):
+        if data is None:
+            continue
+        try:
+            record = _parse(root, kind, id, data)
+        except CorruptError as error:
+            broken[id] = str(error)
+            continue
+        if lost := _resized(record, sizes):
+            broken[id] = (
+                f"{root.url}/{kind}/{id} is not whole: {', '.join(lost)} is missing, or not of the "
+                "size that was recorded. Run the stage again."
+            )
+        else:
+            whole.append(Record(kind, id, str(record.get("created", "")), record))
+    return sorted(whole, key=lambda thing: (thing.created, thing.id)), broken

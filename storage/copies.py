@@ -80,14 +80,16 @@ class CopyFolder:
             return False
         return True
 
-    def put(self, name: str, data: bytes) -> None:
+    def put(self, name: str, data: bytes | memoryview) -> None:
         """Keep a copy, whole or not at all, and make room by dropping the oldest others."""
         path = self.path(name)
         part = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
         try:
             with _putting:
                 self._shrink(self.limit_bytes - len(data) - _CHECK_BYTES)
-                part.write_bytes(data + checksum(data).to_bytes(_CHECK_BYTES, "little"))
+                with part.open("wb") as file:
+                    file.write(data)
+                    file.write(checksum(data).to_bytes(_CHECK_BYTES, "little"))
                 part.replace(path)
         except OSError as error:
             part.unlink(missing_ok=True)

@@ -11,6 +11,7 @@ StorageError
 ├── LatestChangedError        another student came into force than the one compared with
 ├── UnreachableError          an object store that cannot be reached, or is at fault itself
 ├── LeaseLostError            another process has taken over what this one was working on
+├── HeldError                 another process works on what this one would not wait for
 └── CorruptError              stored bytes that differ from what was recorded
     ├── CorruptRecordError    a commit record, a row table or a specification
     └── CorruptShardError     a shard of embeddings
@@ -55,6 +56,10 @@ class UnreachableError(StorageError):
 
 class LeaseLostError(StorageError):
     """Another process has taken over what this one was working on."""
+
+
+class HeldError(StorageError):
+    """Another process works on something, and it was not to be waited for."""
 
 
 class LatestChangedError(StorageError):

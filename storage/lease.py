@@ -15,28 +15,20 @@ suspension in the midst of that write would mix up, the checksums in the record 
 
 import contextlib
 import json
-import os
-import platform
 import random
 import re
-import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from pathlib import Path
+from dataclasses import dataclass
 
-import psutil
-
+from storage.claim import Holder, own_claim, parse_claim
 from storage.errors import LeaseLostError, StorageError
 from storage.root import Root
 
 FOLDER = "leases"
 
 _SHORTEST_PAUSE = 0.2
-# Start times of one process that are read at different moments differ by less.
-_START_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -50,39 +42,6 @@ class Patience:
 
 
 _USUAL = Patience()
-
-
-@dataclass(frozen=True)
-class Holder:
-    """Who holds a lease, as its claim tells."""
-
-    host: str
-    pid: int
-    since: str
-    """UTC, ISO 8601."""
-    place: str
-    """The process numbers that ``pid`` is one of: a running machine, a container on it."""
-    started: float
-    """When the process began, as its machine tells: process numbers are used again."""
-    token: str
-
-    def __str__(self) -> str:
-        return f"process {self.pid} on {self.host} (since {self.since})"
-
-    @property
-    def is_dead(self) -> bool:
-        """Whether the process is known to have ended; False where this cannot be seen from here."""
-        if self.place != _place():
-            return False
-        try:
-            process = psutil.Process(self.pid)
-            if process.status() == psutil.STATUS_ZOMBIE:
-                return True
-            return abs(_started(process) - self.started) > _START_SECONDS
-        except psutil.NoSuchProcess:
-            return True
-        except psutil.Error:
-            return False
 
 
 class Lease:
@@ -110,7 +69,7 @@ class Lease:
         newest = max(claims, default=0)
         if claims.get(self._generation) == self._claim and newest == self._generation:
             return
-        holder = _parse(claims[newest]) if newest > self._generation else None
+        holder = parse_claim(claims[newest]) if newest > self._generation else None
         silent = self._patience.silent_seconds
         raise LeaseLostError(
             f"{self._root.url}: {holder or 'another process'} has taken over {self.name}, as this "
@@ -164,7 +123,7 @@ def hold(
 def _acquire(
     root: Root, name: str, on_wait: Callable[[Holder], None] | None, patience: Patience
 ) -> Lease:
-    claim = _own_claim()
+    claim = own_claim()
     watch, announced, pause = _Watch(root, name, patience), b"", _SHORTEST_PAUSE
     while True:
         claims = _claims(root, name)
@@ -174,7 +133,7 @@ def _acquire(
             if lease is not None:
                 return lease
         elif on_wait is not None and claims[live[-1]] != announced:
-            holder = _parse(announced := claims[live[-1]])
+            holder = parse_claim(announced := claims[live[-1]])
             if holder is not None:
                 on_wait(holder)
         # Not all at once: two that see each other both withdraw.
@@ -228,7 +187,7 @@ class _Watch:
         return [g for g in sorted(claims) if not self._is_given_up(g, claims[g], passed)]
 
     def _is_given_up(self, generation: int, claim: bytes, passed: float) -> bool:
-        holder = _parse(claim)
+        holder = parse_claim(claim)
         if holder is not None and holder.is_dead:
             return True
         token = "" if holder is None else holder.token
@@ -260,42 +219,3 @@ def _stem(name: str, generation: int) -> str:
 
 def _claim_path(name: str, generation: int) -> str:
     return f"{_stem(name, generation)}.json"
-
-
-def _own_claim() -> bytes:
-    holder = Holder(
-        host=platform.node(),
-        pid=os.getpid(),
-        since=datetime.now(UTC).isoformat(timespec="seconds"),
-        place=_place(),
-        started=_started(psutil.Process()),
-        token=secrets.token_hex(8),
-    )
-    return json.dumps(asdict(holder)).encode()
-
-
-def _parse(claim: bytes) -> Holder | None:
-    """None for what cannot be read: a folder without hard links shows an empty object first."""
-    try:
-        return Holder(**json.loads(claim))
-    except (ValueError, TypeError):
-        return None
-
-
-def _started(process: psutil.Process) -> float:
-    """When a process began, in a measure that setting the clock does not move.
-
-    Raises:
-        psutil.Error: if the process has ended, or may not be looked at.
-    """
-    # On Linux psutil adds the machine's start, as the clock now has it; elsewhere nothing.
-    return process.create_time() - (psutil.boot_time() if psutil.LINUX else 0)
-
-
-def _place() -> str:
-    """Name the process numbers seen here: two containers of one machine have different ones."""
-    try:
-        booted = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{booted} {Path('/proc/self/ns/pid').readlink()}"
-    except OSError:
-        return platform.node()

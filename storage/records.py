@@ -73,7 +73,7 @@ def parse_record(data: bytes, where: str) -> dict[str, Any]:
     return found
 
 
-def checksum(data: bytes | np.ndarray[Any, np.dtype[np.uint8]]) -> int:
+def checksum(data: bytes | memoryview | np.ndarray[Any, np.dtype[np.uint8]]) -> int:
     """CRC-32 (the polynomial of zlib) of any contiguous buffer.
 
     Not the CRC-32C that Zarr ends its chunks with: over data that ends with its own CRC-32C, that

@@ -8,78 +8,54 @@ which is whole and whose model is there; `sync_pointer` moves it on.
 """
 
 import hashlib
-import json
 import secrets
-from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
-from typing import Any, Literal
 
-from storage.errors import LatestChangedError, StorageInputError
-from storage.records import seal, unseal
+from storage.errors import CorruptRecordError, LatestChangedError, StorageInputError
 from storage.root import Root
-
-FOLDER = "latest"
-
-Action = Literal["promoted", "rolled back"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Model:
-    """An exported student, and where it comes from."""
-
-    student: str
-    mapping: str
-    evaluation: str
-    export: str
-    onnx: str
-    """Path of the model below the root."""
-    sha256: str
-    bytes: int
-    input: str
-    output: str
-    metrics: dict[str, float]
-    """As measured when it was promoted, on the test photos of that time."""
-    night: str | None
-    """The night that promoted it; None: a person did."""
-    reference: dict[str, Any]
-    """What it learned from: the manifest's id, photos by split."""
-    settings: dict[str, Any]
-    """What it was made with."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Version:
-    """What is, or was, the current version of a model from a moment on."""
-
-    name: str
-    number: int
-    action: Action
-    since: str
-    """UTC, ISO 8601."""
-    why: str
-    before: int | None
-    """The version that a rollback from here returns to; None: this is the first."""
-    rejected: tuple[str, ...]
-    """Students that this version replaced because they were not wanted."""
-    model: Model
-
-
-# Fields of a version that are called otherwise in the records.
-_KEYS = {"name": "line", "rejected": "rejects"}
-
-
-def model_names(root: Root) -> list[str]:
-    """The names of models that have a history."""
-    return root.folders(FOLDER)
+from storage.versions import (
+    FOLDER,
+    Action,
+    Model,
+    Version,
+    model_names,
+    pack_version,
+    read_versions,
+)
 
 
 def history(root: Root, name: str) -> list[Version]:
     """Every version of a model, oldest first.
 
     Raises:
-        CorruptRecordError: if one is damaged.
+        CorruptRecordError: if one is damaged or missing.
     """
-    return _history(root, name)[0]
+    return read_versions(root, name)[0]
+
+
+def problems(root: Root) -> dict[str, str]:
+    """What is wrong with the versions and pointers of all models, by file; nothing is changed."""
+    found = {}
+    for name in model_names(root):
+        pointer = f"{FOLDER}/{name}.json"
+        try:
+            version = current_version(root, name)
+        except CorruptRecordError as error:
+            found[f"{FOLDER}/{name}"] = str(error)
+            continue
+        if version is None:
+            found[pointer] = "there is no version that it could be a copy of"
+            continue
+        if root.read_or_none(pointer) != pack_version(version):
+            found[pointer] = (
+                f"it is not the newest version, {version.number}; `tintem nightly` and `tintem "
+                "promote` write it anew"
+            )
+        try:
+            _require_model(root, version.model)
+        except StorageInputError as error:
+            found[version.model.onnx] = str(error)
+    return found
 
 
 def current_version(root: Root, name: str) -> Version | None:
@@ -107,7 +83,7 @@ def promote(root: Root, name: str, model: Model, why: str, over: int | None) -> 
         LatestChangedError: if another version came meanwhile.
         StorageInputError: if the model's file is missing or is not the one that is meant.
     """
-    versions, number = _history(root, name)
+    versions, number = read_versions(root, name)
     current = versions[-1] if versions else None
     if (current and current.number) != over:
         raise _changed(root, name, over, current)
@@ -123,7 +99,7 @@ def roll_back(root: Root, name: str, to: int | None = None) -> Version:
         StorageInputError: if there is nothing to return to, or its file is not there any more.
         LatestChangedError: if another version came meanwhile.
     """
-    known, number = _history(root, name)
+    known, number = read_versions(root, name)
     versions = {version.number: version for version in known}
     if not versions:
         raise StorageInputError(
@@ -160,19 +136,9 @@ def sync_pointer(root: Root, name: str) -> Version | None:
     while True:
         version = current_version(root, name)
         # Whoever writes looks again: a slower writer may have put an older version there.
-        if version is None or root.read_or_none(pointer) == _packed(version):
+        if version is None or root.read_or_none(pointer) == pack_version(version):
             return version
-        root.write(pointer, _packed(version))
-
-
-def _history(root: Root, name: str) -> tuple[list[Version], int]:
-    """Every version, oldest first, and the number after them, both from one listing."""
-    paths = [path for path in root.list(f"{FOLDER}/{name}") if path.endswith(".json")]
-    # Where a folder has no hard links, a crash can leave an empty object: never a version, but
-    # its number is taken.
-    number = max((int(path[-11:-5]) for path in paths), default=0) + 1
-    found = [(path, data) for path, data in zip(paths, root.read_many(paths), strict=True) if data]
-    return [_parse(data, f"{root.url}/{path}") for path, data in found], number
+        root.write(pointer, pack_version(version))
 
 
 def _left_behind(versions: dict[int, Version], current: Version, target: Version) -> list[Version]:
@@ -216,7 +182,7 @@ def _append(
         model=model,
     )
     # Two that promote the same model in the same second are still two.
-    owned = _packed(version, token=secrets.token_hex(8))
+    owned = pack_version(version, token=secrets.token_hex(8))
     if not root.create(f"{FOLDER}/{name}/{version.number:06d}.json", owned):
         raise _changed(root, name, over, current_version(root, name))
     sync_pointer(root, name)
@@ -242,16 +208,3 @@ def _changed(root: Root, name: str, over: int | None, now: Version | None) -> La
         f"the latest of {name} below {root.url} has changed meanwhile: {was}, now {found}. "
         "Nothing was changed; run the same command again."
     )
-
-
-def _packed(version: Version, **more: str) -> bytes:
-    # Through JSON, so that what is sealed is what will be read: tuples become lists.
-    content = {_KEYS.get(key, key): value for key, value in asdict(version).items()}
-    return seal(json.loads(json.dumps(content | more)))
-
-
-def _parse(data: bytes, where: str) -> Version:
-    content = unseal(data, where)
-    read = {f.name: content[_KEYS.get(f.name, f.name)] for f in fields(Version)}
-    model = Model(**{field.name: read["model"][field.name] for field in fields(Model)})
-    return Version(**read | {"model": model, "rejected": tuple(read["rejected"])})

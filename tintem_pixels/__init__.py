@@ -5,7 +5,16 @@ this package, and it knows nothing of them.
 """
 
 from tintem_pixels.crop import centre_crop, load_pixels, load_square
-from tintem_pixels.decode import Photo, PixelError, decode
+from tintem_pixels.decode import Photo, PixelError, decode, decoded
 from tintem_pixels.formats import SUFFIXES
 
-__all__ = ["SUFFIXES", "Photo", "PixelError", "centre_crop", "decode", "load_pixels", "load_square"]
+__all__ = [
+    "SUFFIXES",
+    "Photo",
+    "PixelError",
+    "centre_crop",
+    "decode",
+    "decoded",
+    "load_pixels",
+    "load_square",
+]

@@ -14,7 +14,10 @@ What is odd about a file is treated so:
 
 import hashlib
 import io
+import math
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +27,12 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from tintem_pixels.depth import NoRangeError, former_range, grey_range
 from tintem_pixels.formats import FORMATS
+from tintem_pixels.memory import FREE_BYTES, MOST_BYTES, ROOM, memory_of
+
+_ORIENTATION = 0x0112
+# What is converted, or told the digest, at once: copies of large images are what takes memory.
+_SIDE = 1024
+_PART = _SIDE**2
 
 
 class PixelError(ValueError):
@@ -41,30 +50,104 @@ class Photo:
 
     def digest(self) -> int:
         """Return the identity of the pixels, 64 bits: equal for equal pixels, however encoded."""
-        size = struct.pack("<II", *self.image.size)
-        found = hashlib.blake2b(size + self.image.tobytes(), digest_size=8)
+        width, height = self.image.size
+        found = hashlib.blake2b(struct.pack("<II", width, height), digest_size=8)
+        rows = max(1, _PART // width)
+        for top in range(0, height, rows):
+            part = self.image.crop((0, top, width, min(top + rows, height)))
+            found.update(part.tobytes())
         return int.from_bytes(found.digest(), "little")
 
 
-def decode(data: bytes, bits: int | None = None, *, most_pixels: int | None = None) -> Photo:
+class _LargeError(PixelError):
+    """A photo that takes more memory than is given to it."""
+
+    def __init__(self, bytes: int, most: int) -> None:
+        super().__init__(
+            f"it would take {bytes / 1e6:,.0f} MB of memory to decode, and at most "
+            f"{most / 1e6:,.0f} MB are given to one photo"
+        )
+        self.bytes = bytes
+
+
+def decode(
+    data: bytes,
+    bits: int | None = None,
+    *,
+    most_pixels: int | None = None,
+    shorter_side: int | None = None,
+) -> Photo:
     """Decode an encoded photo.
 
     Args:
         data: the bytes of a file.
         bits: how many bits are in use in grey values that are stored in more than 8.
         most_pixels: more are refused before they are decoded; None: as many as Pillow lets pass.
+        shorter_side: in pixels; a JPEG is decoded at 1/2, 1/4 or 1/8 of its size where its shorter
+            side is no shorter than this then; None: whole.
 
     Raises:
-        PixelError: with the reason.
+        PixelError: with the reason; also if it would take more than 1 GiB of memory.
     """
+    return _decode(data, bits, most_pixels, shorter_side, MOST_BYTES)
+
+
+@contextmanager
+def decoded(
+    data: bytes, bits: int | None = None, *, shorter_side: int | None = None
+) -> Iterator[Photo]:
+    """Decode a photo for the length of a block; its pixels are gone afterwards.
+
+    Where many threads do so at once, large photos wait until there is memory for them. Blocks must
+    not lie in each other.
+
+    Args:
+        data, bits, shorter_side: see :func:`decode`.
+
+    Raises:
+        PixelError: see :func:`decode`.
+    """
+    photo, bytes = None, 0
+    try:
+        photo = _decode(data, bits, None, shorter_side, FREE_BYTES)
+    except _LargeError as error:
+        bytes = error.bytes
+    # What takes too much is refused without a wait.
+    with ROOM.hold(bytes if bytes <= MOST_BYTES else 0):
+        photo = photo or decode(data, bits, shorter_side=shorter_side)
+        try:
+            yield photo
+        finally:
+            # Not whenever it happens to be collected.
+            photo.image.close()
+
+
+def _decode(
+    data: bytes,
+    bits: int | None,
+    most_pixels: int | None,
+    shorter_side: int | None,
+    most_bytes: int,
+) -> Photo:
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
-            _refuse_large(opened, most_pixels)
+            _refuse_many(opened, most_pixels)
             _refuse_deep_colours(opened, bits)
+            if shorter_side is not None:
+                width, height = opened.size
+                least = shorter_side / min(width, height)
+                opened.draft(None, (math.ceil(width * least), math.ceil(height * least)))
+            if (needed := memory_of(opened)) > most_bytes:
+                raise _LargeError(needed, most_bytes)
             upright = _upright(opened)
-            if upright.mode.startswith(("I", "F")):
-                return _from_grey(opened, upright, bits)
-            return Photo(_over_white(upright))
+            is_deep = upright.mode.startswith(("I", "F"))
+            photo = _from_grey(opened, upright, bits) if is_deep else Photo(_over_white(upright))
+            if photo.image is not opened:
+                # Files are parts of circles, which Python finds whenever it looks for them.
+                opened.close()
+            return photo
+    except PixelError:
+        raise
     except UnidentifiedImageError as error:
         raise PixelError("it is no image that Pillow can read") from error
     # Damaged bytes can make a decoder fail anywhere, with TypeError or OverflowError as well.
@@ -72,7 +155,7 @@ def decode(data: bytes, bits: int | None = None, *, most_pixels: int | None = No
         raise PixelError(str(error) or type(error).__name__) from error
 
 
-def _refuse_large(opened: Image.Image, most: int | None) -> None:
+def _refuse_many(opened: Image.Image, most: int | None) -> None:
     pixels = opened.width * opened.height
     if most is not None and pixels > most:
         raise PixelError(f"it has {pixels:,} pixels, and at most {most:,} are taken")
@@ -104,6 +187,8 @@ def _refuse_deep_colours(opened: Image.Image, bits: int | None) -> None:
 def _upright(image: Image.Image) -> Image.Image:
     image.load()
     try:
+        if image.getexif().get(_ORIENTATION, 1) == 1:
+            return image
         return ImageOps.exif_transpose(image)
     except (OSError, ValueError, SyntaxError, TypeError, KeyError, struct.error):
         # A damaged EXIF block says nothing about the pixels.
@@ -111,8 +196,20 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _over_white(image: Image.Image) -> Image.Image:
-    if image.has_transparency_data:
+    if not image.has_transparency_data:
+        return image if image.mode == "RGB" else image.convert("RGB")
+    flat = Image.new("RGB", image.size)
+    for box in _parts(image.size):
         # The colours behind transparent pixels are whatever a program left there.
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
+        part = image.crop(box).convert("RGBA")
+        part = Image.alpha_composite(Image.new("RGBA", part.size, "white"), part)
+        flat.paste(part.convert("RGB"), box)
+    return flat
+
+
+def _parts(size: tuple[int, int]) -> Iterator[tuple[int, int, int, int]]:
+    """Cut an image into pieces: their left, top, right and bottom."""
+    width, height = size
+    for top in range(0, height, _SIDE):
+        for left in range(0, width, _SIDE):
+            yield left, top, min(left + _SIDE, width), min(top + _SIDE, height)

@@ -26,6 +26,8 @@ _LARGEST = 2.0**32
 _TOLERANCE = 1.25
 # Floats may hold a few pixels of anything.
 _FEW = 0.01
+# Values that are scaled at once.
+_PART = 2**20
 # Formats whose values Pillow stretches to 16 bits, and hands out in 32.
 _STRETCHED = ("PNG", "PPM", "JPEG2000")
 
@@ -43,6 +45,15 @@ class Range:
 
     def eight_bits(self, values: Values) -> NDArray[np.uint8]:
         """Return grey values 0..255; what lies outside is clipped, what is no number is black."""
+        scaled = np.empty(values.shape, np.uint8)
+        # A part at a time: the shares take eight bytes a pixel.
+        rows = max(1, _PART // max(1, values[:1].size))
+        for start in range(0, len(values), rows):
+            part = slice(start, start + rows)
+            scaled[part] = self._eight_bits(values[part])
+        return scaled
+
+    def _eight_bits(self, values: Values) -> NDArray[np.uint8]:
         if self.black == 0:
             shares = values / self.white
         else:
@@ -149,10 +160,11 @@ def _usual(values: Values, is_float: bool) -> Range:
     0..1, 0..255, 0..65535, 24 or 32 bits; with values below zero -1..1, -128..127 and so on.
     """
     few = _FEW if is_float else 0.0
-    sizes = np.abs(values.astype(np.float64))
+    # First: it needs as much memory as what follows.
+    below_zero = _below_zero(values)
+    sizes = _sizes(values)
     # Whole numbers are no fractions of 1, however dark the image.
     is_fraction = is_float and not (sizes.max() > 1 and (sizes == np.rint(sizes)).all())
-    below_zero = _below_zero(values)
     wholes = [128.0, 32768.0, 2.0**31] if below_zero else [255.0, 65535.0, 2.0**24 - 1, _LARGEST]
     usual = [1.0, *wholes] if is_fraction else wholes
     full = next((f for f in usual if _share(sizes > _TOLERANCE * f) <= few), usual[-1])
@@ -163,8 +175,13 @@ def _usual(values: Values, is_float: bool) -> Range:
 
 def _below_zero(values: Values) -> bool:
     """Whether values lie around zero, by more than resampling overshoots."""
-    largest = np.quantile(np.abs(values.astype(np.float64)), 1 - _FEW)
+    largest = np.quantile(_sizes(values), 1 - _FEW, overwrite_input=True)
     return _share(values < (1 - _TOLERANCE) * largest) > _FEW
+
+
+def _sizes(values: Values) -> NDArray[np.float64]:
+    found = values.astype(np.float64)
+    return np.abs(found, out=found)
 
 
 def _share(these: NDArray[np.bool_]) -> float:

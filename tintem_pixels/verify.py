@@ -77,6 +77,7 @@ def check(folder: str | Path) -> Findings:
 def _record(folder: Path) -> dict[str, Any]:
     try:
         record: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        _require_whole(record)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise NoExportError(
             f"{folder} is no export: it holds no {RECORD}. Give the folder of a student, exports/ID"
@@ -89,6 +90,19 @@ def _record(folder: Path) -> dict[str, Any]:
             "Export the student again"
         )
     return record
+
+
+def _require_whole(record: dict[str, Any]) -> None:
+    """Raises ValueError unless a record is as it was written; see `storage.records.seal`."""
+    if not isinstance(record, dict):
+        raise ValueError("no object")
+    # Earlier releases wrote no check: their records end with the files.
+    if [*record][-1:] == ["files"]:
+        return
+    check = record.pop("check", None)
+    spelled = json.dumps(record, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    if check != hashlib.sha256(spelled.encode()).hexdigest()[:16]:
+        raise ValueError("its check does not match its content")
 
 
 def _try(

@@ -173,6 +173,10 @@ class FeatureCache:
         """Withdraw damaged shards, so that the next plan computes them again; mend all else."""
         return verify.repair(self._handle)
 
+    def leftovers(self) -> list[str]:
+        """Paths that no row table names, while nobody writes to the cache; of no use to anybody."""
+        return verify.leftovers(self._handle)
+
     def fragmentation(self) -> Fragmentation:
         """How finely the cache is cut; only small records are read for it."""
         shards = rows.allocated(self.root, self.base)

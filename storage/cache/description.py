@@ -61,7 +61,7 @@ def read(root: Root, cache_id: str) -> CacheHandle:
         if data is None:
             continue
         try:
-            record = unseal(data, f"{root.url}/{base}/{name}")
+            record = _unseal_own(data, cache_id, f"{root.url}/{base}/{name}")
         except CorruptError:
             is_damaged = True
             continue
@@ -81,6 +81,14 @@ def read(root: Root, cache_id: str) -> CacheHandle:
         )
     _refuse_orphan(root, base)
     raise MissingObjectError(f"{root.url} holds no {base}. Run `tintem extract`.")
+
+
+def _unseal_own(data: bytes, cache_id: str, where: str) -> dict[str, Any]:
+    """A cache's record. Raises CorruptRecordError if it is damaged, or that of another cache."""
+    record = unseal(data, where)
+    if record.get("id") != cache_id:
+        raise CorruptRecordError(f"{where} is the record of {record.get('id')}.")
+    return record
 
 
 def exists(root: Root, cache_id: str) -> bool:
@@ -147,7 +155,11 @@ def problems(cache: CacheHandle) -> Iterator[tuple[str, str]]:
         try:
             if data is None:
                 raise CorruptRecordError(f"{cache.url}/{name} is missing.")
-            described = unseal(data, f"{cache.url}/{name}")
+            where = f"{cache.url}/{name}"
+            if name == _METADATA:
+                described = unseal(data, where)
+            else:
+                _unseal_own(data, cache.id, where)
         except CorruptError as error:
             described = {}
             yield f"{cache.base}/{name}", str(error)

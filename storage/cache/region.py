@@ -62,7 +62,7 @@ class Region:
             address = self._address + int(self.starts[place])
             _libc("madvise", _MADVISE)(address, size, mmap.MADV_HUGEPAGE)
 
-    def load(self, place: int, data: bytes) -> None:
+    def load(self, place: int, data: bytes | memoryview) -> None:
         """Copy bytes to a place."""
         start = int(self.starts[place])
         self.bytes[start : start + len(data)] = np.frombuffer(data, np.uint8)

@@ -211,9 +211,16 @@ def _read_records(
     root: Root, base: str, numbers: Sequence[int], tolerant: bool, damaged: dict[str, str]
 ) -> list[dict[str, Any]]:
     names = {f"{number:06d}.json": None for number in numbers}
-    records = _read_pairs(
-        root, base, names, lambda data, where, _: unseal(data, where), tolerant, damaged
-    )
+    tables = {name for _, name, _ in _files(root, base) if not name.endswith(".json")}
+
+    def parse(data: bytes, where: str, _: None) -> dict[str, Any]:
+        record = unseal(data, where)
+        is_own = where.endswith(f"/{record.get('generation', -1):06d}.json")
+        if not is_own or record["table"]["file"] not in tables:
+            raise CorruptRecordError(f"{where} is about a table that is not here.")
+        return record
+
+    records = _read_pairs(root, base, names, parse, tolerant, damaged)
     return [records[name] for name in names if name in records]
 
 

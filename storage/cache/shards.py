@@ -155,7 +155,7 @@ class ShardSet:
     def _open_shard(self, slot: int) -> None:
         self._load(slot, None if self._copies is None else self._fetch(self._copies, slot))
 
-    def _fetch(self, copies: CopyFolder, slot: int) -> bytes | None:
+    def _fetch(self, copies: CopyFolder, slot: int) -> bytes | memoryview | None:
         """The plain bytes of a remote or archived shard; None when a copy of them is there."""
         name = self._copy_name(slot)
         if copies.has(name, int(self._sizes[slot])):
@@ -164,7 +164,7 @@ class ShardSet:
         copies.put(name, data)
         return data
 
-    def _load(self, slot: int, data: bytes | None) -> None:
+    def _load(self, slot: int, data: bytes | memoryview | None) -> None:
         """Put a shard into the region and check it."""
         commit, size, where = self._commits[slot], int(self._sizes[slot]), self._where(slot)
         path = self._cache.root.path(f"{self._cache.base}/{self._path(slot)}")
@@ -190,7 +190,7 @@ class ShardSet:
         self._gather.place(slot, chunk_table(self._array, layout, views, commit.rows, held, where))
         self._checked[slot] = self._ready[slot] = True
 
-    def _read(self, slot: int) -> bytes:
+    def _read(self, slot: int) -> bytes | memoryview:
         """A shard's plain bytes, checked against its record."""
         where, fact = self._where(slot), self._fact(slot)
         try:
@@ -200,10 +200,10 @@ class ShardSet:
         _refuse_size(len(data), fact.bytes, where)
         if not fact.matches(data):
             raise CorruptShardError(f"{where}: the checksum differs. Run `tintem repair`.")
-        layout, rows = self._cache.layout, self._commits[slot].rows
+        layout = self._cache.layout
         if layout.codec == "none":
             return data
-        return decode_shard(self._array, layout, self._cache.spec.views, rows, data)
+        return decode_shard(self._array, layout, self._cache.spec.views, data)
 
     def _where(self, slot: int) -> str:
         shard = self._commits[slot].shard

@@ -11,7 +11,7 @@ from storage.cache import commits, description, rows
 from storage.cache.commits import Commit, read_commits
 from storage.cache.handle import CacheHandle
 from storage.cache.rows import RowTable
-from storage.cache.writer import withdraw
+from storage.cache.writer import shard_paths, withdraw
 from storage.cache.zarr_format import arrays_of
 
 # Shards in memory at once.
@@ -55,6 +55,21 @@ def repair(cache: CacheHandle) -> list[int]:
     description.fit_metadata(cache, table.next_shard, force=True)
     cache.root.delete_unfinished(cache.base)
     return dropped
+
+
+def leftovers(cache: CacheHandle) -> list[str]:
+    """Files that no row table names, as a killed plan or compaction leaves them.
+
+    Nobody may write to the cache meanwhile.
+
+    Raises:
+        CorruptRecordError: if a record of rows and its copy are both damaged.
+    """
+    shards = _written_shards(cache) - rows.allocated(cache.root, cache.base).keys()
+    paths = [path for shard in sorted(shards) for path in shard_paths(cache, shard)]
+    return [path for path in paths if cache.root.exists(path)] + rows.unnamed(
+        cache.root, cache.base
+    )
 
 
 def _written_shards(cache: CacheHandle) -> set[int]:

@@ -56,9 +56,14 @@ def commit_shard(
 
 def withdraw(cache: CacheHandle, shard: int) -> None:
     """Delete the record of a shard, then its files."""
-    cache.root.delete(commit_path(cache.base, shard))
-    for array in arrays_of(cache.spec):
-        cache.root.delete(f"{cache.base}/{array.name}/c/0/{shard}")
+    for path in shard_paths(cache, shard):
+        cache.root.delete(path)
+
+
+def shard_paths(cache: CacheHandle, shard: int) -> list[str]:
+    """Where the record of a shard lies, and then its files."""
+    files = [f"{cache.base}/{array.name}/c/0/{shard}" for array in arrays_of(cache.spec)]
+    return [commit_path(cache.base, shard), *files]
 
 
 def _is_written(cache: CacheHandle, task: ShardTask) -> bool:

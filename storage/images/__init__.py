@@ -3,7 +3,7 @@
 from storage.images.changed import forget_changed, mark_changed, without_changed
 from storage.images.index import build_manifest, draws_splits
 from storage.images.inspect import is_image, photo_key
-from storage.images.manifest import Manifest
+from storage.images.manifest import Manifest, manifest_records
 from storage.images.open import open_reader
 from storage.images.source import IMAGE_SUFFIXES, ImageReader, SourceConfig
 from storage.images.survey import ARCHIVES, TABLES, Survey, survey
@@ -24,6 +24,7 @@ __all__ = [
     "draws_splits",
     "forget_changed",
     "is_image",
+    "manifest_records",
     "mark_changed",
     "open_reader",
     "photo_key",

@@ -7,7 +7,14 @@ import polars as pl
 
 from storage.errors import SourceError
 from storage.images.select import SPLIT_NAMES, left_out, looked_for
-from storage.images.source import ENTRY_SCHEMA, Head, ImageReader, SourceConfig
+from storage.images.source import (
+    ENTRY_SCHEMA,
+    MOST_BYTES,
+    TOO_LARGE,
+    Head,
+    ImageReader,
+    SourceConfig,
+)
 from storage.images.tar_stream import COMPRESSED_SUFFIXES
 from storage.root import open_root
 
@@ -64,7 +71,10 @@ class FolderReader(ImageReader):
 
     def _images(self, prefix: str = "") -> Iterator[tuple[str, int, int]]:
         for path, fact in self._root.walk(prefix):
-            if (reason := left_out(path, self.source)) is None:
+            reason = left_out(path, self.source)
+            if reason is None and fact.bytes > MOST_BYTES:
+                reason = TOO_LARGE
+            if reason is None:
                 yield path, fact.bytes, fact.modified
             else:
                 self.skipped[reason] += 1

@@ -11,7 +11,7 @@ from PIL import Image, UnidentifiedImageError
 from storage.errors import DeniedError, MissingObjectError
 from storage.identity import content_key
 from storage.images.source import ImageReader, SourceConfig
-from tintem_pixels import Photo, decode
+from tintem_pixels import Photo, decoded
 
 LOOK_SCHEMA = {
     "uri": pl.String,
@@ -48,7 +48,8 @@ def is_image(data: bytes, key: str, bits: int | None) -> bool:
     if content_key(data) == key:
         return True
     try:
-        return photo_key(data, decode(data, bits)) == key
+        with decoded(data, bits) as photo:
+            return photo_key(data, photo) == key
     except ValueError:
         return False
 
@@ -59,8 +60,7 @@ def photo_key(data: bytes, photo: Photo) -> str:
 
 
 def _decoded(data: bytes, bits: int | None) -> tuple[str, int, int, int | None]:
-    photo = decode(data, bits)
-    with Image.open(io.BytesIO(data)) as image:
+    with decoded(data, bits) as photo, Image.open(io.BytesIO(data)) as image:
         return photo_key(data, photo), *image.size, photo.digest()
 
 
@@ -74,5 +74,7 @@ def _opened(data: bytes, bits: int | None) -> tuple[str, int, int, int | None]:
     except Exception as error:
         raise ValueError(str(error) or type(error).__name__) from error
     # The range of deep values is part of the key, and only all of them tell it.
-    key = photo_key(data, decode(data, bits)) if is_deep else content_key(data)
-    return key, *size, None
+    if not is_deep:
+        return content_key(data), *size, None
+    with decoded(data, bits) as photo:
+        return photo_key(data, photo), *size, None

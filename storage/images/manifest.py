@@ -164,6 +164,23 @@ class Manifest:
             root.write(f"{FOLDER}/{name}", data)
         return {"file": name, **asdict(FileFact.of(data))}
 
+    @staticmethod
+    def problems(root: Root) -> dict[str, str]:
+        """What differs from what was recorded about all manifests, by file."""
+        found = {}
+        stored = root.list(FOLDER)
+        ids = {path.removeprefix(f"{FOLDER}/")[:-5] for path in stored if path.endswith(".json")}
+        for id in sorted(ids):
+            try:
+                Manifest.load(root, id)
+            except CorruptError as error:
+                found[f"{FOLDER}/{id}.json"] = str(error)
+        for path in stored:
+            owner = path.removeprefix(f"{FOLDER}/").split(".")[0]
+            if path.endswith(".parquet") and owner not in ids:
+                found[f"{FOLDER}/{owner}.json"] = "it is missing, so its tables do not count"
+        return found
+
     @classmethod
     def load(cls, root: Root, id: str) -> "Manifest":
         """A stored manifest.
@@ -175,6 +192,11 @@ class Manifest:
         where = f"{FOLDER}/{id}.json"
         data = root.read(where)
         record = unseal(data, f"{root.url}/{where}")
+        if record.get("id") != id:
+            raise CorruptRecordError(
+                f"{root.url}/{where} is the manifest {record.get('id')}. Run `tintem run` to index "
+                "again."
+            )
         source = SourceConfig.model_validate(record["source"])
         # Older manifests have tables of fixed names; the oldest three of them, without checksums.
         facts = record.get("tables", {part: {} for part in _PARTS[:3]})
@@ -206,24 +228,32 @@ class Manifest:
 
         None also where it is damaged: the next one is then built by reading every image again.
         """
-        named = []
-        # A dataset that grows every night has hundreds.
-        paths = [path for path in root.list(FOLDER) if path.endswith(".json")]
-        for path, data in zip(paths, root.read_many(paths), strict=True):
-            if data is None:
-                continue
-            try:
-                record = unseal(data, f"{root.url}/{path}")
-            except CorruptError:
-                continue
-            if record["source"]["name"] == name:
-                named.append(record)
+        records = manifest_records(root).values()
+        named = [record for record in records if record and record["source"]["name"] == name]
         if not named:
             return None
         try:
             return cls.load(root, max(named, key=lambda record: str(record["created"]))["id"])
         except (CorruptError, MissingObjectError):
             return None
+
+
+def manifest_records(root: Root) -> dict[str, dict[str, Any] | None]:
+    """The record of every stored manifest by id; None where it is damaged."""
+    # A dataset that grows every night has hundreds.
+    paths = [path for path in root.list(FOLDER) if path.endswith(".json")]
+    found: dict[str, dict[str, Any] | None] = {}
+    for path, data in zip(paths, root.read_many(paths), strict=True):
+        if data is None:
+            continue
+        id = path.removeprefix(f"{FOLDER}/").removesuffix(".json")
+        try:
+            record = unseal(data, f"{root.url}/{path}")
+        except CorruptError:
+            record = None
+        # One of another manifest in its place is none.
+        found[id] = record if record is not None and record["id"] == id else None
+    return found
 
 
 def _read_table(root: Root, name: str, fact: dict[str, Any]) -> pl.DataFrame:

@@ -14,6 +14,9 @@ from tintem_pixels import SUFFIXES
 
 IMAGE_SUFFIXES = tuple(sorted(SUFFIXES))
 IMAGE_KINDS = f".jpg, .png, .tif, .webp and {len(IMAGE_SUFFIXES) - 4} more suffixes of images"
+MOST_BYTES = 2**30
+"""A file that is larger is no photo, and is not read into memory."""
+TOO_LARGE = "larger than 1 GiB"
 ENTRY_SCHEMA = {
     "uri": pl.String,
     "bytes": pl.Int64,

@@ -14,7 +14,7 @@ import polars as pl
 from storage.errors import MissingObjectError, SourceError
 from storage.images.labels import LabelColumn, as_notes, as_text
 from storage.images.select import known_splits, matches, optional_column, pick_column
-from storage.images.source import ENTRY_SCHEMA, ImageReader, SourceConfig
+from storage.images.source import ENTRY_SCHEMA, MOST_BYTES, TOO_LARGE, ImageReader, SourceConfig
 from storage.images.text_table import read_text_table, refuse_web_addresses
 from storage.root import Root, clean_path, open_root
 
@@ -44,7 +44,7 @@ class TableReader(ImageReader):
         split = optional_column(table.columns, source.split_column, "split", where)
         if source.labels == "none":
             label = None
-        uris = table[uri_column].cast(pl.String)
+        uris = _words(table[uri_column], where)
         if uris.null_count():
             raise SourceError(f"{where} has rows without {uri_column}. Remove or fill them.")
         refuse_web_addresses(uris, where)
@@ -62,11 +62,15 @@ class TableReader(ImageReader):
                 "bytes": facts[:, 0],
                 "modified": facts[:, 1],
                 "label": labels,
-                "split": table[split].cast(pl.String) if split else [None] * len(uris),
+                "split": _words(table[split], where) if split else [None] * len(uris),
             },
             schema=ENTRY_SCHEMA,
         )
         entries = entries.filter([matches(uri, source) for uri in uris])
+        self.skipped.clear()
+        if large := int((entries["bytes"] > MOST_BYTES).sum()):
+            self.skipped[TOO_LARGE] = large
+            entries = entries.filter(pl.col("bytes") <= MOST_BYTES)
         if entries.is_empty():
             raise SourceError(f"{where} names no images. Correct the source's uri or include.")
         entries = entries.with_columns(split=known_splits(entries["split"], where))
@@ -89,7 +93,7 @@ class TableReader(ImageReader):
             name: as_notes(LabelColumn(where, table[pick_column(table.columns, name, (), where)]))
             for name in columns
         }
-        rows = pl.DataFrame({"uri": table[uris].cast(pl.String), **found})
+        rows = pl.DataFrame({"uri": _words(table[uris], where), **found})
         return rows.group_by("uri", maintain_order=True).agg(map(_the_only, columns))
 
     def _table(self) -> pl.DataFrame:
@@ -124,8 +128,22 @@ class TableReader(ImageReader):
     def _facts(self, uri: str) -> tuple[int, int]:
         """Size and date; zeros for a file that is not there, which reading will then report."""
         root, path = self._place(uri)
+        local = root.path(path)
+        if local is not None and not local.is_file():
+            # Of a folder, all files below would be listed.
+            return 0, 0
         facts = root.facts(path).get(clean_path(path))
         return (facts.bytes, facts.modified) if facts else (0, 0)
+
+
+def _words(column: pl.Series, where: str) -> pl.Series:
+    """A column as text. Raises SourceError where it holds lists or tables."""
+    if column.dtype.is_nested():
+        raise SourceError(
+            f"{where}: the column {column.name!r} holds {column.dtype} where text is wanted. Name "
+            "another column."
+        )
+    return column.cast(pl.String)
 
 
 def _the_only(column: str) -> pl.Expr:

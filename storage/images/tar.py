@@ -18,11 +18,19 @@ import polars as pl
 from storage.errors import MissingObjectError, SourceError
 from storage.images.labels import LabelColumn, as_notes
 from storage.images.select import file_splits, is_hidden, looked_for, matching_files, suffix_of
-from storage.images.source import ENTRY_SCHEMA, IMAGE_SUFFIXES, ImageReader, SourceConfig
+from storage.images.source import (
+    ENTRY_SCHEMA,
+    IMAGE_SUFFIXES,
+    MOST_BYTES,
+    TOO_LARGE,
+    ImageReader,
+    SourceConfig,
+)
 from storage.images.tar_stream import archives, open_stream
 
 _LABEL_SUFFIXES = (".cls", ".json", ".txt")
 _MEMBERS_LOOKED_AT = 200
+_MOST_LABEL_BYTES = 16 * 2**20
 
 
 @dataclass
@@ -91,7 +99,7 @@ class TarReader(ImageReader):
             for member in itertools.islice(tar, _MEMBERS_LOOKED_AT):
                 if suffix_of(member.name) == ".cls":
                     return pl.DataFrame()
-                if suffix_of(member.name) == ".json":
+                if suffix_of(member.name) == ".json" and member.size <= _MOST_LABEL_BYTES:
                     fields = _fields(_content(tar, member))
                     plain = {n: v for n, v in fields.items() if isinstance(v, str | int)}
                     records.append(plain)
@@ -159,6 +167,8 @@ class TarReader(ImageReader):
             self.skipped["links or sparse files in a tar"] += 1
         elif not is_label and suffix not in IMAGE_SUFFIXES:
             self.skipped[suffix or "without a suffix"] += 1
+        elif member.size > (_MOST_LABEL_BYTES if is_label else MOST_BYTES):
+            self.skipped["labels larger than 16 MiB" if is_label else TOO_LARGE] += 1
         else:
             name, extension = _parts(member.name)
             sample = samples.setdefault(name, _Sample())

@@ -84,8 +84,16 @@ class Root(ABC):
         """Remove an object and everything below it; nothing happens when it is not there."""
 
     @abstractmethod
+    def unfinished(self, prefix: str = "") -> dict[str, ObjectFacts]:
+        """What writers have begun below a prefix, or left behind when they were interrupted.
+
+        Such parts are never listed; :meth:`delete` removes one.
+        """
+
     def delete_unfinished(self, prefix: str) -> None:
-        """Remove what interrupted writers left below a prefix; such parts are never listed."""
+        """Remove what interrupted writers left below a prefix."""
+        for part in self.unfinished(prefix):
+            self.delete(part)
 
     @abstractmethod
     def path(self, rel: str = "") -> Path | None:

@@ -4,8 +4,9 @@ import errno
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from storage.errors import DeniedError, MissingObjectError, StorageInputError
@@ -36,6 +37,7 @@ class LocalRoot(Root):
     def read(self, path: str) -> bytes:
         try:
             with _translate_errors(self.path(path), "read"):
+                _refuse_no_file(self.path(path))
                 return self.path(path).read_bytes()
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
             raise MissingObjectError(f"{self.url} holds no {path}.") from error
@@ -72,9 +74,11 @@ class LocalRoot(Root):
 
     def read_range(self, path: str, start: int, length: int) -> bytes:
         try:
-            with _translate_errors(self.path(path), "read"), self.path(path).open("rb") as stream:
-                stream.seek(start)
-                data = stream.read(length)
+            with _translate_errors(self.path(path), "read"):
+                _refuse_no_file(self.path(path))
+                with self.path(path).open("rb") as stream:
+                    stream.seek(start)
+                    data = stream.read(length)
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
             raise MissingObjectError(f"{self.url} holds no {path}.") from error
         if len(data) != length:
@@ -107,9 +111,19 @@ class LocalRoot(Root):
             else:
                 target.unlink(missing_ok=True)
 
-    def delete_unfinished(self, prefix: str) -> None:
+    def unfinished(self, prefix: str = "") -> dict[str, ObjectFacts]:
+        found = {}
         for part in self.path(prefix).rglob(f".*{PART_SUFFIX}"):
-            part.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                found[str(part.relative_to(self._folder))] = _facts(part.stat())
+        return dict(sorted(found.items()))
+
+
+def _refuse_no_file(path: Path) -> None:
+    """Raises FileNotFoundError for a pipe or a device, which reading might never end."""
+    mode = path.stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise FileNotFoundError(errno.ENOENT, "it is no file", str(path))
 
 
 def _facts(status: os.stat_result) -> ObjectFacts:

@@ -154,8 +154,9 @@ class S3Root(Root):
                 raise
             raise problem from error
 
-    def delete_unfinished(self, prefix: str) -> None:
-        """Nothing to do: an interrupted upload leaves no object behind."""
+    def unfinished(self, prefix: str = "") -> dict[str, ObjectFacts]:  # noqa: ARG002
+        """Nothing: an interrupted upload leaves no object behind."""
+        return {}
 
 
 def _facts(meta: "ObjectMeta") -> ObjectFacts:

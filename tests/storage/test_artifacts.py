@@ -1,8 +1,20 @@
+import json
+
 import pytest
 
-from storage.artifacts import list_artifacts, read_file, read_record, write_artifact
+from storage.artifacts import (
+    broken_artifacts,
+    list_artifacts,
+    problems,
+    read_file,
+    read_record,
+    read_records,
+    write_artifact,
+    write_beside,
+)
 from storage.errors import CorruptRecordError, MissingObjectError, StorageInputError
 from storage.root import open_root
+from storage.testing import damaged
 
 
 def test_an_artifact_counts_only_once_its_record_is_written(root, monkeypatch):
@@ -69,6 +81,57 @@ def test_damage_is_noticed(root):
     root.write("students/s/record.json", b"{")
     with pytest.raises(CorruptRecordError, match="not readable JSON"):
         read_record(root, "students", "s")
+
+
+def test_one_flipped_bit_in_a_record_is_noticed_wherever_it_is(root):
+    write_artifact(root, "students", "s", {"w": b"1"}, {"metrics": {"loss": 0.25}, "steps": {3: 4}})
+    path = "students/s/record.json"
+    data = root.read(path)
+    for place in range(0, len(data), 9):
+        root.write(path, damaged(data, place, bit=place % 7))
+        with pytest.raises(CorruptRecordError):
+            read_record(root, "students", "s")
+        with pytest.raises(CorruptRecordError):
+            read_records(root, "students")
+        assert list_artifacts(root, "students") == []
+        assert path in broken_artifacts(root, "students")["s"]
+        assert problems(root, "students", "s").keys() == {"record.json"}
+    root.write(path, data)
+    assert problems(root, "students", "s") == broken_artifacts(root, "students") == {}
+
+
+def test_the_record_of_another_artifact_is_noticed(root):
+    for name in ("a", "b"):
+        write_artifact(root, "students", name, {"w": b"1"}, {})
+    root.write("students/a/record.json", root.read("students/b/record.json"))
+    with pytest.raises(CorruptRecordError, match=r"is the record of students/b\. Delete it"):
+        read_record(root, "students", "a")
+    assert [thing.id for thing in list_artifacts(root, "students")] == ["b"]
+
+
+def test_a_record_of_a_release_without_checks_is_read(root):
+    write_artifact(root, "students", "s", {"w": b"1", "page": b"2"}, {"steps": 3})
+    record = read_record(root, "students", "s")
+    root.write("students/s/record.json", json.dumps(record, indent=2).encode())
+    assert read_record(root, "students", "s") == record
+    write_beside(root, "students", "s", "page", b"another")
+    assert b'"check"' in root.read("students/s/record.json")
+    assert read_record(root, "students", "s")["files"].keys() == {"w"}
+
+
+def test_every_damaged_file_of_an_artifact_is_named(root):
+    files = {"gone": b"1", "short": b"12", "flipped": b"123", "whole": b"4"}
+    write_artifact(root, "nights", "n", files, {})
+    root.delete("nights/n/gone")
+    root.write("nights/n/short", b"1")
+    root.write("nights/n/flipped", b"122")
+    assert problems(root, "nights", "n") == {
+        "gone": "it is missing",
+        "short": "it has 1 bytes instead of 2",
+        "flipped": "its digest differs",
+    }
+    assert "gone, short is missing, or not of the size" in broken_artifacts(root, "nights")["n"]
+    assert problems(root, "nights", "other") == {"record.json": "it is missing"}
 
 
 def test_reserved_names_and_unknown_kinds_are_refused(root):

@@ -1,6 +1,6 @@
 import polars as pl
 
-from storage.keys import as_series, distinct, present, rows_of
+from storage.keys import as_series, distinct, keys_digest, present, rows_of
 from storage.testing import some_keys
 
 
@@ -19,3 +19,10 @@ def test_keys_that_share_a_hash_are_told_apart(monkeypatch):
     assert rows_of(as_series(["b", "c", "a"]), table).to_list() == [1, None, 0]
     assert rows_of(as_series(["c"]), table.head(1)).to_list() == [None]
     assert distinct(as_series(["a", "b", "a"])).to_list() == ["a", "b"]
+
+
+def test_a_digest_of_keys_tells_which_they_are_and_in_which_order():
+    names = some_keys(5)
+    found = keys_digest(names)
+    assert keys_digest(as_series(names)) == found
+    assert found not in (keys_digest(names[::-1]), keys_digest(names[:4]))

@@ -5,21 +5,22 @@ import json
 import subprocess
 import sys
 from datetime import datetime, tzinfo
+from typing import Any
 
 import pytest
 
 from storage.errors import CorruptRecordError, LatestChangedError, StorageInputError
 from storage.registry import (
-    Model,
     current_version,
     history,
-    model_names,
+    problems,
     promote,
     rejected,
     roll_back,
     sync_pointer,
 )
 from storage.root import Root, open_root
+from storage.versions import Model, model_names
 from tests.storage.hooked import HookedRoot
 
 LINE = "small-photos"
@@ -195,6 +196,59 @@ def test_a_damaged_entry_is_named(root: Root) -> None:
     root.write(path, root.read(path).replace(b"0.9", b"0.8"))
     with pytest.raises(CorruptRecordError, match=r"000001\.json is damaged"):
         current_version(root, LINE)
+
+
+def test_an_entry_that_is_missing_is_named_whichever_it_is(root: Root) -> None:
+    promoted(root, "a", "b", "c")
+    for number in (1, 2, 3):
+        path = f"latest/{LINE}/{number:06d}.json"
+        data = root.read(path)
+        root.delete(path)
+        with pytest.raises(CorruptRecordError, match=rf"{number:06d}\.json is missing"):
+            current_version(root, LINE)
+        assert f"{number:06d}.json is missing" in problems(root)[f"latest/{LINE}"]
+        root.write(path, data)
+    assert problems(root) == {}
+    root.write(f"latest/{LINE}/000003.json", b"")
+    with pytest.raises(CorruptRecordError, match=r"000003\.json is missing"):
+        current_version(root, LINE)
+
+
+def test_an_entry_in_the_place_of_another_is_named(root: Root) -> None:
+    promoted(root, "a", "b")
+    root.write(f"latest/{LINE}/000002.json", root.read(f"latest/{LINE}/000001.json"))
+    with pytest.raises(CorruptRecordError, match=r"000002\.json holds another record"):
+        history(root, LINE)
+
+
+@pytest.mark.parametrize("content", [None, b"{", "older"])
+def test_a_damaged_pointer_is_named_and_written_again(root: Root, content: Any) -> None:
+    promoted(root, "a")
+    older = root.read(f"latest/{LINE}.json")
+    promoted(root, "b")
+    root.delete(f"latest/{LINE}.json")
+    if content is not None:
+        root.write(f"latest/{LINE}.json", older if content == "older" else content)
+    assert "is not the newest version, 2" in problems(root)[f"latest/{LINE}.json"]
+    assert current_version(root, LINE) == sync_pointer(root, LINE)
+    assert problems(root) == {}
+    assert pointed(root) == "b"
+
+
+def test_a_model_in_force_that_is_another_file_is_named(root: Root) -> None:
+    promoted(root, "a")
+    (version,) = history(root, LINE)
+    root.write(version.model.onnx, b"another")
+    assert "is not the file that was recorded" in problems(root)[version.model.onnx]
+
+
+def test_files_of_strangers_are_no_versions(root: Root) -> None:
+    promoted(root, "a")
+    for name in (f"{LINE}/.DS_Store", f"{LINE}/._000002.json", f"{LINE}/copy.json", ".DS_Store"):
+        root.write(f"latest/{name}", b"not ours")
+    assert model_names(root) == [LINE]
+    assert [version.number for version in history(root, LINE)] == [1]
+    assert problems(root) == {}
 
 
 def test_an_empty_entry_of_a_folder_without_links_is_none(root: Root) -> None:

@@ -12,6 +12,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from storage.records import seal
 from tests.photos import photo
 from tintem_core.export.formats import Subject, export_format
 from tintem_core.models.config import StudentConfig
@@ -131,4 +132,20 @@ def test_a_folder_without_an_export_is_no_verdict(folder: Path, tmp_path: Path) 
         verify.check(folder)
     (folder / verify.RECORD).write_text("{")
     with pytest.raises(verify.NoExportError, match="is damaged"):
+        verify.check(folder)
+
+
+def test_a_record_that_is_not_as_it_was_written_is_no_record(folder: Path) -> None:
+    path = folder / verify.RECORD
+    content = json.loads(path.read_text())
+    path.write_bytes(seal(content))
+    assert verify.check(folder).problems == []
+    for old, new in ((b"0.9999", b"0.1999"), (b'"check"', b'"chick"'), (b"{", b"[")):
+        path.write_bytes(seal(content).replace(old, new))
+        with pytest.raises(
+            verify.NoExportError, match=r"record\.json is damaged: fetch the folder"
+        ):
+            verify.check(folder)
+    path.write_text("[]")
+    with pytest.raises(verify.NoExportError, match=r"record\.json is damaged"):
         verify.check(folder)

@@ -110,6 +110,44 @@ def test_a_shard_of_the_same_images_by_another_teacher_is_noticed(grown):
     assert grown.cache.missing(some_keys(20)) == some_keys(20)[8:16]
 
 
+@pytest.mark.parametrize("name", ["record.json", "record-copy.json"])
+def test_the_record_of_another_cache_is_noticed_and_the_other_copy_counts(grown, name):
+    root, base = grown.cache.root, grown.cache.base
+    spec = SPEC.model_copy(update={"content": {**SPEC.content, "teacher": "b"}})
+    other = FeatureCache.create_or_open(root, spec, 8)
+    root.write(f"{base}/{name}", root.read(f"{other.base}/{name}"))
+    found = FeatureCache.open(root, grown.cache.id)
+    assert found.spec == SPEC
+    assert [problem.file for problem in found.verify()] == [f"{base}/{name}"]
+    assert found.repair() == []
+    assert found.verify() == []
+    for copy in ("record.json", "record-copy.json"):
+        root.write(f"{base}/{copy}", root.read(f"{other.base}/{copy}"))
+    with pytest.raises(StorageError, match="is damaged, and so is the copy"):
+        FeatureCache.open(root, grown.cache.id)
+
+
+@pytest.mark.parametrize("folder", ["rows", "rows/copies"])
+@pytest.mark.parametrize("donor", ["an older generation", "another cache"])
+def test_the_record_of_other_rows_is_noticed_and_the_other_copy_counts(grown, donor, folder):
+    root, base, names = grown.cache.root, grown.cache.base, some_keys(20)
+    truth = read_everything(root, grown.cache.id, names)
+    taken = f"{base}/rows/000000.json"
+    if donor == "another cache":
+        spec = SPEC.model_copy(update={"content": {**SPEC.content, "teacher": "b"}})
+        other = Sample(FeatureCache.create_or_open(root, spec, 8))
+        other.fill(some_keys(16, seed=5))
+        other.fill(some_keys(16, seed=6))
+        taken = f"{other.cache.base}/rows/000001.json"
+    path = f"{base}/{folder}/000001.json"
+    root.write(path, root.read(taken))
+    assert [problem.file for problem in grown.cache.verify()] == [path]
+    for kind, views in truth.items():
+        np.testing.assert_array_equal(read_everything(root, grown.cache.id, names)[kind], views)
+    assert grown.cache.repair() == []
+    assert grown.cache.verify() == []
+
+
 def test_a_row_table_lost_with_its_copy_costs_only_its_own_shards(grown):
     root, base = grown.cache.root, grown.cache.base
     for path in root.list(f"{base}/rows"):

@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 
 from storage.cache import CacheSpec, FeatureCache, KindSpec
+from storage.cache.spec import Layout
+from storage.cache.zarr_format import ArraySpec, decode_shard, encode_shard, plain_size
 from storage.copies import CopyFolder
 from storage.errors import CorruptShardError
 from storage.testing import damaged, in_another_process
@@ -109,6 +111,17 @@ def test_an_archive_is_smaller_and_reads_the_same(root, keys, tmp_path, memory_b
         again.load_all()
 
 
+@pytest.mark.parametrize("rows", [1, 39, 64])
+@pytest.mark.parametrize("dtype", ["float16", "int8", "float32"])
+def test_a_shard_is_unpacked_into_the_bytes_that_zarr_writes(rows, dtype):
+    kind = ArraySpec("tokens", "tokens", (3, 16), ("token", "feature"), dtype)
+    packed = Layout(rows_per_shard=64, rows_per_chunk=8, codec="zstd")
+    values = np.random.default_rng(rows).integers(0, 5, (2, rows, 3, 16)).astype(dtype)
+    plain = encode_shard(kind, packed.model_copy(update={"codec": "none"}), values)
+    assert decode_shard(kind, packed, 2, encode_shard(kind, packed, values)) == plain
+    assert len(plain) == plain_size(kind, packed, 2, rows)
+
+
 def test_dataloader_workers_and_forked_processes_read_the_same(sample, keys):
     names = keys(40)
     sample.fill(names)
@@ -130,3 +143,15 @@ def test_reading_more_shards_than_may_be_mapped_at_once(sample, keys, monkeypatc
         found = reader.take(np.zeros(80, int), order)
         np.testing.assert_array_equal(found, sample.stacked(names, "global")[0][order])
     assert reader._values._ready.sum() <= 3
+
+
+def test_every_row_of_a_large_int8_batch_has_its_own_scale(sample, keys, monkeypatch):
+    names = keys(30)
+    sample.fill(names)
+    reader = sample.cache.reader(names, "tokens")
+    views, rows = np.arange(30) % 2, np.arange(30)[::-1]
+    values, scales = reader.take_stored(views, rows)
+    assert len(np.unique(scales)) > 20
+    # Three rows at a time.
+    monkeypatch.setattr("storage.cache.reader._CACHED_BYTES", 3 * 24)
+    np.testing.assert_array_equal(reader.take(views, rows), values * scales[:, None, None])

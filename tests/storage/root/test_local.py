@@ -165,3 +165,20 @@ def test_files_that_vanish_during_a_listing_are_left_out(tmp_path):
         root.delete(name)
     assert first in ("a", "b")
     assert list(listing) == []
+
+
+@pytest.mark.parametrize("action", ["write", "create"])
+def test_what_appears_was_flushed_to_disk_and_then_its_folder(tmp_path, monkeypatch, action):
+    """After a power cut an object is there with all its bytes, or is not there."""
+    root, flush, seen = open_root(tmp_path), os.fsync, []
+
+    def note(handle):
+        place = Path(f"/proc/self/fd/{handle}").readlink()
+        seen.append((place, (tmp_path / "thing").exists()))
+        flush(handle)
+
+    monkeypatch.setattr(os, "fsync", note)
+    getattr(root, action)("thing", b"1")
+    (file, was_there_before), (folder, is_there_then) = seen
+    assert (file.parent, was_there_before) == (tmp_path, False)
+    assert (folder, is_there_then) == (tmp_path, True)
