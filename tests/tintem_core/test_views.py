@@ -12,7 +12,16 @@ from PIL import Image
 
 from tests.photos import encoded, photo
 from tintem_core.errors import InputError
-from tintem_core.views import EVAL, ViewRecipe, decode_image, is_mirrored, rand_augment, render_view
+from tintem_core.views import (
+    EVAL,
+    ViewRecipe,
+    crop_box,
+    decode_image,
+    generator,
+    is_mirrored,
+    rand_augment,
+    render_view,
+)
 
 LIGHT = ViewRecipe(name="light")
 TIMM = ViewRecipe(name="timm")
@@ -66,6 +75,68 @@ def test_two_resolutions_show_the_same_crop(recipe: ViewRecipe) -> None:
         assert difference < 6
         if recipe is not EVAL:
             assert np.abs(shrunk.astype(float) - other).mean() > 2 * difference
+
+
+@pytest.mark.parametrize("recipe", [LIGHT, ViewRecipe(name="light", min_scale=0.05, max_ratio=3)])
+def test_crops_are_resampled_as_pillow_does(recipe: ViewRecipe) -> None:
+    """Of photos larger and smaller than the view; Pillow is given the same whole pixels."""
+    rng = np.random.default_rng(0)
+    worst, means = 0, []
+    for draw in range(600):
+        width, height = rng.integers(1, 400, 2)
+        image = photo(draw % 7, (int(width), int(height)))
+        box = crop_box(generator("key", draw, recipe), image.width, image.height, recipe)
+        size = int(rng.integers(1, 97))
+        pixels = render_view(image, "key", draw, recipe, size, size)
+        assert 0 <= box[0] < box[2] <= image.width
+        assert 0 <= box[1] < box[3] <= image.height
+        wanted = np.asarray(image.crop(box).resize((size, size), Image.Resampling.BICUBIC)).astype(
+            int
+        )
+        if is_mirrored("key", draw, recipe):
+            wanted = wanted[:, ::-1]
+        assert pixels.shape == (size, size, 3)
+        assert pixels.flags.c_contiguous
+        difference = np.abs(wanted - pixels)
+        worst = max(worst, int(difference.max()))
+        means.append(difference.mean())
+    assert worst <= 8
+    assert np.mean(means) < 0.2
+
+
+def test_a_large_jpeg_is_decoded_smaller_and_shows_the_same_crop() -> None:
+    large = photo(3, (200, 150)).resize((2400, 1800), Image.Resampling.BICUBIC)
+    data, size = encoded(large, "JPEG"), 64
+    small = decode_image(data, None, LIGHT.decoded_side(size))
+    assert small.size == (600, 450)
+    whole = decode_image(data)
+    assert whole.size == (2400, 1800)
+    for view in range(20):
+        one, same, other = (
+            render_view(image, key, view, LIGHT, size, size).astype(int)
+            for image, key in ((small, "key"), (whole, "key"), (whole, "other"))
+        )
+        difference = np.abs(one - same).mean()
+        assert difference < 6
+        assert np.abs(one - other).mean() > 2 * difference
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_a_photo_is_never_decoded_smaller_than_asked(form: str, mode: str) -> None:
+    rng = np.random.default_rng(1)
+    for _ in range(60):
+        width, height, side = (int(n) for n in rng.integers(1, 700, 3))
+        image = photo(1, (width, height)).convert(mode)
+        found = decode_image(encoded(image, form), None, side)
+        assert min(found.size) >= min(side, width, height)
+        if form != "JPEG":
+            assert found.size == image.size
+
+
+def test_the_evaluation_view_is_cut_from_the_whole_photo_as_a_device_cuts_it() -> None:
+    assert EVAL.decoded_side(64) is None
+    assert "resampling" not in EVAL.identity()
 
 
 def test_flips_happen_as_often_as_asked() -> None:

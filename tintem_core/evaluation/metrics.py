@@ -25,6 +25,8 @@ Measured = Literal[
     "fine-tuning",
     "masks",
 ]
+EXCHANGE = "exchange"
+"""The student's queries to the index that another student filled."""
 SCRATCH = "from scratch"
 """The student's network, trained on labels alone."""
 
@@ -131,6 +133,7 @@ def known_metrics(
     corrupted: bool = False,
     fine_tuned: bool = False,
     masks: bool = False,
+    index: bool = False,
 ) -> list[str]:
     """Return what an evaluation measures, as subject/set/name.
 
@@ -149,6 +152,7 @@ def known_metrics(
             where it makes some under each of them.
         fine_tuned: whether the student is trained on labels too.
         masks: whether there are any.
+        index: whether another student's is asked.
     """
     by_labels = [*_names("votes"), *(f"{name}_probe" for name in probes)]
     outliers = _names("ood")
@@ -179,6 +183,8 @@ def known_metrics(
         found += [f"{who}/test/mce" for who in subjects]
         asked = () if answers is None else (answers, "constant")
         found += [f"{who}/test/corrupted_cosine_to_mapped" for who in asked]
+    if index and answers == "student":
+        found += [f"{EXCHANGE}/test/{m}" for m in _names("shared space")]
     if masks:
         found += [f"{who}/test/miou" for who in ("teacher", "student")]
     if fine_tuned:

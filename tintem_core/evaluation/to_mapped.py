@@ -116,7 +116,12 @@ def r2(mapped_NK: Table, student_NK: Table) -> float:
 
 
 def _r2_row(mapped_NK: Table, answer_NK: Table, *, seed: int, resamples: int) -> MetricRow:
-    """R² of answers as they are; every draw has its own mean, as the full sample has."""
+    """R² of answers as they are; every draw has its own mean, as the full sample has.
+
+    A draw's mean is nearer to its N picks than the full sample's is, whereby their variance is
+    smaller by (N - 1) / N on average. Without the factor that makes good for it, the intervals lie
+    below R², and that of a constant answer does not hold its value.
+    """
     missed_N, apart_NK = _squares(mapped_NK, answer_NK)
     spread_N = np.einsum("nk,nk->n", apart_NK, apart_NK)
     count, rng = len(missed_N), np.random.default_rng(seed)
@@ -126,7 +131,7 @@ def _r2_row(mapped_NK: Table, answer_NK: Table, *, seed: int, resamples: int) ->
         mean_RK = counts_RN @ apart_NK / count
         variance_R = counts_RN @ spread_N / count - np.einsum("rk,rk->r", mean_RK, mean_RK)
         # Copies of one image have no variance; a mean that rounds below none is none.
-        missed_R = counts_RN @ missed_N / count
+        missed_R = counts_RN @ missed_N / count * (1 - 1 / count)
         drawn.append(1 - missed_R / np.maximum(variance_R, _SMALLEST_VARIANCE))
     value = float(1 - missed_N.sum() / spread_N.sum())
     return MetricRow("r2_to_mapped", value, *percentile_interval(np.concatenate(drawn)), count)

@@ -118,3 +118,12 @@ def test_near_copies_are_counted_against_the_usual_distance() -> None:
     # A model that puts all images into a narrow cone: all cosines are near 1.
     cone = np.full(32, 30.0)
     assert near_copies(bank + cone, np.concatenate([others, copies]) + cone) == 7
+
+
+def test_votes_have_the_temperature_of_dinov2_unless_another_is_given() -> None:
+    bank, queries = _tables()
+    labels = np.arange(60) % 4
+    found, _ = knn_predict(bank, labels, queries, 10)
+    np.testing.assert_array_equal(found, knn_predict(bank, labels, queries, 10, 0.07)[0])
+    other, _ = knn_predict(bank, labels, queries, 10, 0.7)
+    assert np.abs(found - other).max() > 0.1

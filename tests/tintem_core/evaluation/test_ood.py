@@ -6,7 +6,7 @@ from sklearn.covariance import LedoitWolf
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from tintem_core.errors import DegenerateError, InputError, ShapeError
-from tintem_core.evaluation.bootstrap import bootstrap_interval
+from tintem_core.evaluation.bootstrap import bootstrap_interval, percentile_interval
 from tintem_core.evaluation.cosine import unit_rows
 from tintem_core.evaluation.ood import (
     Bank,
@@ -158,3 +158,9 @@ def test_a_bank_of_centres_covers_better_than_one_drawn_at_random() -> None:
 def test_of_few_or_equal_rows_each_is_chosen_once() -> None:
     bank = np.ones((5, 3))
     assert sorted(k_centre(bank, 9).tolist()) == [0, 1, 2, 3, 4]
+
+
+def test_an_interval_covers_the_share_that_it_says() -> None:
+    draws = np.random.default_rng(0).permutation(np.arange(1001.0))
+    assert percentile_interval(draws) == pytest.approx((25, 975))
+    assert percentile_interval(draws, 0.5) == pytest.approx((250, 750))

@@ -176,3 +176,18 @@ def test_impossible_probes_are_refused(fit) -> None:  # type: ignore[no-untyped-
         fit(broken, labels)
     with pytest.raises(ShapeError):
         fit(rows, labels).logits(rows[:, :5])
+
+
+def test_what_a_probe_is_chosen_by_are_images_that_it_has_not_seen() -> None:
+    """Labels that say nothing are learned by heart, and told no better than by chance."""
+    rng = np.random.default_rng(0)
+    rows, labels = rng.normal(size=(120, 200)).astype(np.float32), np.arange(120) % 2
+    chosen = {
+        fit_linear_probe: LinearProbeConfig(epochs=40, validation_share=0.5),
+        fit_logistic: LogisticConfig(validation_share=0.5),
+    }
+    for fit, config in chosen.items():
+        probe = fit(rows, labels, config)  # type: ignore[operator]
+        fitted, _ = split_validation(labels, 0.5, config.seed)
+        assert probe.accuracy(rows[fitted], labels[fitted]) > 0.85
+        assert max(probe.validation.values()) < 0.75

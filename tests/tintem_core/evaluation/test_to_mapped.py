@@ -83,10 +83,19 @@ def test_the_interval_of_r2_is_that_of_resampling_outright() -> None:
     rng, draws = np.random.default_rng(7), []
     for _ in range(2000):
         picked = rng.integers(0, 60, 60)
-        draws.append(r2(mapped[picked], student[picked]))
+        # Their own mean fits them better than that of the 60 fits the 60.
+        draws.append(1 - (1 - r2(mapped[picked], student[picked])) * 59 / 60)
     low, high = np.quantile(draws, [0.025, 0.975])
     assert row.low == pytest.approx(low, abs=0.15 * (high - low))
     assert row.high == pytest.approx(high, abs=0.15 * (high - low))
+
+
+def test_the_interval_of_a_constant_answers_r2_holds_it_in_the_midst() -> None:
+    mapped, _ = _cone(100)
+    centre = mean_direction(mapped)
+    row = _named(constant_rows(mapped, centre, seed=0, resamples=4000))["r2_to_mapped"]
+    middle, width = (row.low + row.high) / 2, row.high - row.low
+    assert abs(row.value - middle) < width / 4
 
 
 def test_many_images_are_resampled_in_blocks_of_the_same_draws(
@@ -147,3 +156,12 @@ def test_means_and_draws() -> None:
     assert ((counts > 0).sum(axis=1) >= 3).all()
     with pytest.raises(DegenerateError, match="3 images are too few"):
         multinomial_counts(3, 1, np.random.default_rng(0))
+
+
+def test_every_draw_of_r2_is_measured_against_its_own_mean() -> None:
+    """The mean of all images is never better than that of those drawn, whose fit is made good."""
+    mapped = np.random.default_rng(0).normal(size=(12, 6))
+    _, row = constant_rows(mapped, mean_direction(mapped), seed=0, resamples=300)
+    assert row.value == pytest.approx(0, abs=1e-6)
+    assert row.low < -0.05
+    assert 0 < row.high < 1 / 12

@@ -153,3 +153,14 @@ def test_a_family_of_timm_is_exported_as_it_is(model: str) -> None:
             batch_sizes=form.batch_sizes,
         )
         assert found.smallest_cosine >= 0.9999
+
+
+def test_the_numbers_beside_a_web_model_are_those_that_it_was_trained_with(shared: Subject) -> None:
+    form = export_format("web")
+    files = form.files(shared)
+    told = json.loads(files["preprocessor_config.json"])
+    values = PIXELS[:4].astype(np.float64) * told["rescale_factor"]
+    values = (values - told["image_mean"]) / told["image_std"]
+    planes = np.ascontiguousarray(values.transpose(0, 3, 1, 2), np.float32)
+    (found,) = session(files[form.file]).run(["image_embeds"], {"pixel_values": planes})
+    np.testing.assert_allclose(found, answers(shared.student, PIXELS[:4]), atol=1e-5)

@@ -64,3 +64,25 @@ def test_the_runtime_needs_no_torch(model: bytes) -> None:
     opened = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     (embedding,) = opened.run(["embedding"], {"pixels": pixels})
     assert embedding.shape == (1, 32)
+
+
+def test_means_and_deviations_of_every_channel_are_in_the_graph() -> None:
+    student = build_student(StudentConfig(model="test_resnet", image_size=64), 32, seed=0).eval()
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.3, 0.15])
+    student.backbone.mean.copy_(mean.view_as(student.backbone.mean))
+    student.backbone.std.copy_(std.view_as(student.backbone.std))
+    wanted = answers(student, PIXELS)
+    found = verify(ONNX.open({ONNX.file: to_onnx(student, 64, {})}), wanted, PIXELS)
+    assert found.smallest_cosine > 0.99999
+    assert found.largest_difference < 1e-3
+
+
+def test_one_wrong_photo_of_many_is_enough_to_refuse_a_model() -> None:
+    wanted = np.random.default_rng(0).normal(size=(9, 32)).astype(np.float32)
+    given = wanted.copy()
+    given[6] = -given[6]
+    # Each photo says which one it is.
+    numbered = np.broadcast_to(np.arange(9, dtype=np.uint8)[:, None, None, None], (9, 4, 4, 3))
+    with pytest.raises(VerificationError, match="on photo 6 at batch size 1 the cosine is -1"):
+        verify(lambda pixels: given[pixels[:, 0, 0, 0]], wanted, numbered)
+    assert verify(lambda pixels: wanted[pixels[:, 0, 0, 0]], wanted, numbered).images == 9
