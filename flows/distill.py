@@ -26,9 +26,7 @@ from flows.orchestration.ray import executor_of
 from flows.orchestration.reporter import PrefectReporter, if_heard
 from flows.orchestration.retries import with_retries
 from flows.reporting.base import Broadcast, reporter, reporting_to
-from flows.reporting.summary import Row, summary_rows
 from flows.stages.pipeline import Pipeline
-from flows.stages.selection import learnt_from
 
 _SHARED: ContextVar[Pipeline | None] = ContextVar("shared_pipeline", default=None)
 
@@ -115,7 +113,7 @@ def export_flow(config: RunConfig) -> str:
     with _stage(config) as pipeline:
         location = pipeline.exported.location
         with if_heard():
-            publish_summary(config, summary(pipeline), location)
+            publish_summary(config, pipeline.summary(), location)
         return location
 
 
@@ -144,17 +142,5 @@ def distill(config: RunConfig) -> dict[str, float]:
             before = [state]
             seconds[name] = round(time.monotonic() - started, 1)
     with if_heard():
-        publish_report(pipeline, summary(pipeline))
+        publish_report(pipeline, pipeline.summary())
     return seconds
-
-
-def summary(pipeline: Pipeline) -> list[Row]:
-    """Return the summary of a finished run."""
-    return summary_rows(
-        pipeline.config,
-        learnt_from(pipeline.config, pipeline.indexed).photos(),
-        pipeline.mapped.record,
-        pipeline.trained.record,
-        pipeline.evaluated.record,
-        pipeline.exported.record,
-    )

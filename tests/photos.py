@@ -1,6 +1,8 @@
 """Pictures to test with."""
 
 import io
+from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -25,3 +27,11 @@ def encoded(image: Image.Image, form: str = "PNG") -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, form)
     return buffer.getvalue()
+
+
+def write_photos(folder: Path, numbers: Iterable[int]) -> None:
+    """Write pictures in two class folders, in turn."""
+    for i in numbers:
+        path = folder / ("disc", "plain")[i % 2] / f"photo-{i:04d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        photo(i).save(path)

@@ -32,9 +32,10 @@ class Machine:
 
     Args:
         database: where the server keeps what it knows; None: in SQLite.
+        key: what the server asks for.
     """
 
-    def __init__(self, home: Path, database: str | None = None) -> None:
+    def __init__(self, home: Path, database: str | None = None, key: str | None = None) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}/api"
         self.services = Services(home / "tintem" / "up")
@@ -45,14 +46,16 @@ class Machine:
             "TINTEM_HOME": "/no/checkout",
             "OMP_NUM_THREADS": "1",
         }
+        if key is not None:
+            self._environment["PREFECT_SERVER_API_AUTH_STRING"] = key
         if database is not None:
             self._environment["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = database
 
-    def tintem(self, *arguments: str, code: int = 0) -> str:
-        return self._run("tintem", *arguments, code=code)
+    def tintem(self, *arguments: str, code: int = 0, **environment: str) -> str:
+        return self._run("tintem", *arguments, code=code, **environment)
 
-    def prefect(self, *arguments: str, code: int = 0) -> str:
-        return self._run("prefect", *arguments, code=code, PREFECT_API_URL=self.url)
+    def prefect(self, *arguments: str, code: int = 0, **environment: str) -> str:
+        return self._run("prefect", *arguments, code=code, PREFECT_API_URL=self.url, **environment)
 
     def up(self) -> str:
         return self.tintem("up", "--port", str(self.port))

@@ -46,9 +46,10 @@ def test_a_config_is_checked_and_a_root_is_read_without_torch() -> None:
     """Importing it takes seconds: a mistake in a config, a status, a leaderboard come at once."""
     _import_without(
         ["torch", "timm", "torchvision", "scipy", "prefect"],
-        "flows.cli",
+        "flows.cli.commands",
         "flows.config.load",
         "flows.config.init",
+        "flows.maintenance.gc",
         "flows.maintenance.status",
         "flows.experiments.leaderboard",
     )

@@ -1,17 +1,27 @@
-"""`tintem verify`, `tintem repair` and `tintem compact`: looking after caches and exports."""
+"""`tintem verify`, `repair`, `compact` and `gc`: looking after what lies below a root."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.markup import escape
 
-from flows.cli.command import AsJson, CacheId, Target, console, errors, print_json
+from flows.cli.command import (
+    AsJson,
+    CacheId,
+    Target,
+    console,
+    errors,
+    example,
+    print_json,
+    print_table,
+)
 
 app = typer.Typer()
 
 
-@app.command()
+@app.command(epilog=example("tintem verify tintem.yaml", "tintem verify tintem-data/exports/ID"))
 def verify(
     target: Annotated[
         str,
@@ -22,23 +32,31 @@ def verify(
     cache: CacheId = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check every byte of the caches; with a config, run the teacher again on some views.
+    """Check every byte that is stored; with a config, run the teacher again on some views.
 
     The folder of an exported student is compared with its digests, and run on its test photos.
     """
     if _is_export(target):
         _verify_export(target, as_json=as_json)
         return
-    from flows.maintenance import verify as checks
+    from flows.maintenance import told
+    from flows.maintenance.status import open_existing
+    from flows.maintenance.things import Checked, check_things
+    from flows.maintenance.verify import Verdict
+    from flows.maintenance.verify import verify as check_caches
 
-    verdicts = checks.verify(target, cache)
+    verdicts = check_caches(target, cache)
+    things = check_things(open_existing(target)) if cache is None else []
+    checked: list[Verdict | Checked] = [*verdicts, *things]
     if as_json:
-        print_json([verdict.as_json() for verdict in verdicts])
+        print_json([each.as_json() for each in checked])
     else:
-        console.print(checks.verdict_table(verdicts))
-        for finding in checks.findings(verdicts, target):
+        print_table(told.verdict_table(verdicts))
+        if things:
+            _say([told.summary(things)])
+        for finding in (*told.findings(verdicts, target), *told.damages(things)):
             errors.print(escape(finding), highlight=False, soft_wrap=True)
-    if not all(verdict.sound for verdict in verdicts):
+    if not all(each.sound for each in checked):
         raise typer.Exit(1)
 
 
@@ -65,21 +83,22 @@ def _is_export(target: str) -> bool:
     return (Path(target) / "record.json").is_file()
 
 
-@app.command()
+@app.command(epilog=example("tintem repair tintem.yaml"))
 def repair(target: Target, cache: CacheId = None) -> None:
     """Withdraw damaged shards; with a config, compute exactly them again."""
     from flows.maintenance import verify as checks
+    from flows.maintenance.told import repair_sentences
     from flows.reporting.base import reporting_to
     from flows.reporting.terminal import TerminalReporter
 
     with reporting_to(TerminalReporter(console)):
         repaired = checks.repair(target, cache)
-    _say(checks.repair_sentences(repaired))
+    _say(repair_sentences(repaired))
     if any(done.unreadable for done in repaired):
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(epilog=example("tintem compact tintem.yaml"))
 def compact(
     target: Target,
     cache: CacheId = None,
@@ -105,6 +124,51 @@ def compact(
     _say(compaction.compaction_sentences(done))
     if any(each.unreadable for each in done):
         raise typer.Exit(1)
+
+
+@app.command(
+    epilog=example("tintem gc tintem.yaml", "tintem gc tintem.yaml other.yaml --unused --yes")
+)
+def gc(
+    targets: Annotated[
+        list[str],
+        typer.Argument(metavar="CONFIG-or-ROOT...", help="a root, or configs of runs in one root"),
+    ],
+    yes: Annotated[bool, typer.Option("--yes", help="remove; else only look")] = False,
+    unused: Annotated[
+        bool,
+        typer.Option(
+            "--unused",
+            help="also what no version of a model that stays, no night and none of the configs "
+            "given needs",
+        ),
+    ] = False,
+    keep: Annotated[
+        int, typer.Option(min=1, help="last nights, and last versions of each model, that stay")
+    ] = 30,
+    older_than: Annotated[
+        float,
+        typer.Option(
+            min=0, metavar="DAYS", help="what others may read stays if it is younger, in days"
+        ),
+    ] = 1.0,
+    as_json: AsJson = False,
+) -> None:
+    """Remove what is of no use any more; without --yes, say what that is.
+
+    What a version of a model in force, a rollback, the config or a running process needs stays.
+    """
+    from flows.maintenance import gc as garbage
+
+    collected = garbage.collect_garbage(
+        targets, remove=yes, with_unused=unused, keep=keep, older_than_days=older_than
+    )
+    if as_json:
+        print_json(collected.as_json())
+        return
+    if collected.things:
+        print_table(garbage.collected_table(collected))
+    _say(list(garbage.collected_sentences(collected, ["tintem", *sys.argv[1:]])))
 
 
 def _say(sentences: list[str]) -> None:

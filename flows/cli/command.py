@@ -21,6 +21,12 @@ console = Console()
 errors = Console(stderr=True)
 
 
+def example(*calls: str) -> str:
+    """Return the end of a command's help: how it is called."""
+    # Typer makes one line of lines that no empty one parts.
+    return "\n\n".join(["Example:" if len(calls) == 1 else "Examples:", *calls])
+
+
 def print_json(content: Any) -> None:
     sys.stdout.write(json.dumps(content, indent=2, default=str) + "\n")
 

@@ -5,20 +5,20 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from flows.cli.command import AsJson, console, print_json
+from flows.cli.command import AsJson, console, example, print_json
 
 app = typer.Typer()
 _MARKS = {"good": "[green]good[/green]", "poor": "[yellow]poor[/yellow]", "bad": "[red]bad [/red]"}
 
 
-@app.command()
+@app.command(epilog=example("tintem doctor tintem.yaml"))
 def doctor(
     root: Annotated[str, typer.Argument(help="a run's config, or a root")] = "tintem-data",
     as_json: AsJson = False,
 ) -> None:
     """Look at packages, processor, GPU, memory, disk or bucket, Prefect and the clock.
 
-    Ends with 1 if something is bad: `tintem doctor tintem.yaml`.
+    Ends with 1 if something is bad.
     """
     from dataclasses import asdict
     from itertools import chain

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from flows.cli.command import console, errors
+from flows.cli.command import console, errors, example
 
 if TYPE_CHECKING:
     from flows.inference.model import PhotoModel
@@ -15,7 +15,12 @@ app = typer.Typer()
 _NAMED = 3
 
 
-@app.command()
+@app.command(
+    epilog=example(
+        "tintem embed tintem-data/exports/ID photos -o embeddings.parquet",
+        "tintem embed --teacher tintem.yaml photos -o teacher.parquet",
+    )
+)
 def embed(
     places: Annotated[
         list[str],

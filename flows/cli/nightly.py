@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from flows.cli.command import AsJson, ConfigPath, console, print_json, running
+from flows.cli.command import AsJson, ConfigPath, console, example, print_json, print_table, running
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,7 +19,7 @@ Student = Annotated[
 ]
 
 
-@app.command()
+@app.command(epilog=example("tintem nightly tintem.yaml"))
 def nightly(
     config: ConfigPath,
     force: Annotated[bool, typer.Option("--force", help="train whatever is new")] = False,
@@ -33,7 +33,7 @@ def nightly(
         _print_night(open_root(run.root), ended, config)
 
 
-@app.command()
+@app.command(epilog=example("tintem latest tintem.yaml"))
 def latest(config: ConfigPath, as_json: AsJson = False) -> None:
     """List which students came into force, and which is now."""
     from dataclasses import asdict
@@ -48,12 +48,12 @@ def latest(config: ConfigPath, as_json: AsJson = False) -> None:
         return
     for line, entries in found.items():
         if entries:
-            console.print(history_table(line, entries))
+            print_table(history_table(line, entries))
         else:
             console.print(f"{line}: nothing was promoted yet", highlight=False)
 
 
-@app.command()
+@app.command(epilog=example("tintem rollback tintem.yaml --to 3"))
 def rollback(
     config: ConfigPath,
     student: Student = None,
@@ -74,14 +74,14 @@ def rollback(
         )
     (line,) = lines
     entry = roll_back(root, line, to)
-    console.print(history_table(line, history(root, line)))
+    print_table(history_table(line, history(root, line)))
     _say(f"\n{entry.model.student} is in force: {escape(entry.why)}")
     for turned_away in entry.rejected:
         _say(f"{turned_away} does not come back by itself.")
     _say(f"  model   {escape(root.url)}/{entry.model.onnx}")
 
 
-@app.command()
+@app.command(epilog=example("tintem promote tintem.yaml ID"))
 def promote(
     config: ConfigPath,
     student: Annotated[
@@ -124,7 +124,7 @@ def promote(
     if table is None:
         _say("nightly.gates asks for nothing")
     else:
-        console.print(table)
+        print_table(table)
     entry = chosen.bring_into_force(force)
     _say(f"\n{entry.model.student} is in force as {chosen.line.id}: {escape(entry.why)}")
     _say(f"  model   {escape(chosen.pipeline.root.url)}/{entry.model.onnx}")
@@ -168,7 +168,7 @@ def _print_night(root: "Root", ended: dict[str, Any], config: "Path") -> None:
         lines = [] if record is None else list(record["lines"].values())
         table = gates_table(lines, "tonight's test photos")
         if table is not None:
-            console.print(table)
+            print_table(table)
     console.print()
     for line, entry in ended["latest"].items():
         _say(f"  latest  {escape(root.url)}/latest/{line}.json (entry {entry['entry']})")

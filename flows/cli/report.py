@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from flows.cli.command import ConfigPath, console
+from flows.cli.command import ConfigPath, console, example
 
 if TYPE_CHECKING:
     from flows.reporting.evidence import Evidence
@@ -16,7 +16,7 @@ app = typer.Typer()
 _COMPARISON = "comparison.html"
 
 
-@app.command()
+@app.command(epilog=example("tintem report tintem.yaml --open", "tintem report tintem.yaml ID ID"))
 def report(
     config: ConfigPath,
     others: Annotated[

@@ -5,13 +5,13 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from flows.cli.command import console
+from flows.cli.command import console, example
 
 app = typer.Typer()
 _MILLION = 1_000_000
 
 
-@app.command()
+@app.command(epilog=example("tintem serve tintem.yaml --port 8000"))
 def serve(
     place: Annotated[
         str,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows.cli.command import ConfigPath, console
+from flows.cli.command import ConfigPath, console, example
 from flows.orchestration.ephemeral import is_prefect, require_server
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ Port = Annotated[
 ]
 
 
-@app.command()
+@app.command(epilog=example("tintem up"))
 def up(port: Port = None) -> None:
     """Start a Prefect server and a worker in the background, and deploy every flow.
 
@@ -34,6 +34,7 @@ def up(port: Port = None) -> None:
     from tintem_core.errors import InputError
 
     services = Services.of_this_user()
+    _show_key(services)
     given = given_api()
     wanted = f"http://127.0.0.1:{port or given_port()}/api"
     url = given or services.api_url()
@@ -62,7 +63,7 @@ def up(port: Port = None) -> None:
     _tell(url, services.home, "up" if begun() else "up already")
 
 
-@app.command("deploy")
+@app.command("deploy", epilog=example("tintem deploy"))
 def deploy_() -> None:
     """Deploy every flow to the server of PREFECT_API_URL, or of `tintem up`."""
     _use_server()
@@ -71,12 +72,13 @@ def deploy_() -> None:
     console.print("deployed every flow" if deploy() else "deployed already", highlight=False)
 
 
-@app.command()
+@app.command(epilog=example("tintem down"))
 def down() -> None:
     """End the server and the worker of `tintem up`; what was killed goes on another time."""
     from flows.orchestration.services import Services
 
     services = Services.of_this_user()
+    _show_key(services)
     ended = services.stop_worker()
     url = services.api_url()
     try:
@@ -106,13 +108,17 @@ def _tell_the_dead(services: "Services", url: str) -> None:
         )
 
 
-@app.command()
+@app.command(
+    epilog=example('prefect deployment run distill/adhoc --params "$(tintem params tintem.yaml)"')
+)
 def params(config: ConfigPath) -> None:
     """Print a config as the parameters of a deployment: JSON, for `prefect deployment run`."""
     sys.stdout.write(json.dumps(_parameters(config)) + "\n")
 
 
-@app.command()
+@app.command(
+    epilog=example("tintem schedule tintem.yaml --cron '0 2 * * *' --timezone Europe/Berlin")
+)
 def schedule(
     config: Annotated[
         Path | None, typer.Argument(metavar="CONFIG.yaml", help="what every night is to do")
@@ -141,12 +147,21 @@ def schedule(
         )
 
 
+def _show_key(services: "Services") -> None:
+    """Show the server of this user the key that it is, or will be, started with."""
+    key = services.key() or os.environ.get("PREFECT_SERVER_API_AUTH_STRING")
+    if key:
+        os.environ.setdefault("PREFECT_API_AUTH_STRING", key)
+
+
 def _use_server() -> None:
     from flows.orchestration.services import Services
     from tintem_core.errors import InputError
 
-    given = os.environ.get("PREFECT_API_URL")
-    url = given or Services.of_this_user().api_url()
+    given, services = os.environ.get("PREFECT_API_URL"), Services.of_this_user()
+    url = given or services.api_url()
+    if url == services.api_url():
+        _show_key(services)
     if url is None:
         raise InputError("there is no Prefect server: `tintem up` starts one.")
     require_server(url, f"`tintem up` starts one here; {_ELSEWHERE}" if given else _STUCK)

@@ -7,7 +7,16 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from flows.cli.command import WIDEST, AsJson, ConfigPath, Target, console, print_json, running
+from flows.cli.command import (
+    WIDEST,
+    AsJson,
+    ConfigPath,
+    Target,
+    console,
+    example,
+    print_json,
+    running,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,7 +54,9 @@ Sort = Annotated[
 AsCsv = Annotated[bool, typer.Option("--csv", help="print CSV with every measure")]
 
 
-@app.command()
+@app.command(
+    epilog=example("tintem sweep tintem.yaml", "tintem sweep tintem.yaml --only 'mobilenet*'")
+)
 def sweep(config: ConfigPath, only: Only = None) -> None:
     """Train and rank the students of the config's sweep; again: what is missing."""
     with running(config) as run:
@@ -63,7 +74,12 @@ def sweep(config: ConfigPath, only: Only = None) -> None:
             raise
 
 
-@app.command()
+@app.command(
+    epilog=example(
+        'tintem leaderboard tintem.yaml --where "parameters<2e6"',
+        'tintem leaderboard tintem.yaml --smallest "student/test/knn>=0.9"',
+    )
+)
 def leaderboard(
     target: Target,
     metric: Metric = None,

@@ -38,6 +38,8 @@ def metrics_of(config: RunConfig) -> list[str]:
         corrupted=settings.corrupted_photos > 0,
         fine_tuned=settings.fine_tune_epochs > 0,
         masks=settings.masks is not None,
+        # A night asks the index of the student in force.
+        index=settings.index is not None or "nightly" in config.model_fields_set,
     )
 
 

@@ -65,6 +65,12 @@ class EvaluationConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=Fal
         description="folder of segmentation masks, local or s3://: a PNG of the same path as the "
         "photo, whose values are classes, 255 for none; null: segmentation is not measured",
     )
+    index: str | None = Field(
+        None,
+        min_length=1,
+        description="id of another student of the root: its embeddings are an index that this "
+        "student is asked to find the photos in; null: only the teacher's is",
+    )
     groups: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
         (),
         max_length=20,
@@ -101,15 +107,16 @@ class EvaluationConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=Fal
         return [name for name, shift in self.shifts.items() if shift == "covariate"]
 
     def identity(self) -> dict[str, Any]:
-        """Return everything that determines what is measured, masks and groups apart."""
+        """Return everything that determines what is measured, masks, groups and index apart."""
         # Settings that came later leave no trace while they are the usual ones.
         later = (
             "ood_score", "probes", "false_alarm_rate", "shifts", "corrupted_photos",
             "fine_tune_epochs",
         )  # fmt: skip
         fields = type(self).model_fields
-        # What masks and groups are is told by the files' names and sizes, and by the values.
-        unnamed = {"groups", "masks"} | {
+        # What masks and groups are is told by the files' names and sizes, and by the values; the
+        # index of another student changes no other measure.
+        unnamed = {"groups", "index", "masks"} | {
             name for name in later if getattr(self, name) == fields[name].default
         }
         return self.model_dump(mode="json", exclude={"ood", *unnamed})

@@ -4,6 +4,7 @@ Legend: ``B`` batch, ``D`` teacher width, ``N`` images, ``S`` side in pixels,
 ``T`` tokens, ``V`` views.
 """
 
+import contextlib
 import math
 import multiprocessing
 import os
@@ -28,6 +29,8 @@ from tintem_core.training.state import Batch
 from tintem_core.views import Pixels
 
 Indices = NDArray[np.int64]
+# What torch says of a loader process that wrote where no memory is, or could not begin a file.
+_NO_SHARED_MEMORY = ("shared memory", "Bus error", "No space left on device")
 _GOLDEN_RATIO = (1 + math.sqrt(5)) / 2
 
 
@@ -58,9 +61,10 @@ class PixelStore:
         if self.bytes_kept > memory_bytes:
             self.bytes_kept = 0
         else:
-            # Shared memory, so that loader processes fill and read one and the same copy.
-            self._kept = _shared(torch.empty(shape, dtype=torch.uint8))
-            self._is_kept = _shared(torch.zeros(shape[0], dtype=torch.bool))
+            # Tensors: sent to loader processes, they move to shared memory, and all of these fill
+            # and read one and the same copy.
+            self._kept = torch.empty(shape, dtype=torch.uint8)
+            self._is_kept = torch.zeros(shape[0], dtype=torch.bool)
 
     def take(self, views_B: Indices, rows_B: Indices) -> Pixels:
         """Return the pixels of one view each of some images: (B, S, S, 3)."""
@@ -232,7 +236,11 @@ class StepDataset(Dataset[Batch]):
 
 
 def batches_from(dataset: StepDataset, first: int, total: int, workers: int) -> Iterator[Batch]:
-    """Yield the batches of steps ``first`` to ``total``; ``workers`` processes prepare them."""
+    """Yield the batches of steps ``first`` to ``total``; ``workers`` processes prepare them.
+
+    Raises:
+        InputError: if the system has too little shared memory for what these processes share.
+    """
     loader: DataLoader[Batch] = DataLoader(
         dataset,
         batch_size=None,
@@ -243,13 +251,42 @@ def batches_from(dataset: StepDataset, first: int, total: int, workers: int) -> 
         # Its own generator: the loader would otherwise draw from the student's.
         generator=torch.Generator(),
         worker_init_fn=_leave_with_parent,
+        collate_fn=_shared,
     )
     # A terminal's Ctrl-C is for this process; workers inherit that they do not hear it.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    with _explained():
+        try:
+            batches = iter(loader)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        yield from batches
+
+
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
     try:
-        return iter(loader)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        yield
+    except (RuntimeError, OSError) as error:
+        if not any(said in str(error) for said in _NO_SHARED_MEMORY):
+            raise
+        raise InputError(
+            "/dev/shm is full: it holds the photos and batches that the processes share which "
+            "prepare batches. Start the container with a larger one (--shm-size 8g), or set "
+            "runtime.loader_workers to 0."
+        ) from error
+
+
+def _shared(batch: Any) -> Any:
+    """Move what a loader process has prepared to shared memory.
+
+    Else the thread that sends it would: where that fails, the batch is lost, and waited for.
+    """
+    if _loader_workers():
+        for tensor in batch:
+            if tensor is not None:
+                tensor.share_memory_()
+    return batch
 
 
 def _leave_with_parent(_worker: int) -> None:
@@ -262,11 +299,6 @@ def _leave_with_parent(_worker: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
-
-
-def _shared(tensor: torch.Tensor) -> torch.Tensor:
-    shared: torch.Tensor = tensor.share_memory_()  # type: ignore[no-untyped-call]
-    return shared
 
 
 def _loader_workers() -> int:

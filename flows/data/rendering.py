@@ -5,9 +5,9 @@ Legend: ``S`` side in pixels.
 
 import os
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -20,7 +20,8 @@ from flows.data.root import run_root
 from storage.errors import StorageError
 from storage.images import ImageReader, is_image, mark_changed
 from tintem_core.errors import InputError
-from tintem_core.views import EVAL, Pixels, ViewRecipe, decode_image, render_view
+from tintem_core.views import EVAL, Pixels, ViewRecipe, render_view
+from tintem_pixels import PixelError, decoded
 
 
 @dataclass(frozen=True)
@@ -43,18 +44,27 @@ class ViewSource:
         Raises:
             InputError: if the photo is no longer the one that was indexed.
         """
+        with self._opened(row, None) as image:
+            return image.copy()
+
+    @contextmanager
+    def _opened(self, row: int, shorter_side: int | None) -> Iterator[Image.Image]:
+        """Decode image ``row`` for the length of a block; see :func:`tintem_pixels.decoded`."""
         uri, key = self.uris[row], self.keys[row]
         data = self.images.read(uri)
         if not is_image(data, key, self.bits):
             if self.on_change is not None:
                 self.on_change(uri)
             raise InputError(f"{uri} has changed since it was indexed: run the same command again.")
-        try:
-            return decode_image(data, self.bits)
-        except InputError as error:
-            raise InputError(
-                f"{uri} is {error}; set data.check to 'decode' to have such photos left out."
-            ) from error
+        with ExitStack() as stack:
+            try:
+                photo = stack.enter_context(decoded(data, self.bits, shorter_side=shorter_side))
+            except PixelError as error:
+                raise InputError(
+                    f"{uri} is not a readable image: {error}; set data.check to 'decode' to have "
+                    "such photos left out."
+                ) from error
+            yield photo.image
 
     def views(self, row: int, views: range, size: int) -> Pixels:
         """Decode image ``row`` once and render some of its views: (len(views), S, S, 3).
@@ -62,10 +72,11 @@ class ViewSource:
         Raises:
             InputError: see :meth:`image`.
         """
-        image, key = self.image(row), self.keys[row]
-        return np.stack(
-            [render_view(image, key, v, self.recipe, size, self.base_size) for v in views]
-        )
+        key, largest = self.keys[row], max(size, self.base_size)
+        with self._opened(row, self.recipe.decoded_side(largest)) as image:
+            return np.stack(
+                [render_view(image, key, v, self.recipe, size, self.base_size) for v in views]
+            )
 
 
 def view_source(config: RunConfig, dataset: Dataset, split: str | None) -> ViewSource:

@@ -12,12 +12,13 @@ from typing import Any
 import polars as pl
 
 from flows.config.sweep import DEFAULT_METRIC
+from flows.data.progress import read_progress
 from flows.experiments.names import Name, names
 from flows.experiments.record import Entry, read_sweeps
 from flows.experiments.standings import SCHEMA, Group, Leaderboard, Reference, on_front
 from flows.reporting.measures import label_of
 from flows.stages.peers import questions
-from storage.artifacts import list_artifacts
+from storage.artifacts import broken_artifacts, list_artifacts
 from storage.cache import FeatureCache
 from storage.errors import StorageError
 from storage.root import Root
@@ -53,11 +54,13 @@ def leaderboard(
     for thing in list_artifacts(root, "evaluations"):
         student = thing.record["spec"]["student"]
         if student in trained and (students is None or student in students):
-            comparable.setdefault(questions(thing.record), {})[student] = thing.record
+            comparable.setdefault(questions(thing.record, metric), {})[student] = thing.record
     _refuse_unknown(metric, comparable)
     failed = {entry.student: entry.failed for entry in reversed(swept)}
     groups = []
     for found in comparable.values():
+        if not any(metric in record["metrics"] for record in found.values()):
+            continue
         lines = [
             _line(
                 called[id],
@@ -216,6 +219,7 @@ def _unfinished(
     entries: dict[str, Entry] = {}
     for entry in swept:
         entries.setdefault(entry.student, entry)
+    broken = broken_artifacts(root, "students")
     ids = dict.fromkeys([*entries, *root.folders("students")])
     found = []
     for id in ids:
@@ -225,6 +229,8 @@ def _unfinished(
         name = called[id].name if id in called else id if known is None else known.name
         if known is not None and known.failed is not None:
             status = f"failed: {known.failed}"
+        elif id in broken:
+            status = "damaged"
         else:
             status = "trained" if id in trained else _progress(root, id)
         found.append({"name": name, "student": id, "status": status})
@@ -232,8 +238,5 @@ def _unfinished(
 
 
 def _progress(root: Root, student: str) -> str:
-    data = root.read_or_none(f"students/{student}/progress.json")
-    if data is None:
-        return "not begun"
-    state = json.loads(data)
-    return f"trained to {state['step'] / state['total']:.0%}"
+    done = read_progress(root, student)
+    return "not begun" if done is None else f"trained to {done:.0%}"

@@ -6,7 +6,7 @@ from typing import Any
 
 from flows.provenance import provenance
 from flows.stages.ensure import exclusive
-from storage.artifacts import read_file, read_record, write_artifact
+from storage.artifacts import list_artifacts, read_file, read_record, write_artifact
 from storage.identity import make_id
 from storage.root import Root
 
@@ -59,7 +59,5 @@ def files_of(root: Root, id: str) -> dict[str, bytes]:
 
 
 def read_sweeps(root: Root) -> list[dict[str, Any]]:
-    """Return the records of all sweeps, the newest first."""
-    found = [read_record(root, SWEEPS, id) for id in root.folders(SWEEPS)]
-    records = [record for record in found if record is not None]
-    return sorted(records, key=lambda record: str(record["created"]), reverse=True)
+    """Return the records of all sweeps that are whole, the newest first."""
+    return [thing.record for thing in reversed(list_artifacts(root, SWEEPS))]

@@ -11,12 +11,12 @@ from flows.config.sweep import DEFAULT_METRIC
 from flows.config.variants import variant
 from flows.data.caches import Extracted
 from flows.data.dataset import Dataset
+from flows.stages.cache_requests import requested_tokens
 from flows.stages.ids import (
     artifact_id,
     mapping_name,
     mapping_spec,
     mapping_width,
-    requested_tokens,
     student_spec,
 )
 from flows.stages.models import load_teacher

@@ -25,7 +25,7 @@ from storage.lease import hold
 from storage.root import open_root
 from tintem_core.errors import InputError
 from tintem_core.views import Pixels
-from tintem_pixels import centre_crop, decode
+from tintem_pixels import centre_crop, decoded
 
 _PHOTOS_PER_PART = 1024
 
@@ -62,7 +62,7 @@ def place_of(given: str) -> Path:
     if out.suffix not in SUFFIXES:
         raise InputError(f"{out} must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}.")
     # What lies beside an unfinished file may be of this very command, which was killed.
-    written = [out] if parts_folder(out).exists() else [out, *beside(out).values()]
+    written = [] if parts_folder(out).exists() else [out, *beside(out).values()]
     for path in written:
         if path.exists():
             raise InputError(f"{path} exists: delete it, or give another -o.")
@@ -90,7 +90,7 @@ def embed_photos(model: PhotoModel, source: SourceConfig, out: Path) -> Embedded
     Raises:
         SourceError: if there are no photos.
         CacheMismatchError: if an unfinished file of something else lies at this place.
-        InputError: if no photo can be read, or another process has written the file meanwhile.
+        InputError: if no photo can be read, or a file is there that these parts did not become.
     """
     reader = open_reader(source)
     listed = reader.entries().select(LISTED)
@@ -98,9 +98,12 @@ def embed_photos(model: PhotoModel, source: SourceConfig, out: Path) -> Embedded
     made_from = {"model": model.identity, "photos": source.model_dump(mode="json")}
     parts = Parts(folder, made_from, model.width, has_score=model.has_score)
     with hold(open_root(folder), "embed", lambda who: reporter().note(f"waiting for {who}")):
-        if out.exists():
-            raise InputError(f"{out} exists by now: another process has written it.")
         missing = parts.keep(listed)
+        if out.exists() and missing.height:
+            raise InputError(
+                f"{out} exists, and {folder} holds the beginning of another one: delete one of the "
+                "two, or give another -o."
+            )
         if known := listed.height - missing.height:
             reporter().note(f"{known:,} of {listed.height:,} photos are embedded already")
         with reporter().track("Embed", missing.height, "photos") as advance:
@@ -109,6 +112,7 @@ def embed_photos(model: PhotoModel, source: SourceConfig, out: Path) -> Embedded
             _add(parts, model, reader, missing, max(1, min(model.batch_size, share)), advance)
         told = {"tintem.model": model.name, "tintem.identity": model.identity}
         _refuse_nothing(parts, source.uri)
+        # Where a kill came before the parts were deleted, this is the same file once more.
         photos, unreadable = write_embeddings(parts, out, told)
     parts.delete()
     files = (out, *(path for path in beside(out).values() if path.exists()))
@@ -204,8 +208,8 @@ def _look(
     """Return a photo's key and what the model sees of it, or why it cannot be read."""
     try:
         data = reader.read(uri)
-        photo = decode(data, model.bits)
-        return photo_key(data, photo), centre_crop(photo.image, model.image_size), None
+        with decoded(data, model.bits) as photo:
+            return photo_key(data, photo), centre_crop(photo.image, model.image_size), None
     except MissingObjectError:
         return None, None, "the file is missing"
     except (DeniedError, OSError, ValueError) as error:

@@ -4,7 +4,6 @@ Legend: ``B`` batch, ``K`` student width, ``S`` side in pixels.
 """
 
 import hashlib
-import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,13 +13,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from storage.artifacts import read_file, read_record
-from storage.errors import MissingObjectError, StorageInputError
+from storage.artifacts import RECORD, parse_artifact, read_file, read_record
+from storage.errors import CorruptError, MissingObjectError, StorageInputError
 from storage.root import Root
 from tintem_core.export.runtime import SCORE, outputs_of, session
 from tintem_core.views import Pixels
 
-_RECORD = "record.json"
 _BATCH = 32
 # What tells most; then what takes the fewest bytes, and prepares them inside.
 _PREFERRED = ("ood", "uint8", "onnx")
@@ -129,7 +127,7 @@ def _opened(record: dict[str, Any], name: str, model: bytes) -> PhotoModel:
 def _folder_above(path: Path) -> Path:
     if not path.is_file():
         raise StorageInputError(f"there is no {path}: {_CURE}.")
-    found = [each for each in path.parents[:2] if (each / _RECORD).is_file()]
+    found = [each for each in path.parents[:2] if (each / RECORD).is_file()]
     if path.suffix != ".onnx" or not found:
         raise StorageInputError(f"{path} is no ONNX file of an export: {_CURE}.")
     return found[0]
@@ -137,10 +135,14 @@ def _folder_above(path: Path) -> Path:
 
 def _record(folder: Path) -> dict[str, Any]:
     try:
-        record: Any = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        record = None
-    if not isinstance(record, dict) or record.get("kind") != "exports":
+        data = (folder / RECORD).read_bytes()
+    except OSError as error:
+        raise StorageInputError(f"{folder} is no export: {_CURE}.") from error
+    try:
+        record = parse_artifact(data, str(folder / RECORD))
+    except CorruptError as error:
+        raise StorageInputError(f"{folder / RECORD} is damaged: fetch the folder again.") from error
+    if record.get("kind") != "exports":
         raise StorageInputError(f"{folder} is no export: {_CURE}.")
     _refuse_old(record, folder)
     return record

@@ -1,6 +1,5 @@
 """What exists under a root, finished or on its way."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +7,14 @@ from rich.filesize import decimal
 from rich.table import Table
 
 from flows.data.caches import fragmented
-from storage.artifacts import list_artifacts
+from flows.data.progress import read_progress
+from storage.artifacts import broken_artifacts, list_artifacts
 from storage.cache import FeatureCache
-from storage.errors import CacheFormatError, CorruptError
+from storage.errors import CacheFormatError, CorruptError, MissingObjectError
 from storage.images import Manifest
-from storage.registry import current_version, model_names
+from storage.registry import current_version
 from storage.root import Root, open_root
+from storage.versions import model_names
 from tintem_core.errors import InputError
 
 Thing = dict[str, Any]
@@ -34,6 +35,7 @@ _COLUMNS = {
     "caches": {"photos": "photos", "shards": "shards"},
     "latest": {"student": "in force", "since": "since (UTC)"},
 }
+_MOST_UNFINISHED = 0.99
 
 
 def collect(root_or_config: str) -> dict[str, list[Thing]]:
@@ -58,10 +60,14 @@ def collect(root_or_config: str) -> dict[str, list[Thing]]:
             }
             for thing in list_artifacts(root, kind)
         ]
-    finished = {thing["id"] for thing in things["students"]}
-    for student_id in root.folders("students"):
-        if student_id not in finished:
-            things["students"].append(_unfinished_student(root, student_id))
+        for id, hint in broken_artifacts(root, kind).items():
+            things[kind].append({**_empty(root, kind, id), "hint": hint})
+    known = {thing["id"] for thing in things["students"]}
+    for student in root.folders("students"):
+        if student not in known:
+            # A student counts as done with its record, not with its last step.
+            done = min(read_progress(root, student) or 0.0, _MOST_UNFINISHED)
+            things["students"].append({**_empty(root, "students", student), "progress": done})
     things["latest"] = [_latest(root, line) for line in model_names(root)]
     return things
 
@@ -100,12 +106,12 @@ def cache_stats(root: Root, cache: FeatureCache) -> dict[str, Any]:
 
 
 def _cache(root: Root, cache_id: str) -> Thing:
-    thing = {"id": cache_id, "bytes": root.size(f"caches/{cache_id}")}
+    thing = _empty(root, "caches", cache_id)
     try:
         cache = FeatureCache.open(root, cache_id)
         stats, hint = cache_stats(root, cache), fragmented(cache)
-    except (CorruptError, CacheFormatError) as error:
-        return {**thing, "progress": 0.0, "metrics": {}, "hint": str(error)}
+    except (CorruptError, CacheFormatError, MissingObjectError) as error:
+        return {**thing, "hint": str(error)}
     shards = stats["shards"] + stats["pending"]
     return {
         **thing,
@@ -115,15 +121,8 @@ def _cache(root: Root, cache_id: str) -> Thing:
     }
 
 
-def _unfinished_student(root: Root, student_id: str) -> Thing:
-    folder = f"students/{student_id}"
-    state = json.loads(root.read_or_none(f"{folder}/progress.json") or b'{"step": 0, "total": 1}')
-    return {
-        "id": student_id,
-        "bytes": root.size(folder),
-        "progress": state["step"] / state["total"],
-        "metrics": {},
-    }
+def _empty(root: Root, kind: str, id: str) -> Thing:
+    return {"id": id, "bytes": root.size(f"{kind}/{id}"), "progress": 0.0, "metrics": {}}
 
 
 def _latest(root: Root, line: str) -> Thing:
@@ -134,6 +133,8 @@ def _latest(root: Root, line: str) -> Thing:
         return {**thing, "hint": str(error)}
     if entry is None:
         return thing
+    if root.size(entry.model.onnx) != entry.model.bytes:
+        return {**thing, "hint": f"the model in force as {line} is not whole: {entry.model.onnx}"}
     metrics = {
         "student": entry.model.student,
         "since": entry.since[:16].replace("T", " "),
@@ -151,12 +152,7 @@ def hints(things: dict[str, list[Thing]]) -> list[str]:
     """Return a sentence for everything that could be better."""
     if not any(things.values()):
         return ["nothing is here yet: `tintem run CONFIG.yaml` fills it"]
-    return [
-        thing["hint"]
-        for kind in ("caches", "latest")
-        for thing in things[kind]
-        if thing.get("hint")
-    ]
+    return [thing["hint"] for found in things.values() for thing in found if thing.get("hint")]
 
 
 def _table(kind: str, found: list[Thing]) -> Table:

@@ -1,22 +1,20 @@
 """Are the caches sound, and do they still tell the truth? And: bring damaged shards back."""
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
-from rich.markup import escape
-from rich.table import Table
 
 from flows.config.load import load_config
 from flows.config.run import RunConfig
 from flows.data.dataset import Dataset
 from flows.data.rendering import ViewSource
 from flows.maintenance.status import cache_stats, open_existing
+from flows.maintenance.things import Problem
 from flows.stages.cache_checks import Truth, measure_truth
+from flows.stages.cache_requests import CacheRequest, requested_caches
 from flows.stages.ensure import exclusive
 from flows.stages.extract import ensure
-from flows.stages.ids import CacheRequest, requested_caches
 from flows.stages.index import index
 from flows.stages.map import through_mapping
 from flows.stages.models import known_teacher
@@ -38,15 +36,6 @@ from tintem_core.errors import InputError
 
 # Photos tried for each one that the truth test wants, before the rest are given up.
 _DRAWS = 8
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One damaged file; ``shard`` is None when no embeddings are lost by it."""
-
-    shard: int | None
-    file: str
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -203,9 +192,9 @@ def _with_truth(
         return replace(verdict, note=f"the teacher could not be asked again: {verdict.note}")
     through = None
     if want.mapping is not None:
-        if read_record(root, "mappings", want.mapping) is None:
-            return replace(verdict, note="no truth test: the mapping is gone")
         try:
+            if read_record(root, "mappings", want.mapping) is None:
+                return replace(verdict, note="no truth test: the mapping is gone")
             through = through_mapping(config, root, want.mapping)
         except CorruptError as error:
             file = f"mappings/{want.mapping}"
@@ -228,82 +217,3 @@ def _still_there(source: ViewSource, size: int, count: int) -> tuple[ViewSource,
             break
     keys, uris = ([column[row] for row in rows] for column in (source.keys, source.uris))
     return replace(source, keys=keys, uris=uris), lost
-
-
-def verdict_table(verdicts: Sequence[Verdict]) -> Table:
-    """Lay the verdicts out for a terminal."""
-    table = Table(box=None, pad_edge=False)
-    table.add_column("cache", style="cyan", overflow="fold")
-    for title in ("photos", "shards", "smallest cosine", "mean"):
-        table.add_column(title, justify="right")
-    table.add_column("")
-    for verdict in verdicts:
-        truth = verdict.truth
-        table.add_row(
-            verdict.id,
-            f"{verdict.photos:,}",
-            f"{verdict.shards:,}",
-            *(("–", "–") if truth is None else (f"{truth.smallest:.6f}", f"{truth.mean:.6f}")),
-            _state(verdict),
-        )
-    return table
-
-
-def repair_sentences(repaired: Sequence[Repaired]) -> list[str]:
-    """Return a sentence per cache that was repaired."""
-    said = []
-    for done in repaired:
-        if done.unreadable:
-            said.append(done.unreadable)
-            continue
-        if not done.withdrawn:
-            said.append(f"{done.id}: no shard is damaged; metadata and row tables are in order")
-            continue
-        shards = ", ".join(map(str, done.withdrawn))
-        text = f"{done.id}: withdrew {len(done.withdrawn)} damaged shards ({shards})"
-        if done.recomputed is None:
-            text += "; `tintem repair CONFIG.yaml` or `tintem extract CONFIG.yaml`, with the "
-            text += "config that made this cache, computes exactly them again"
-        else:
-            text += f", computed {done.recomputed} of them again"
-        if done.missing:
-            text += f"; {done.missing} photos are missing still: `tintem extract` adds them"
-        said.append(text)
-    return said
-
-
-def _state(verdict: Verdict) -> str:
-    if verdict.unreadable:
-        return "[red]cannot be read"
-    if verdict.problems:
-        return "[red]damaged"
-    if not verdict.sound:
-        return "[red]not what the teacher gives"
-    note = escape(verdict.note)
-    if verdict.pending:
-        state = f"[yellow]sound, {verdict.pending:,} shards to come[/]"
-    elif verdict.truth is None and note:
-        return f"[dim]{note}"
-    else:
-        state = "[green]sound[/]"
-    return state + (f"[dim], {note}[/]" if note else "")
-
-
-def findings(verdicts: Sequence[Verdict], target: str) -> list[str]:
-    """Return a sentence per problem, and the cure."""
-    said = []
-    for verdict in verdicts:
-        if verdict.unreadable:
-            said.append(verdict.unreadable)
-        for problem in verdict.problems:
-            what = "metadata" if problem.shard is None else f"shard {problem.shard}"
-            said.append(f"{what} of {verdict.id} is damaged: {problem.file}: {problem.reason}")
-        if verdict.truth and not verdict.truth.holds:
-            said.append(
-                f"{verdict.truth.worst} has cosine {verdict.truth.smallest:.4f} to what the "
-                f"teacher gives now, wanted {verdict.truth.wanted}: delete {verdict.id} to rebuild "
-                "it."
-            )
-    if any(verdict.problems for verdict in verdicts):
-        said.append(f"`tintem repair {target}` brings back what is damaged.")
-    return said

@@ -5,6 +5,7 @@ and it ends when its standard input closes: even a SIGKILL of the parent leaves 
 """
 
 import contextlib
+import fcntl
 import http.client
 import os
 import socket
@@ -20,6 +21,8 @@ from pathlib import Path
 
 HEARTBEAT_SECONDS = 30
 _STARTUP_SECONDS = 120
+# Nobody asks for what a private server knows of runs that have ended: some hundred of them fit.
+_DATABASE_BYTES = 64 * 2**20
 _QUIET = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_LOGGING_LEVEL": "CRITICAL",
@@ -33,7 +36,8 @@ class LocalServer:
     """Starts at once, is ready later: see :meth:`wait`."""
 
     def __init__(self, home: Path) -> None:
-        home.mkdir(parents=True, exist_ok=True)
+        make_private(home)
+        used = _use(home)
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self._port = probe.getsockname()[1]
@@ -51,8 +55,9 @@ class LocalServer:
                 [sys.executable, "-m", "flows.orchestration.ephemeral", str(self._port)],
                 stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment,
                 # The command that Ctrl-C ends says so to the server that it still needs.
-                start_new_session=True,
+                start_new_session=True, pass_fds=(used,),
             )  # fmt: skip
+        os.close(used)
         os.environ.update(_QUIET)
         os.environ["PREFECT_HOME"] = str(home)
         os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{self._port}/api"
@@ -70,6 +75,29 @@ class LocalServer:
         # Nothing is lost: every state of the run was acknowledged, and SQLite is crash-safe.
         self._process.kill()
         self._process.wait()
+
+
+def make_private(folder: Path) -> None:
+    """Make a folder that no other user can look into: a server's database has configs in it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o700)
+
+
+def _use(home: Path) -> int:
+    """Forget what ended servers have left of a folder, if it is much and no other server runs.
+
+    Returns:
+        A file descriptor with a lock; whoever keeps it open keeps the folder.
+    """
+    used = os.open(home / "used", os.O_CREAT | os.O_RDWR, 0o600)
+    with contextlib.suppress(BlockingIOError):
+        fcntl.flock(used, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        database = list(home.glob("prefect.db*"))
+        if sum(file.stat().st_size for file in database) > _DATABASE_BYTES:
+            for file in database:
+                file.unlink()
+    fcntl.flock(used, fcntl.LOCK_SH)
+    return used
 
 
 def wait_for_server(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
@@ -164,6 +192,13 @@ def no_heartbeats(server: LocalServer | None) -> Iterator[None]:
         yield
 
 
+def has_own_server() -> bool:
+    """Whether the user says where Prefect keeps what it knows of runs."""
+    return any(
+        name in os.environ for name in ("PREFECT_API_URL", "PREFECT_PROFILE", "PREFECT_HOME")
+    )
+
+
 @contextlib.contextmanager
 def ensure_server() -> Iterator[LocalServer | None]:
     """Use the user's own Prefect server where one is configured, else start a private one.
@@ -173,7 +208,7 @@ def ensure_server() -> Iterator[LocalServer | None]:
     """
     if given := os.environ.get("PREFECT_API_URL"):
         require_server(given, "start it, or unset PREFECT_API_URL to run without one.")
-    if any(name in os.environ for name in ("PREFECT_API_URL", "PREFECT_PROFILE", "PREFECT_HOME")):
+    if has_own_server():
         os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
         os.environ.setdefault("PREFECT_FLOWS_HEARTBEAT_FREQUENCY", str(HEARTBEAT_SECONDS))
         # The terminal is told by the command itself; the server's page has the log.

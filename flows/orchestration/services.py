@@ -18,12 +18,18 @@ from uuid import UUID
 
 import psutil
 
-from flows.orchestration.ephemeral import data_folder, is_prefect, wait_for_server
+from flows.orchestration.ephemeral import (
+    data_folder,
+    is_prefect,
+    make_private,
+    wait_for_server,
+)
 from tintem_core.errors import InputError
 
 PORT = 4200
 POOL, QUEUE = "tintem", "gpu"
 _MARK = "TINTEM_UP"
+_VACUUM = "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED"
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 # A run that is asked to end records that it did; a stuck one is not waited for.
 _SECONDS_TO_END = 30
@@ -63,6 +69,11 @@ class Services:
         command = server.cmdline()
         return f"http://127.0.0.1:{command[command.index('--port') + 1]}/api"
 
+    def key(self) -> str | None:
+        """What the server asks for, if it runs and was given a key."""
+        server = self.server()
+        return None if server is None else server.environ().get("PREFECT_SERVER_API_AUTH_STRING")
+
     def start_server(self, port: int) -> str:
         """Start the server and wait until it answers; returns the URL of its API.
 
@@ -80,6 +91,8 @@ class Services:
             ),
             "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "10",
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            # Else every run stays for ever; these go 90 days after their end.
+            _VACUUM: os.environ.get(_VACUUM, "events,flow_runs"),
             "PREFECT_API_URL": url,
         })  # fmt: skip
         wait_for_server(url, process, self.home / "server.log")
@@ -147,7 +160,7 @@ class Services:
     def _start(
         self, name: str, command: Sequence[str], environment: dict[str, str]
     ) -> "subprocess.Popen[bytes]":
-        self.home.mkdir(parents=True, exist_ok=True)
+        make_private(self.home)
         with (self.home / f"{name}.log").open("ab") as log:
             return subprocess.Popen(
                 [sys.executable, "-m", "prefect", *command],

@@ -31,13 +31,11 @@ from flows.planning.times import (
     together,
     training,
 )
+from flows.stages.cache_requests import CacheRequest, requested_caches, requested_tokens
 from flows.stages.ids import (
-    CacheRequest,
     mapping_name,
     mapping_spec,
     mapping_width,
-    requested_caches,
-    requested_tokens,
     student_spec,
 )
 from flows.stages.models import known_teacher

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from flows.config.run import RunConfig
-from flows.stages.ids import CacheRequest
+from flows.stages.cache_requests import CacheRequest
 from storage.cache import KindSpec
 from storage.cache.footprint import footprint
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from flows.config.run import RunConfig
 from flows.planning.rates import Rate
-from flows.stages.ids import taught_views
+from flows.stages.cache_requests import taught_views
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,21 @@ FEWEST = 10
 """Photos of a group that is named in a sentence."""
 
 
+def share_interval(share: float, photos: int) -> tuple[float, float]:
+    """Return the 95% interval of a share of photos, by Wilson's score (JASA 22, 1927)."""
+    # Only here: it takes a second to import.
+    from scipy.stats import binomtest
+
+    found = binomtest(round(share * photos), photos).proportion_ci(method="wilson")
+    return float(found.low), float(found.high)
+
+
+def say_share(share: float, photos: int) -> str:
+    """Write a share of photos with its 95% interval, in percent."""
+    low, high = share_interval(share, photos)
+    return f"{share:.0%} [{low:.0%}, {high:.0%}] of {photos:,}"
+
+
 def worst_groups(groups: pl.DataFrame, measures: Measures) -> list[str]:
     """Name the worst group of every column, beside the number of all photos.
 
@@ -33,7 +48,7 @@ def worst_groups(groups: pl.DataFrame, measures: Measures) -> list[str]:
 def _worst(row: dict[str, Any], right: float | None, cosine: float | None) -> str | None:
     if right is not None:
         return (
-            f"least accurate for {row['value']}: {row['knn']:.0%} of {row['labelled']:,} "
+            f"least accurate for {row['value']}: {say_share(row['knn'], row['labelled'])} "
             f"photos right (the teacher {row['teacher_knn']:.0%}), of all photos {right:.0%}."
         )
     if cosine is not None:

@@ -4,13 +4,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tintem_core.evaluation.metrics import BOUNDS, CATALOGUE, metric_of
+from tintem_core.evaluation.metrics import BOUNDS, CATALOGUE, EXCHANGE, metric_of
 
 Record = dict[str, Any]
 # The student first, then what it is worth: from the least to the most that can be expected.
-_ORDER = ("student", "head", "constant", *BOUNDS, "teacher")
+_ORDER = ("student", "head", EXCHANGE, "constant", *BOUNDS, "teacher")
 _FLOORS = ("constant", BOUNDS[0])
 _NAMES = {
+    EXCHANGE: "student, in another student's index",
     "constant": "constant answer",
     "head": "student through its training head",
     "mapped": "mapped teacher",

@@ -119,7 +119,7 @@ def summary_rows(
     add("Accuracy", f"kNN, k = {neighbours}", "test", "knn")
     add("Accuracy", "kNN by class", "test", "knn_over_classes")
     for shots in SHOTS:
-        add("Accuracy", f"{shots} label{'s' * (shots > 1)} a class", "test", f"few_shot_{shots}")
+        add("Accuracy", f"{shots}-shot", "test", f"few_shot_{shots}")
     add("Accuracy", "probe (SGD)", "test", "linear_probe")
     add("Accuracy", "probe (L-BFGS)", "test", "logistic_probe")
     add("Accuracy", "same kNN answer", "test", "knn_agreement")

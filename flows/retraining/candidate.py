@@ -1,27 +1,29 @@
 """A student's run of tonight: on the night's photos, with what it keeps of the latest."""
 
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flows.config.retraining import GateConfig
 from flows.config.run import CacheConfig, RunConfig
 from flows.config.variants import keeps_mapping
 from flows.data.features import evaluation_latents
+from flows.reporting.measures import label_of
 from flows.retraining.changes import TEACHERS, Changes, ModelLine
+from flows.stages.exchange import exchange_rows, recorded
 from flows.stages.ids import mapping_spec, mapping_width
 from flows.stages.map import apply, load_mapping
+from flows.stages.measure import as_rows
 from flows.stages.models import TENSORS
 from flows.stages.pipeline import Pipeline
-from flows.stages.results import Mapped, Trained
+from flows.stages.results import Mapped
 from storage.artifacts import read_file, read_record
-from storage.errors import MissingObjectError
-from storage.registry import Model
-from storage.root import Root
+from storage.versions import Model, Version
+from tintem_core.evaluation.metrics import EXCHANGE
 from tintem_core.evaluation.pairs import angle_preservation
 from tintem_core.mapping.config import MappingConfig
-from tintem_core.models.config import StudentConfig
-from tintem_core.training.config import TrainingConfig
 
 _OTHER = {
     "cache": "other features of the teacher",
@@ -76,29 +78,36 @@ def latest_pipeline(night: Pipeline, config: RunConfig, model: Model) -> Pipelin
     Raises:
         MissingObjectError: if it is not in the root any more.
     """
-    student = _record(night.root, "students", model.student)
-    mapping = _record(night.root, "mappings", model.mapping)
-    spec = student["spec"]
-    then = config.model_copy(
-        update={
-            "student": _student_of(spec["student"], config.student),
-            "training": TrainingConfig.model_validate(spec["training"]),
-            "mapping": MappingConfig.model_validate(mapping["spec"]["mapping"]),
-        }
-    )
+    then, mapped, trained = recorded(config, night.root, model.student, model.mapping)
     pipeline = _on_the_same_photos(night, then)
-    pipeline.mapped = Mapped(id=model.mapping, record=mapping, reused=True)
-    pipeline.trained = Trained(id=model.student, record=student, reused=True)
+    pipeline.mapped, pipeline.trained = mapped, trained
     return pipeline
 
 
-def _student_of(spec: dict[str, Any], now: StudentConfig) -> StudentConfig:
-    """Return a finished student's config, as its record describes it."""
-    known = {name: spec[name] for name in spec if name in StudentConfig.model_fields}
-    if spec.get("python") is not None and spec["python"] == now.name:
-        # A record knows no folders.
-        known["python"] = now.python
-    return StudentConfig.model_validate({**known, "weights": None})
+def measured_for(
+    gates: Iterable[GateConfig], pipeline: Pipeline, latest: Version | None
+) -> dict[str, float]:
+    """Return a student's numbers, with those that gates ask of the index of the one in force.
+
+    Args:
+        latest: the student in force, if there is one. It is asked where the config names no index;
+            where the two share no space, its numbers are missing.
+    """
+    metrics = dict(pipeline.evaluated.record["metrics"])
+    config = pipeline.config
+    asked = any(gate.metric.startswith(f"{EXCHANGE}/") for gate in gates)
+    if not asked or latest is None or config.evaluation.index is not None:
+        return metrics
+    found = exchange_rows(
+        config,
+        pipeline.root,
+        pipeline.indexed.measured.data,
+        pipeline.extracted,
+        pipeline.mapped,
+        pipeline.trained,
+        latest.model.student,
+    )
+    return metrics | {label_of(row): row["value"] for row in as_rows(found)}
 
 
 def incomparable(line: ModelLine, news: Changes) -> str:
@@ -183,18 +192,10 @@ def _latest_weights(
         for name in ("model", "python", "image_size", "options", "stages")
     ):
         return None, "the latest is another model"
+    # Read even where it lies in a folder, so that damaged weights are not gone on from.
+    weights = read_file(root, "students", student_id, TENSORS)
     path = root.path(f"students/{student_id}/{TENSORS}")
     if path is None:
         path = folder / f"{student_id}.safetensors"
-        path.write_bytes(read_file(root, "students", student_id, TENSORS))
+        path.write_bytes(weights)
     return path, ""
-
-
-def _record(root: Root, kind: str, id: str) -> dict[str, Any]:
-    record = read_record(root, kind, id)
-    if record is None:
-        raise MissingObjectError(
-            f"{root.url} holds no {kind}/{id} any more, so tonight's student cannot be compared "
-            "with the latest. Bring it back, or start another line with another student name."
-        )
-    return record

@@ -16,8 +16,9 @@ from flows.stages.models import load_teacher
 from storage.errors import CorruptRecordError, MissingObjectError
 from storage.identity import file_digest
 from storage.images import Manifest
-from storage.registry import Version, history, rejected, sync_pointer
+from storage.registry import history, rejected, sync_pointer
 from storage.root import Root
+from storage.versions import Version
 from tintem_core.errors import InputError
 from tintem_core.models.config import TeacherConfig
 

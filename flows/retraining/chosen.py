@@ -5,16 +5,22 @@ from typing import Any
 
 from flows.config.run import RunConfig
 from flows.config.variants import RetrainedStudent, retrained_students
-from flows.retraining.candidate import incomparable, latest_pipeline
+from flows.retraining.candidate import incomparable, latest_pipeline, measured_for
 from flows.retraining.changes import ModelLine, changes_of, differing
 from flows.retraining.gates import Verdict, judge, refuse_unmeasured
 from flows.retraining.promotion import model_of, promote_candidate
-from flows.stages.ids import mapping_name, mapping_spec, mapping_width, student_spec
+from flows.stages.ids import (
+    mapping_name,
+    mapping_spec,
+    mapping_width,
+    student_spec,
+)
 from flows.stages.pipeline import Pipeline
 from flows.stages.results import Mapped, Trained
 from flows.stages.stored import find_results, stored_features, stored_run
 from storage.artifacts import read_record
-from storage.registry import Version, history, sync_pointer
+from storage.registry import history, sync_pointer
+from storage.versions import Version
 from tintem_core.errors import InputError, TintemError
 from tintem_core.mapping.config import MappingConfig
 from tintem_core.models.config import StudentConfig
@@ -100,7 +106,8 @@ def choose(config: RunConfig, student: str | None = None, line: str | None = Non
     if chosen.latest is not None and not alone:
         measured = latest_pipeline(run, place.config, chosen.latest.model)
         before = measured.evaluated.record["metrics"]
-    verdicts = judge(gates, run.evaluated.record["metrics"], before, alone)
+    metrics = measured_for(gates, run, chosen.latest)
+    verdicts = judge(gates, metrics, before, alone)
     return Chosen(chosen, run, tuple(verdicts), others)
 
 

@@ -8,7 +8,7 @@ from flows.config.retraining import NightlyConfig
 from flows.retraining.changes import Changes, ModelLine
 from flows.retraining.drift import Scored
 from flows.retraining.gates import Verdict
-from storage.registry import Model
+from storage.versions import Model
 from tintem_core.evaluation.drift import Drift
 
 Outcome = Literal["failed", "promoted", "kept", "waiting", "nothing new"]

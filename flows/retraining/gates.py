@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from flows.config.retraining import GateConfig
 from flows.data.dataset import Dataset
 from tintem_core.errors import InputError
-from tintem_core.evaluation.metrics import metric_of
+from tintem_core.evaluation.metrics import EXCHANGE, metric_of
 
 Metrics = Mapping[str, float]
 VERDICTS = {True: "passed", False: "not passed", None: "does not apply"}
@@ -41,11 +41,21 @@ def judge(
         value = metrics.get(gate.metric)
         before = None if latest is None else latest.get(gate.metric)
         missing = alone if latest is None else "it was not measured of the latest"
-        for limit in ("minimum", "maximum", "may_fall", "may_rise"):
+        has_no_index = value is None and latest is None and _asks_an_index(gate.metric)
+        for limit, rule in _RULES.items():
             bound = getattr(gate, limit)
-            if bound is not None:
+            if bound is None:
+                continue
+            if has_no_index:
+                said = rule.format(bound)
+                found.append(Verdict(gate.metric, said, None, None, passed=None, why=alone))
+            else:
                 found.append(_verdict(gate.metric, limit, bound, value, before, missing))
     return found
+
+
+def _asks_an_index(metric: str) -> bool:
+    return metric.startswith(f"{EXCHANGE}/")
 
 
 def is_open(verdicts: Iterable[Verdict]) -> bool:
@@ -92,7 +102,10 @@ def _verdict(
 ) -> Verdict:
     rule = _RULES[limit].format(bound)
     if value is None:
-        return Verdict(metric, rule, None, latest, False, f"{metric} was not measured")
+        why = f"{metric} was not measured"
+        if _asks_an_index(metric):
+            why += ": the student shares no space with the one whose index it would ask"
+        return Verdict(metric, rule, None, latest, False, why)
     if limit in ("may_fall", "may_rise"):
         if latest is None:
             return Verdict(metric, rule, value, None, None, missing)

@@ -13,8 +13,7 @@ from flows.data.dataset import Dataset
 from flows.retraining.changes import Changes, ModelLine, photos_of
 from flows.retraining.decision import counted
 from flows.retraining.record import KIND
-from storage.artifacts import RECORD, read_record
-from storage.records import parse_record
+from storage.artifacts import read_record, read_records
 from storage.registry import rejected
 from storage.root import Root
 
@@ -87,14 +86,13 @@ class DecisionHistory:
 
     @cached_property
     def _newest_first(self) -> list[dict[str, Any]]:
-        """The records of all nights but this one, of which an earlier attempt may have failed."""
-        paths = [f"{KIND}/{id}/{RECORD}" for id in self.root.folders(KIND) if id != self.night]
-        records = [
-            parse_record(data, f"{self.root.url}/{path}")
-            for path, data in zip(paths, self.root.read_many(paths), strict=True)
-            if data is not None
-        ]
-        return sorted(records, key=lambda record: str(record["created"]), reverse=True)
+        """The records of all nights but this one, of which an earlier attempt may have failed.
+
+        Raises:
+            CorruptRecordError: if one is damaged: what it decided would be decided again.
+        """
+        records = read_records(self.root, KIND)
+        return [record for record in reversed(records) if record["id"] != self.night]
 
 
 def _asked(spec: dict[str, Any], line: str) -> dict[str, Any]:

@@ -5,8 +5,9 @@ from flows.retraining.changes import ModelLine
 from flows.stages.export import MODEL
 from flows.stages.pipeline import Pipeline
 from storage.artifacts import read_record
-from storage.registry import Model, Version, current_version, promote, sync_pointer
+from storage.registry import current_version, promote, sync_pointer
 from storage.root import Root
+from storage.versions import Model, Version
 
 
 def model_of(line: ModelLine, pipeline: Pipeline, night: str | None) -> Model:

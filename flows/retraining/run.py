@@ -15,7 +15,12 @@ from typing import Any, Protocol, TypeVar
 from flows.config.run import RunConfig
 from flows.data.caches import Extracted
 from flows.reporting.base import log, reporter
-from flows.retraining.candidate import incomparable, latest_pipeline, prepare
+from flows.retraining.candidate import (
+    incomparable,
+    latest_pipeline,
+    measured_for,
+    prepare,
+)
 from flows.retraining.changes import (
     Changes,
     ModelLine,
@@ -35,7 +40,7 @@ from flows.stages.preflight import preflight
 from storage.artifacts import read_record, write_artifact
 from storage.errors import StorageError
 from storage.identity import make_id, slugify
-from storage.registry import Model
+from storage.versions import Model
 from tintem_core.errors import InputError, TintemError
 
 T = TypeVar("T")
@@ -251,7 +256,7 @@ class RetrainingRun:
             "export": pipeline.exported.id,
             "mapping": tonight.mapping,
             "warm_start": tonight.warm_start,
-            "metrics": pipeline.evaluated.record["metrics"],
+            "metrics": measured_for(line.config.nightly.gates, pipeline, latest),
         }
         if latest is not None and student == latest.model.student:
             return Decision(outcome="kept", why="tonight's student is the same once more", **made)

@@ -7,7 +7,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from flows.retraining.gates import VERDICTS
-from storage.registry import Version, rejected
+from storage.registry import rejected
+from storage.versions import Version
 
 _STYLES = {True: "green", False: "bold red", None: "dim"}
 

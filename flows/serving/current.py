@@ -7,8 +7,9 @@ from pathlib import Path
 from flows.config.load import load_config
 from flows.config.variants import retrained_students
 from flows.inference.model import PhotoModel, open_export, open_stored_export
-from storage.registry import FOLDER, current_version
+from storage.registry import current_version
 from storage.root import Root, open_root
+from storage.versions import FOLDER
 from tintem_core.errors import InputError
 
 

@@ -1,8 +1,12 @@
 """The checkpoints of a student in training: the last two are kept, the newest usable one counts."""
 
-import json
-import zlib
-
+from flows.data.progress import (
+    checkpoint_folder,
+    checkpoint_suffix,
+    is_own_checkpoint,
+    progress_path,
+    save_progress,
+)
 from flows.reporting.base import reporter
 from storage.root import Root
 from tintem_core.distributed import from_main, is_main
@@ -28,10 +32,10 @@ def continue_from_newest(root: Root, student_id: str, run: TrainingState, total:
 
 
 def _restore_newest(root: Root, student_id: str, run: TrainingState) -> bytes | None:
-    for path in sorted(root.list(_folder(student_id)), reverse=True):
+    for path in sorted(root.list(checkpoint_folder(student_id)), reverse=True):
         data = root.read(path)
         try:
-            if not path.endswith(_suffix(data)):
+            if not is_own_checkpoint(student_id, path, data):
                 raise TintemError("its bytes are not the ones that were written")
             run.restore(data)
         except TintemError as error:
@@ -43,26 +47,14 @@ def _restore_newest(root: Root, student_id: str, run: TrainingState) -> bytes | 
 
 def save_checkpoint(root: Root, student_id: str, step: int, total: int, data: bytes) -> None:
     """Store a checkpoint, say how far the training is, and drop the oldest."""
-    root.write(f"{_folder(student_id)}/step-{step:09d}{_suffix(data)}", data)
-    root.write(_progress(student_id), json.dumps({"step": step, "total": total}).encode())
-    for old in sorted(root.list(_folder(student_id)))[:-_KEPT]:
+    folder = checkpoint_folder(student_id)
+    root.write(f"{folder}/step-{step:09d}{checkpoint_suffix(student_id, data)}", data)
+    save_progress(root, student_id, step, total)
+    for old in sorted(root.list(folder))[:-_KEPT]:
         root.delete(old)
 
 
 def drop_checkpoints(root: Root, student_id: str) -> None:
     """Forget the checkpoints of a finished student."""
-    for leftover in (_folder(student_id), _progress(student_id)):
+    for leftover in (checkpoint_folder(student_id), progress_path(student_id)):
         root.delete(leftover)
-
-
-def _suffix(data: bytes) -> str:
-    # torch loads most damaged checkpoints without a word, so the name tells their checksum.
-    return f"-{zlib.crc32(data):08x}.pt"
-
-
-def _folder(student_id: str) -> str:
-    return f"students/{student_id}/checkpoints"
-
-
-def _progress(student_id: str) -> str:
-    return f"students/{student_id}/progress.json"

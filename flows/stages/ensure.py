@@ -5,8 +5,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from flows.reporting.base import reporter
-from storage.artifacts import read_record, write_artifact
-from storage.lease import Holder, hold
+from storage.artifacts import RECORD, problems, read_record, write_artifact
+from storage.claim import Holder
+from storage.lease import hold
 from storage.root import Root
 
 
@@ -34,6 +35,24 @@ def exclusive(root: Root, name: str) -> Iterator[Callable[[], None]]:
         yield lease.confirm
 
 
+def find_whole(
+    root: Root, kind: str, id: str, say: Callable[[str], None] | None = None
+) -> dict[str, Any] | None:
+    """Return the record of an artifact whose every byte is as recorded; None: it is to be made.
+
+    Args:
+        say: is told what is damaged.
+    """
+    found = problems(root, kind, id)
+    if not found:
+        return read_record(root, kind, id)
+    # Of one that was never finished, a record that is missing is no damage.
+    if say is not None and root.exists(f"{kind}/{id}/{RECORD}"):
+        told = "; ".join(f"{name}: {reason}" for name, reason in found.items())
+        say(f"{kind}/{id} is damaged and made again ({told})")
+    return None
+
+
 def ensure_artifact(
     root: Root, kind: str, id: str, make: Callable[[], tuple[dict[str, bytes], dict[str, Any]]]
 ) -> tuple[dict[str, Any], bool]:
@@ -45,10 +64,10 @@ def ensure_artifact(
     Returns:
         The record, and whether it was there already, if only after waiting for another process.
     """
-    record = read_record(root, kind, id)
+    record = find_whole(root, kind, id)
     if record is None:
         with exclusive(root, f"{kind}/{id}") as confirm:
-            record = read_record(root, kind, id)
+            record = find_whole(root, kind, id, reporter().note)
             if record is None:
                 files, record = make()
                 confirm()

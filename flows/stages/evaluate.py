@@ -21,9 +21,11 @@ from flows.provenance import provenance
 from flows.reporting.base import reporter
 from flows.reporting.groups import worst_groups
 from flows.reporting.measures import Measures, label_of
+from flows.stages.cache_requests import student_cache_spec
 from flows.stages.ensure import ensure_artifact
+from flows.stages.exchange import exchange_rows
 from flows.stages.fine_tune import fine_tuned_rows
-from flows.stages.ids import artifact_id, evaluation_spec, student_cache_spec
+from flows.stages.ids import artifact_id, evaluation_spec
 from flows.stages.measure import as_rows, draws, measure
 from flows.stages.measure_classes import per_class, per_group, per_photo
 from flows.stages.measure_corruptions import corrupted_photos, corruption_rows, corruption_table
@@ -58,6 +60,12 @@ def evaluate(
     trained: Trained,
 ) -> Evaluated:
     """Make sure that the student's evaluation exists."""
+    photos, indexed = len(indexed.data.keys("test")), indexed.measured
+    if photos > len(indexed.data.keys("test")):
+        reporter().note(
+            f"measured on {len(indexed.data.keys('test')):,} of {photos:,} test photos of "
+            f"{indexed.data.name}"
+        )
     spec = evaluation_spec(config, trained.id, extracted, indexed)
     evaluation_id = artifact_id(config, spec)
     record, reused = ensure_artifact(
@@ -111,6 +119,10 @@ def _evaluate(
             models["teacher"] = partial(load_teacher, config.teacher, config.runtime.device)
         models["student"] = partial(load_token_embedder, config, root, mapped, trained)
         rows += as_rows(mask_rows(config, indexed.data, models, draws(config)))
+    if settings.index is not None:
+        rows += as_rows(
+            exchange_rows(config, root, indexed.data, extracted, mapped, trained, settings.index)
+        )
     if settings.fine_tune_epochs:
         found = fine_tuned_rows(config, root, indexed, extracted, mapped, trained, draws(config))
         rows += as_rows(found)

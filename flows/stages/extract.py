@@ -10,8 +10,8 @@ from flows.data.space import require_space
 from flows.execution.base import Executor
 from flows.provenance import provenance
 from flows.reporting.base import reporter
+from flows.stages.cache_requests import CacheRequest, requested_caches
 from flows.stages.ensure import exclusive
-from flows.stages.ids import CacheRequest, requested_caches
 from flows.stages.models import known_teacher
 from flows.stages.results import Indexed
 from flows.stages.shards import compute_elsewhere, embed_here, import_here, in_file_order

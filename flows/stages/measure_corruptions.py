@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from flows.config.run import RunConfig
 from flows.data.dataset import Dataset
-from flows.stages.ids import cache_spec, student_cache_spec
+from flows.stages.cache_requests import cache_spec, student_cache_spec
 from flows.stages.models import load_teacher
 from flows.stages.spaces import Classes, Found, Spaces, spaces_of
 from flows.stages.stored_embeddings import stored_embeddings

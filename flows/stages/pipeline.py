@@ -8,11 +8,13 @@ from flows.data.caches import Extracted
 from flows.data.root import run_root
 from flows.execution.base import Executor
 from flows.execution.processes import train_in_processes
+from flows.reporting.summary import Row, summary_rows
 from flows.stages.evaluate import evaluate
 from flows.stages.extract import extract
 from flows.stages.index import index
 from flows.stages.map import fit
 from flows.stages.results import Evaluated, Exported, Finished, Indexed, Mapped, Trained, to_ids
+from flows.stages.selection import learnt_from
 from flows.stages.tokens import keep_mapped_tokens
 from flows.stages.tracking import require_mlflow, track
 from flows.stages.train import find_trained, train
@@ -100,3 +102,14 @@ class Pipeline:
         exported = export(self.finished)
         track(self.finished, exported)
         return exported
+
+    def summary(self) -> list[Row]:
+        """Return what a person is told of the run at its end."""
+        return summary_rows(
+            self.config,
+            learnt_from(self.config, self.indexed).photos(),
+            self.mapped.record,
+            self.trained.record,
+            self.evaluated.record,
+            self.exported.record,
+        )

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from flows.data.dataset import Dataset
 from flows.data.features import evaluation_latents
 from flows.data.rendering import eval_source, render
-from flows.stages.ids import student_cache_spec
+from flows.stages.cache_requests import student_cache_spec
 from flows.stages.measure import draws
 from flows.stages.measure_outliers import scores_of
 from flows.stages.models import load_objective

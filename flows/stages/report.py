@@ -26,7 +26,7 @@ from flows.reporting.measures import Measures
 from flows.reporting.page import report_page
 from flows.reporting.sections.cost import METRIC
 from flows.reporting.summary import summary_rows
-from flows.stages.ids import student_cache_spec
+from flows.stages.cache_requests import student_cache_spec
 from flows.stages.models import load_embedder, load_history, load_objective
 from flows.stages.peers import peers
 from flows.stages.results import Finished, Indexed
@@ -58,7 +58,8 @@ def write_report(run: Finished, export: dict[str, Any]) -> None:
 
 def gather(run: Finished, export: dict[str, Any]) -> Evidence:
     """Read what a report is made of; of a set of more than 2,000 photos, 2,000 spread over it."""
-    config, root, indexed, extracted = run.config, run.root, run.indexed, run.extracted
+    config, root, extracted = run.config, run.root, run.extracted
+    indexed = run.indexed.measured
     mapped, trained, evaluated = run.mapped, run.trained, run.evaluated
     objective = load_objective(config, root, mapped, trained)
     embedder = partial(load_embedder, config, root, mapped, trained)
@@ -85,7 +86,7 @@ def gather(run: Finished, export: dict[str, Any]) -> Evidence:
     )
     return Evidence(
         config,
-        summary_rows(config, learnt_from(config, indexed).photos(), *records),
+        summary_rows(config, learnt_from(config, run.indexed).photos(), *records),
         Measures(evaluated.record["rows"]),
         sets[0],
         sets[1:],

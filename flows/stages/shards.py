@@ -17,8 +17,8 @@ from flows.execution.base import Executor
 from flows.failures import describe
 from flows.reporting.base import reporter
 from flows.stages.cache_checks import check_precision
+from flows.stages.cache_requests import CacheRequest
 from flows.stages.ensure import exclusive
-from flows.stages.ids import CacheRequest
 from flows.stages.map import through_mapping
 from flows.stages.models import load_teacher
 from storage.cache import FeatureCache, ShardTask

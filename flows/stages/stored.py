@@ -6,6 +6,8 @@ from typing import Any
 from flows.config.run import RunConfig
 from flows.data.caches import Extracted, TeacherCaches
 from flows.data.dataset import Dataset
+from flows.stages.cache_requests import requested_caches, requested_tokens
+from flows.stages.ensure import find_whole
 from flows.stages.ids import (
     artifact_id,
     evaluation_spec,
@@ -13,14 +15,14 @@ from flows.stages.ids import (
     mapping_name,
     mapping_spec,
     mapping_width,
-    requested_caches,
-    requested_tokens,
     student_spec,
 )
 from flows.stages.models import known_teacher
 from flows.stages.pipeline import Pipeline
 from flows.stages.results import Evaluated, Exported, Indexed, Mapped, Trained
 from storage.artifacts import list_artifacts, read_record
+from storage.cache import FeatureCache
+from storage.errors import StorageError
 from storage.images import Manifest, SourceConfig
 from storage.root import Root
 from tintem_core.errors import InputError
@@ -35,20 +37,86 @@ def stored_run(config: RunConfig) -> Pipeline:
         InputError: if something of it is not there, or was made with other settings.
     """
     pipeline = stored_features(config)
-    root, indexed, extracted = pipeline.root, pipeline.indexed, pipeline.extracted
-    spec = mapping_spec(config, extracted.identity(), indexed.data, mapping_width(config))
-    mapping = mapping_name(config, spec)
+    root = pipeline.root
+    mapping, pipeline.all_caches, student = awaited(pipeline)
     pipeline.mapped = Mapped(id=mapping, record=_record(root, "mappings", mapping), reused=True)
-    if config.cache.keep_mapped:
-        teacher = known_teacher(config.teacher, config.runtime.device)
-        tokens = tuple(want.spec.id for want in requested_tokens(config, teacher, mapping))
-        extracted = replace(extracted, mapped_tokens=tokens)
-    pipeline.all_caches = extracted
-    student = artifact_id(config, student_spec(config, extracted, indexed, mapping))
     record = _record(root, "students", student)
     pipeline.trained = Trained(id=student, record=record, reused=True)
     find_results(pipeline, _CURE)
     return pipeline
+
+
+def done_run(config: RunConfig) -> Pipeline | None:
+    """Return a run of which nothing is left to do; None where something is, or may be.
+
+    Its photos are listed anew, and looked at where they are new; nothing else is computed.
+    """
+    # What another system holds, or a table beside the photos says, is not known here.
+    if config.tracking.mlflow is not None or config.evaluation.groups:
+        return None
+    try:
+        known = stored_run(config)
+        is_whole = _is_embedded(known) and _are_whole(known)
+    # What is wrong with it, a run says.
+    except (InputError, StorageError):
+        return None
+    now = Pipeline(config).indexed
+    then = known.indexed
+    sets = [(now.data, then.data), *_pairs(now.listed_ood, then.listed_ood)]
+    sets += _pairs(now.listed_support, then.listed_support)
+    if any(one.manifest.id != other.manifest.id for one, other in sets):
+        return None
+    return known if is_whole else None
+
+
+def _are_whole(run: Pipeline) -> bool:
+    """Whether every byte of a run's results is as it was recorded."""
+    made = {
+        "mappings": run.mapped,
+        "students": run.trained,
+        "evaluations": run.evaluated,
+        "exports": run.exported,
+    }
+    return all(find_whole(run.root, kind, found.id) is not None for kind, found in made.items())
+
+
+def _pairs(now: dict[str, Dataset], then: dict[str, Dataset]) -> list[tuple[Dataset, Dataset]]:
+    return [(found, then[name]) for name, found in now.items()]
+
+
+def _is_embedded(run: Pipeline) -> bool:
+    """Whether the caches hold every view that the run asks for."""
+    if run.config.cache.keep_mapped:
+        return False
+    stored, indexed = run.extracted, run.indexed
+    training = [stored.training_cache, *(o.training_cache for o in stored.others)]
+    wanted = dict.fromkeys(training, indexed.data.keys("train"))
+    for caches in (stored.evaluation_caches, *(o.evaluation_caches for o in stored.others)):
+        wanted |= {id: indexed.dataset(name).keys() for name, id in caches.items()}
+    return not any(FeatureCache.open(run.root, id).missing(keys) for id, keys in wanted.items())
+
+
+def awaited(pipeline: Pipeline) -> tuple[str, Extracted, str]:
+    """Return the mapping, all caches and the student that a run makes, be they there or not.
+
+    Args:
+        pipeline: see :func:`stored_features`.
+
+    Raises:
+        InputError: if the student's initial weights cannot be had.
+    """
+    config, indexed, extracted = pipeline.config, pipeline.indexed, pipeline.extracted
+    spec = mapping_spec(config, extracted.identity(), indexed.data, mapping_width(config))
+    mapping = mapping_name(config, spec)
+    if config.cache.keep_mapped:
+        teacher = known_teacher(config.teacher, config.runtime.device)
+        tokens = tuple(want.spec.id for want in requested_tokens(config, teacher, mapping))
+        extracted = replace(extracted, mapped_tokens=tokens)
+    return (
+        mapping,
+        extracted,
+        artifact_id(config, student_spec(config, extracted, indexed, mapping)),
+    )
 
 
 def find_results(pipeline: Pipeline, cure: str) -> None:
@@ -62,7 +130,7 @@ def find_results(pipeline: Pipeline, cure: str) -> None:
         InputError: if one is missing.
     """
     config, root, student = pipeline.config, pipeline.root, pipeline.trained.id
-    spec = evaluation_spec(config, student, pipeline.extracted, pipeline.indexed)
+    spec = evaluation_spec(config, student, pipeline.extracted, pipeline.indexed.measured)
     found = _by_groups(config, root, spec, cure) or artifact_id(config, spec)
     record = _record(root, "evaluations", found, cure)
     pipeline.evaluated = Evaluated(id=found, record=record, reused=True)

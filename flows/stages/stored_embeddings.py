@@ -52,7 +52,10 @@ def stored_embeddings(
     if only is not None:
         wanted, keys = ([key for key in found if key in only] for found in (wanted, keys))
     cache = FeatureCache.create_or_open(
-        root, spec, rows_per_shard=rows_per_shard(spec, len(keys)), provenance=provenance()
+        root,
+        spec,
+        rows_per_shard=config.cache.rows_per_shard or rows_per_shard(spec, len(keys)),
+        provenance=provenance(),
     )
     if cache.missing(keys):
         with exclusive(root, f"caches/{spec.id}"):

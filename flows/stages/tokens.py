@@ -12,15 +12,9 @@ from flows.data.latents import KnownTeacher
 from flows.data.rendering import eval_source, render
 from flows.execution.base import Executor
 from flows.reporting.base import reporter
+from flows.stages.cache_requests import CacheRequest, requested_caches, requested_tokens
 from flows.stages.extract import ensure
-from flows.stages.ids import (
-    CacheRequest,
-    mapping_name,
-    mapping_spec,
-    mapping_width,
-    requested_caches,
-    requested_tokens,
-)
+from flows.stages.ids import mapping_name, mapping_spec, mapping_width
 from flows.stages.map import apply, load_mapping
 from flows.stages.models import load_teacher
 from flows.stages.results import Indexed, Mapped

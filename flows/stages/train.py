@@ -19,7 +19,7 @@ from flows.provenance import provenance
 from flows.reporting.base import reporter
 from flows.stages.cache_checks import truth_test
 from flows.stages.checkpoints import continue_from_newest, drop_checkpoints, save_checkpoint
-from flows.stages.ensure import exclusive
+from flows.stages.ensure import exclusive, find_whole
 from flows.stages.following import Follower, board
 from flows.stages.ids import artifact_id, student_spec
 from flows.stages.map import mean_target, through_mapping
@@ -47,11 +47,12 @@ def train(
         InputError: if the student cannot be built, or its objective lacks labels or tokens.
     """
     student_id, spec = _identity(config, indexed, extracted, mapped)
-    record = from_main(read_record(root, "students", student_id))
+    record = from_main(find_whole(root, "students", student_id) if is_main() else None)
     if record is None:
         parent = _parent(config, root, student_id, indexed, extracted, mapped)
         with exclusive(root, f"students/{student_id}") as confirm:
-            record = from_main(read_record(root, "students", student_id))
+            found = find_whole(root, "students", student_id, reporter().note) if is_main() else None
+            record = from_main(found)
             if record is None:
                 record = _train(
                     config, root, student_id, spec, indexed, extracted, mapped, parent, confirm
@@ -66,7 +67,7 @@ def find_trained(
 ) -> Trained | None:
     """Return the student if it is finished."""
     student_id, _ = _identity(config, indexed, extracted, mapped)
-    record = read_record(root, "students", student_id)
+    record = find_whole(root, "students", student_id)
     return None if record is None else Trained(id=student_id, record=record, reused=True)
 
 

@@ -10,7 +10,7 @@ from flows.data.caches import Extracted
 from flows.data.features import taught_latents, taught_tokens
 from flows.data.loader import PixelStore, StepDataset, Taught
 from flows.data.rendering import renderer
-from flows.stages.ids import taught_views
+from flows.stages.cache_requests import taught_views
 from flows.stages.results import Indexed
 from storage.root import Root
 from tintem_core.distributed import rank, world_size

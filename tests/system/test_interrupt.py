@@ -143,6 +143,30 @@ def test_an_interrupted_program_says_one_line_and_takes_its_children_with_it(
     assert said == [SENTENCE]
 
 
+# Modules are imported for a second before a command begins.
+_IMPORTING = """
+    import sys, time
+    class Slow:
+        def find_spec(self, name, *_):
+            if name == "flows.cli.commands":
+                print("started", flush=True)
+                time.sleep(1000)
+    sys.meta_path.insert(0, Slow())
+    from flows.cli import main
+    main()
+"""
+
+
+@pytest.mark.parametrize("how", INTERRUPTS)
+def test_a_command_interrupted_while_it_is_imported_says_the_line_too(
+    how: str, tmp_path: Path
+) -> None:
+    with command(sys.executable, "-c", textwrap.dedent(_IMPORTING), home=tmp_path) as run:
+        wait_until(lambda: run.read() or b"started" in run.said, 60, pause=0.01)
+        said = interrupt(run, how)
+    assert said == [SENTENCE]
+
+
 def _is_training(root: Path) -> bool:
     return any(
         json.loads(path.read_text())["step"] > 5 for path in root.glob("students/*/progress.json")

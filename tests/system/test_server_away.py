@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from flows import cli
+from flows.cli.commands import app
 from flows.orchestration.ephemeral import ensure_server, is_prefect, require_server, wait_for_server
 from flows.orchestration.services import given_api
 from tintem_core.errors import InputError, TintemError
@@ -51,7 +51,7 @@ def answering(status: int, body: bytes) -> Iterator[str]:
 
 def refusal(*arguments: str) -> str:
     """What the command says when it refuses."""
-    error = CliRunner().invoke(cli.app, arguments).exception
+    error = CliRunner().invoke(app, arguments).exception
     assert isinstance(error, InputError), repr(error)
     return str(error)
 

@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import stat
 import subprocess
 import time
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import httpx
 import psutil
 import pytest
 import yaml
@@ -240,3 +242,28 @@ def test_one_command_brings_everything_up_and_one_ends_it(machine: Machine, cell
 def nightly(machine: Machine) -> Any:
     with machine.client() as client:
         return client.read_deployment_by_name("nightly/nightly")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_server_with_a_key_refuses_whoever_has_none(tmp_path: Path, cells: Path) -> None:
+    machine = Machine(tmp_path / "home", key="tintem:of this test")
+    try:
+        machine.up()
+        asked = httpx.post(f"{machine.url}/flows/filter", json={})
+        assert asked.status_code == 401
+        parameters = ["--params", machine.tintem("params", str(cells)), "--watch"]
+        machine.prefect("deployment", "run", "index/index", *parameters, code=1)
+        key = {"PREFECT_API_AUTH_STRING": "tintem:of this test"}
+        said = machine.prefect("deployment", "run", "index/index", *parameters, **key)
+        assert "Completed" in said
+        # Of the server that `tintem up` started, the commands know it.
+        assert "nights begin" in machine.tintem("schedule", str(cells))
+        assert "up already" in machine.tintem("up")
+        refused = machine.tintem("run", str(cells), code=2, PREFECT_API_URL=machine.url)
+        assert "set PREFECT_API_AUTH_STRING" in refused
+        assert "Traceback" not in refused
+        assert stat.S_IMODE(machine.services.home.stat().st_mode) == 0o700
+    finally:
+        machine.tintem("down")
+    assert machine.services.processes() == []

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from flows.reporting.evidence import TEST, Evidence, Picture
-from flows.reporting.groups import worst_groups
+from flows.reporting.groups import say_share, share_interval, worst_groups
 from flows.reporting.measures import MeasureTable
 from flows.reporting.sections.base import Section
 from tintem_core.evaluation.cosine import row_cosines
@@ -55,7 +55,10 @@ class Failures(Section):
     title = "Where does it fail?"
     table: MeasureTable
     labels: Sequence[dict[str, Any]]
-    """value, n, knn, teacher_knn, faithfulness, false_alarms; the least accurate first."""
+    """value, n, knn, teacher_knn, faithfulness, false_alarms; the least accurate first.
+
+    Beside knn and false_alarms their intervals.
+    """
     labels_left_out: int
     groups: Sequence[GroupTable]
     heat: HeatMap | None
@@ -70,7 +73,7 @@ def failures(evidence: Evidence) -> Failures:
     if (classes := evidence.tables.get("classes")) is None:
         unmeasured.append("accuracy, because train or test photos have no labels.")
     else:
-        labels = classes.rename({"label": "value"}).to_dicts()
+        labels = _with_intervals(classes.rename({"label": "value"}))
     heat = None
     if (corruptions := evidence.tables.get("corruptions")) is None:
         unmeasured.append(
@@ -108,8 +111,22 @@ def _groups(evidence: Evidence) -> list[GroupTable]:
             f"photos without {column}": counts["photos_without"],
         }
         told = [f"{count:,} {what}" for what, count in aside.items() if count > 0]
-        found.append(GroupTable(column, table.head(_GROUPS).to_dicts(), "; ".join(told)))
+        found.append(GroupTable(column, _with_intervals(table.head(_GROUPS)), "; ".join(told)))
     return found
+
+
+def _with_intervals(table: pl.DataFrame) -> list[dict[str, Any]]:
+    """Put beside every share what it may be by chance: knn_interval, false_alarms_interval."""
+    return [
+        {
+            **row,
+            "knn_interval": None
+            if row["knn"] is None
+            else share_interval(row["knn"], row.get("labelled", row["n"])),
+            "false_alarms_interval": share_interval(row["false_alarms"], row["n"]),
+        }
+        for row in table.to_dicts()
+    ]
 
 
 def _least_faithful(evidence: Evidence) -> list[Missed]:
@@ -148,9 +165,9 @@ def _says(evidence: Evidence, labels: Sequence[dict[str, Any]], heat: HeatMap | 
     if len(told) > 1:
         worst, best = told[0], told[-1]
         said.append(
-            f"It is worst at {worst['value']} ({worst['knn']:.0%} of {worst['n']:,} photos right, "
+            f"It is worst at {worst['value']} ({say_share(worst['knn'], worst['n'])} photos right, "
             f"the teacher {worst['teacher_knn']:.0%}) and best at {best['value']} "
-            f"({best['knn']:.0%} of {best['n']:,}, the teacher {best['teacher_knn']:.0%})."
+            f"({say_share(best['knn'], best['n'])}, the teacher {best['teacher_knn']:.0%})."
         )
     if (groups := evidence.tables.get("groups")) is not None:
         said += worst_groups(groups, evidence.measures)

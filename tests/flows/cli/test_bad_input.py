@@ -184,7 +184,7 @@ def test_the_version_is_told() -> None:
 
     from typer.testing import CliRunner
 
-    from flows.cli import app
+    from flows.cli.commands import app
 
     said = CliRunner().invoke(app, ["--version"])
     assert said.output.strip() == f"tintem {version('tintem')}"

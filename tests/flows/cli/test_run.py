@@ -52,6 +52,14 @@ def test_a_run_prints_its_numbers_and_is_recorded_by_prefect(
     board = tintem("leaderboard", str(config_file), home=tmp_path).stdout
     assert onnx in board
 
+    again = tintem("run", str(config_file), home=tmp_path)
+    assert "Nothing to do: test-resnet-" in again.stdout
+    assert finished[finished.index("ONNX Runtime gives") :].startswith(
+        again.stdout[again.stdout.index("ONNX Runtime gives") :]
+    )
+    with sqlite3.connect(tmp_path / "tintem" / "prefect" / "prefect.db") as database:
+        assert dict(database.execute("select name, state_type from flow_run")) == runs
+
     left = [p for p in psutil.process_iter(["cmdline"]) if str(tmp_path) in str(p.info["cmdline"])]
     assert not left
 

@@ -1,9 +1,5 @@
 """The quickstart's real teacher on real photos."""
 
-import json
-import os
-import subprocess
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -53,34 +49,3 @@ def test_preparing_twice_changes_no_file(tmp_path: Path) -> None:
     assert set(before) == {
         "mono-cells.csv", "poly-cells.csv", "teacher.safetensors", "quickstart.yaml",
     }  # fmt: skip
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
-def test_the_quickstart_ends_with_a_faithful_student(tmp_path: Path) -> None:
-    environment = {**os.environ, "XDG_DATA_HOME": str(tmp_path / "home")}
-    tintem = str(Path(sys.executable).parent / "tintem")
-
-    def run(*arguments: str) -> str:
-        done = subprocess.run(
-            [tintem, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stderr
-        assert "Warning" not in done.stderr + done.stdout
-        return done.stdout
-
-    printed = run("quickstart")
-    assert "same 10 nearest neighbours" in printed
-    again = run("quickstart")
-    assert "Train" not in again
-    status = json.loads(run("status", "tintem-quickstart/quickstart.yaml", "--json"))
-    (evaluation,) = status["evaluations"]
-    found = evaluation["metrics"]
-    assert found["student/test/pairwise_pearson"] > 0.9
-    assert found["student/test/r2_to_mapped"] > 0.6
-    assert found["student/test/same_photo_at_1"] > 0.2
-    assert found["student/test/neighbour_overlap_10"] > 0.55
-    assert found["student/test/knn"] > found["teacher/test/knn"] - 0.1
-    assert found["teacher/textiles/auroc"] > 0.99
-    assert found["student/textiles/auroc"] > 0.95
-    assert found["student/poly-cells/auroc"] > 0.95

@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 from typer.testing import CliRunner
 
-from flows.cli import app
+from flows.cli.commands import app
 from flows.config.load import load_config
 from flows.data.features import evaluation_latents
 from flows.stages.map import apply, load_mapping

@@ -20,19 +20,22 @@ import xarray as xr
 from numpy.typing import NDArray
 from typer.testing import CliRunner
 
-from flows.cli import app
+from flows.cli.commands import app
 from flows.data.latents_file import open_latents_file
 from flows.inference import embed as embedding
 from flows.inference.embed import embed_photos, parts_folder, place_of
 from flows.inference.model import Answer, open_export
 from flows.reporting.base import reporting_to
+from storage.embeddings import Parts
 from storage.errors import CacheMismatchError, StorageInputError
 from storage.images import SourceConfig, build_manifest, write_images
 from storage.root import open_root
+from storage.testing import damaged
 from tests.exports import SIZE, WIDTH, write_export
 from tests.flows.cli.test_bad_input import tintem
 from tests.photos import encoded, photo
 from tests.runs import Notes
+from tests.storage.hooked import die
 from tintem_core.errors import InputError
 from tintem_core.export.runtime import session
 from tintem_core.views import Pixels
@@ -311,6 +314,37 @@ def test_photos_none_of_which_can_be_read_leave_nothing_behind(
     assert not list(tmp_path.glob("x.npy*"))
 
 
+def test_killed_between_the_file_and_the_end_of_its_parts_the_same_command_ends_as_usual(
+    export: Path, photo_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos, out = source_of(photo_folder(8)), tmp_path / "x.npy"
+    with monkeypatch.context() as patch:
+        patch.setattr(Parts, "delete", lambda _: die())
+        with pytest.raises(KeyboardInterrupt):
+            embed_photos(open_export(str(export)), photos, out)
+    whole = out.read_bytes()
+    assert embed_photos(open_export(str(export)), photos, place_of(str(out))).photos == 8
+    assert out.read_bytes() == whole
+    assert not parts_folder(out).exists()
+    with pytest.raises(InputError, match=f"{out} exists: delete it"):
+        place_of(str(out))
+
+
+def test_a_file_that_the_parts_did_not_become_stays(
+    export: Path, photo_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos, out = source_of(photo_folder(8)), tmp_path / "x.npy"
+    with monkeypatch.context() as patch:
+        patch.setattr("flows.inference.embed.write_embeddings", lambda *_: die())
+        with pytest.raises(KeyboardInterrupt):
+            embed_photos(open_export(str(export)), photos, out)
+    photo_folder(2, first=8)
+    out.write_text("mine")
+    with pytest.raises(InputError, match="holds the beginning of another one: delete one of the"):
+        embed_photos(open_export(str(export)), photos, place_of(str(out)))
+    assert out.read_text() == "mine"
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_killed_process_leaves_no_file_and_the_same_command_goes_on(
@@ -333,3 +367,12 @@ def test_a_killed_process_leaves_no_file_and_the_same_command_goes_on(
     whole = tmp_path / "whole.npy"
     embed_photos(open_export(str(export)), source_of(photos), whole)
     assert out.read_bytes() == whole.read_bytes()
+
+
+def test_a_record_of_an_export_with_one_flipped_bit_is_refused(export: Path) -> None:
+    path = export / "record.json"
+    data = path.read_bytes()
+    for place in range(0, len(data), 7):
+        path.write_bytes(damaged(data, place, bit=place % 5))
+        with pytest.raises(StorageInputError, match=r"record\.json is damaged: fetch the folder"):
+            open_export(str(export))

@@ -13,8 +13,8 @@ from flows.config.load import load_config
 from flows.config.run import RunConfig
 from flows.maintenance.compact import compact
 from flows.maintenance.status import cache_stats, collect, hints
+from flows.stages.cache_requests import requested_caches
 from flows.stages.extract import ensure
-from flows.stages.ids import requested_caches
 from flows.stages.models import load_teacher
 from flows.stages.pipeline import Pipeline
 from storage.cache import FeatureCache

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 from typer.testing import CliRunner
 
-from flows.cli import app
+from flows.cli.commands import app
 from flows.planning import disk, doctor
 from flows.planning.doctor import clock, examine
 from storage.root import open_root

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from flows.cli import app
+from flows.cli.commands import app
 from flows.cli.report import evidence_of
 from flows.config.load import load_config
 from flows.reporting.comparison import comparison_page, differences, exchanges

@@ -5,8 +5,10 @@ from pathlib import Path
 
 from PIL import Image
 
+from flows.config.retraining import NightlyConfig
 from flows.data.dataset import Dataset
 from flows.retraining.changes import Changes
+from flows.retraining.decision import trigger
 from storage.images import SourceConfig, build_manifest
 
 
@@ -56,3 +58,16 @@ def test_nothing_is_said_where_nothing_was_saved_anew(photo_folder: Callable[...
     same = listed(photo_folder(20))
     assert "saved_anew" not in Changes(same, same).as_record()
     assert Changes(same, same).aside == ""
+
+
+def test_growth_is_new_photos_to_learn_from_and_just_enough_is_enough(
+    photo_folder: Callable[..., Path],
+) -> None:
+    known = listed(photo_folder(30))
+    news = Changes(known, listed(photo_folder(12, first=30)))
+    learned = [len(news.new.keys("train")), len(known.keys("train"))]
+    assert 0 < learned[0] < len(news.new.keys()) == 12
+    assert news.growth == learned[0] / learned[1]
+    for wanted, reasons in ((news.growth, 1), (news.growth + 1e-9, 0)):
+        nightly = NightlyConfig(growth=wanted, drift=None, gates=())
+        assert len(trigger(nightly, news, None, force=False).reasons) == reasons

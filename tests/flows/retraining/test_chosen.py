@@ -17,7 +17,7 @@ from flows.stages.pipeline import Pipeline
 from storage.registry import history
 from storage.root import Root, open_root
 from tests.flows.retraining.test_run import LINE, device_reads
-from tests.photos import photo
+from tests.photos import photo, write_photos
 from tests.runs import small_run
 from tintem_core.errors import InputError
 
@@ -44,10 +44,7 @@ class Finished:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     folder = tmp_path_factory.mktemp("chosen")
-    for i in range(48):
-        path = folder / "photos" / ("disc", "plain")[i % 2] / f"photo-{i:04d}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        photo(i).save(path)
+    write_photos(folder / "photos", range(48))
     settings = small_run(folder, folder / "photos")
     config, students = parse_config(settings, "test"), []
     for changed in ({}, OTHER):

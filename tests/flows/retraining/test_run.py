@@ -26,11 +26,11 @@ from storage.errors import MissingObjectError
 from storage.images import Manifest
 from storage.registry import current_version, history, roll_back
 from storage.root import Root, open_root
-from tests.photos import photo
+from tests.photos import write_photos
 from tests.runs import Notes, small_run
 from tintem_core.evaluation.cosine import unit_rows
 
-LINE = "test-resnet-shapes"
+LINE, EXCHANGED = "test-resnet-shapes", "test/same_photo_at_1"
 
 
 @dataclass
@@ -46,10 +46,7 @@ class Nights:
         return open_root(self.settings["root"])
 
     def add(self, count: int, first: int) -> None:
-        for i in range(first, first + count):
-            path = self.folder / "photos" / ("disc", "plain")[i % 2] / f"photo-{i:04d}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            photo(i).save(path)
+        write_photos(self.folder / "photos", range(first, first + count))
 
     def hold(self, name: str, *, force: bool = False, **nightly: Any) -> RetrainingResult:
         settings = copy.deepcopy(self.settings)
@@ -86,7 +83,8 @@ def nights(tmp_path_factory: pytest.TempPathFactory) -> Nights:
     nights.hold("too low", gates=[{"metric": "student/test/pairwise_pearson", "minimum": 2.0}])
     metric, limit = _change(nights.line("too low"))
     nights.hold("fell", gates=[{"metric": metric, limit: 0.0}])
-    nights.hold("grown", gates=[{"metric": metric, limit: 1e6}])
+    gates = [{"metric": metric, limit: 1e6}, {"metric": f"exchange/{EXCHANGED}", "minimum": 0.01}]
+    nights.hold("grown", gates=gates)
     roll_back(nights.root, LINE)
     nights.hold("rolled back")
     roll_back(nights.root, LINE, to=2)
@@ -222,6 +220,14 @@ def test_an_open_gate_promotes(nights: Nights) -> None:
     assert second.before == 1
     assert second.model.student == nights.line("grown")["student"]
     assert "growth" in second.why
+
+
+def test_a_gate_asks_the_index_that_the_latest_has_filled(nights: Nights) -> None:
+    line, metric = nights.line("grown"), f"exchange/{EXCHANGED}"
+    gate = line["gates"][1]
+    assert (gate["metric"], gate["passed"]) == (metric, True)
+    assert gate["value"] == line["metrics"][metric] != line["metrics"][f"student/{EXCHANGED}"]
+    assert metric not in nights.line("first")["metrics"]
 
 
 def test_what_was_rolled_back_does_not_come_back_by_itself(nights: Nights) -> None:

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from flows.config.load import load_config
 from flows.config.variants import retrained_students
 from flows.serving.current import Current
-from storage.registry import FOLDER, current_version, promote
+from storage.registry import current_version, promote
 from storage.root import open_root
+from storage.versions import FOLDER
 from tests.exports import SIZE, WIDTH, write_export
 from tests.flows.cli.test_bad_input import tintem
 from tests.flows.serving.conftest import Start

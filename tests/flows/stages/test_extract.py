@@ -18,8 +18,8 @@ from flows.data.caches import fragmented
 from flows.data.rendering import view_source
 from flows.reporting.base import reporting_to
 from flows.stages.cache_checks import check_precision, stored_cosine
+from flows.stages.cache_requests import requested_caches
 from flows.stages.extract import ensure
-from flows.stages.ids import requested_caches
 from flows.stages.models import load_teacher
 from flows.stages.pipeline import Pipeline
 from storage.artifacts import read_file

@@ -96,8 +96,8 @@ def test_the_worst_group_is_named_where_it_has_ten_photos() -> None:
     ]
     groups = pl.DataFrame(rows, schema=names, orient="row")
     assert worst_groups(groups, rows_of(knn=0.84, cosine_to_mapped=0.8)) == [
-        "By site, the student is least accurate for dark: 50% of 10 photos right (the teacher "
-        "75%), of all photos 84%."
+        "By site, the student is least accurate for dark: 50% [24%, 76%] of 10 photos right "
+        "(the teacher 75%), of all photos 84%."
     ]
     assert worst_groups(groups.reverse(), rows_of(cosine_to_mapped=0.8)) == [
         "By site, the student is least faithful for light: cosine 0.700 over 90 photos, over all "
@@ -131,7 +131,8 @@ def test_groups_are_measured_and_known_again_by_their_values(
         run = Pipeline(config)
         found = run.evaluated
     assert (run.trained.id, run.trained.reused) == (plain.trained.id, True)
-    assert questions(found.record) == questions(plain.evaluated.record)
+    asked = "student/test/knn"
+    assert questions(found.record, asked) == questions(plain.evaluated.record, asked)
     table = pl.read_parquet(
         io.BytesIO(read_file(run.root, "evaluations", found.id, "groups.parquet"))
     )

@@ -25,6 +25,7 @@ from tests.flows.stages.test_objectives import student_folder
 from tests.flows.stages.test_pipeline import configured
 from tests.photos import photo
 from tintem_core.errors import InputError
+from tintem_core.models.device import place
 from tintem_core.training.state import Learner
 
 
@@ -46,7 +47,9 @@ def held(pipeline: Pipeline) -> set[str]:
 
 def learner(pipeline: Pipeline) -> Learner:
     before = (pipeline.config, pipeline.root, pipeline.mapped, pipeline.trained)
-    return Learner(load_student(*before), load_objective(*before), "float32").eval()
+    loaded = Learner(load_student(*before), load_objective(*before), "float32").eval()
+    # As in training: some processors sum in another order where channels do not come last.
+    return place(loaded, "cpu")
 
 
 def score_again(pipeline: Pipeline) -> float:

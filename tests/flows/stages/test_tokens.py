@@ -18,6 +18,7 @@ from flows.planning.plan import plan
 from flows.reporting.base import reporting_to
 from flows.stages.map import apply, load_mapping
 from flows.stages.pipeline import Pipeline
+from storage.artifacts import read_file, read_record, write_artifact
 from storage.cache import FeatureCache
 from tests.flows.maintenance.test_verify import flip_a_byte
 from tests.flows.stages.test_pipeline import configured
@@ -150,7 +151,7 @@ def test_where_they_cannot_serve_they_are_refused(
 
 def test_tokens_of_another_width_than_the_embedding_are_refused(mapped: dict[str, Any]) -> None:
     mapped["teacher"] |= {"model": "mobilenetv3_small_050", "weights": "pretrained"}
-    from flows.stages.ids import requested_tokens
+    from flows.stages.cache_requests import requested_tokens
     from tintem_core.models.backbone import build_backbone
     from tintem_core.models.teacher import Teacher
 
@@ -193,16 +194,18 @@ def test_a_truth_test_of_them_finds_another_mapping(mapped: dict[str, Any], tmp_
     pipeline = Pipeline(load_config(path))
     cache_id = tokens_cache(pipeline).spec.id
     other = Pipeline(configured(mapped, mapping__seed=1, mapping__objective="random-orthogonal"))
-    mappings = Path(pipeline.config.root) / "mappings"
-    for name in ("mapping.safetensors", "record.json"):
-        replacement = (mappings / other.mapped.id / name).read_bytes()
-        (mappings / pipeline.mapped.id / name).write_bytes(replacement)
+    replacement = read_file(pipeline.root, "mappings", other.mapped.id, "mapping.safetensors")
+    record = read_record(pipeline.root, "mappings", pipeline.mapped.id)
+    told = {name: value for name, value in record.items() if name not in ("kind", "id", "files")}
+    files = {"mapping.safetensors": replacement}
+    write_artifact(pipeline.root, "mappings", pipeline.mapped.id, files, told)
     verdict = {v.id: v for v in verify(str(path))}[cache_id]
     assert verdict.truth is not None
     assert not verdict.sound
     assert verdict.truth.worst.startswith("tokens view")
 
-    flip_a_byte(mappings / pipeline.mapped.id / "mapping.safetensors")
+    folder = Path(pipeline.config.root) / "mappings" / pipeline.mapped.id
+    flip_a_byte(folder / "mapping.safetensors")
     verdict = {v.id: v for v in verify(str(path))}[cache_id]
     assert not verdict.sound
     assert "mapping.safetensors differs from what was recorded" in verdict.problems[0].reason
