@@ -23,11 +23,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import zarr
 
 from flows.provenance import provenance
 from storage.cache import CacheSpec, FeatureCache, KindSpec
 from storage.root import open_root
+from tintem_core.training.state import Batch
 
 VIEWS = 2
 RESULTS = Path(__file__).parent / "results" / "cache_reading.json"
@@ -129,6 +131,11 @@ def open_engines(
     engines["ours"] = (ours(cache, count), 1)
     engines["ours int8"] = (ours(caches["int8"], count), 1)
     engines["int8 stored"] = (ours(caches["int8"], count, stored=True), 1)
+    # A student learns from float32 tensors: torch widens, on one core as the others read.
+    torch.set_num_threads(1)
+    engines["memmap, learnt from"] = (lambda v, rows: torch.from_numpy(flat[v, rows]).float(), 1)
+    engines["ours, learnt from"] = (learnt_from(cache, count), 1)
+    engines["int8, learnt from"] = (learnt_from(caches["int8"], count), 1)
     engines["zarr oindex"] = (zarr_take(place), shard)
     absent = []
     if importlib.util.find_spec("tensorstore"):
@@ -147,6 +154,23 @@ def ours(cache: FeatureCache, count: int, *, stored: bool = False) -> Take:
     reader = cache.reader([f"{i:032x}" for i in range(count)], "k")
     take = reader.take_stored if stored else reader.take
     return lambda view, rows: take(np.full(len(rows), view), rows)
+
+
+def learnt_from(cache: FeatureCache, count: int) -> Take:
+    """The batch's latents as the training step has them on its device, here the CPU."""
+    stored = ours(cache, count, stored=True)
+    no_pixels = torch.empty(0)
+
+    def take(view: int, rows: np.ndarray) -> torch.Tensor:
+        values, scales = stored(view, rows)
+        batch = Batch(
+            no_pixels,
+            torch.from_numpy(values),
+            latent_scales=None if scales is None else torch.from_numpy(scales),
+        )
+        return batch.on_device(torch.device("cpu")).latents.float()
+
+    return take
 
 
 def zarr_take(place: str) -> Take:
@@ -241,7 +265,7 @@ def show(name: str, result: dict[str, Any]) -> None:
     for task, speeds in result["rows_per_second"].items():
         for engine, speed in speeds.items():
             ratio = speed / speeds["memmap"]
-            print(f"  {task:10} {engine:12} {speed:12,.0f} rows/s  {ratio:6.3f} × memmap")
+            print(f"  {task:10} {engine:24} {speed:12,.0f} rows/s  {ratio:6.3f} × memmap")
     for engine in result["absent"]:
         print(f"  {engine}: not installed")
 

@@ -36,6 +36,9 @@ class Latents(Protocol):
     def take(self, views_B: Array, rows_B: Array) -> Array:
         """Return (B, *shape)."""
 
+    def take_stored(self, views_B: Array, rows_B: Array) -> tuple[Array, Array | None]:
+        """Return (B, *shape) as stored and, for int8, the scales (B,) that it is multiplied by."""
+
     def all(self, view: int) -> Array:
         """Return (N, *shape)."""
 
@@ -53,6 +56,9 @@ class JointLatents:
 
     def take(self, views_B: Array, rows_B: Array) -> Array:
         return joint_latents([r.take(views_B, rows_B) for r in self._readers], self._weights)
+
+    def take_stored(self, views_B: Array, rows_B: Array) -> tuple[Array, None]:
+        return self.take(views_B, rows_B), None
 
     def all(self, view: int) -> Array:
         return joint_latents([r.all(view) for r in self._readers], self._weights)

@@ -10,11 +10,11 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -179,22 +179,30 @@ class StepDataset(Dataset[Batch]):
         rows = self._order.at(epoch, np.arange(first, first + self._photos))
         chosen = [*self._photo_views(epoch, rows), *self._support_views(step)]
 
-        def gathered(read: Callable[[Taught, Indices, Indices], NDArray[Any]]) -> torch.Tensor:
-            parts = [read(taught, views, numbers) for taught, _, views, numbers in chosen]
+        def gathered(parts: Sequence[NDArray[Any]]) -> torch.Tensor:
             out = np.empty((len(self._is_photo), *parts[0].shape[1:]), parts[0].dtype)
             for part, (_, places, _, _) in zip(parts, chosen, strict=True):
                 out[places] = part
             return torch.from_numpy(out)
 
-        def tokens(taught: Taught, views: Indices, numbers: Indices) -> NDArray[Any]:
-            assert taught.tokens is not None
-            return taught.tokens.take(views, numbers)
+        def stored(kind: Literal["latents", "tokens"]) -> tuple[torch.Tensor, torch.Tensor | None]:
+            # int8 goes to the device as it is, a quarter of the bytes, and is scaled there.
+            taken = [
+                getattr(taught, kind).take_stored(views, numbers)
+                for taught, _, views, numbers in chosen
+            ]
+            values, scales = zip(*taken, strict=True)
+            return gathered(values), None if scales[0] is None else gathered(scales)
 
+        latents, latent_scales = stored("latents")
+        tokens, token_scales = (None, None) if self._taught.tokens is None else stored("tokens")
         return Batch(
-            gathered(lambda taught, views, numbers: taught.pixels.take(views, numbers)),
-            gathered(lambda taught, views, numbers: taught.latents.take(views, numbers)),
-            None if self._taught.tokens is None else gathered(tokens),
+            gathered([taught.pixels.take(views, numbers) for taught, _, views, numbers in chosen]),
+            latents,
+            tokens,
             None if self._labels is None else torch.from_numpy(self._labels[rows]),
+            latent_scales,
+            token_scales,
         )
 
     def _photo_views(self, epoch: int, rows: Indices) -> Iterator[Chosen]:

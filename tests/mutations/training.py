@@ -124,8 +124,8 @@ BATCHES = (
     ),
     Mutation(
         "latents-of-another-view", _LOADER,
-        "taught.latents.take(views, numbers)",
-        "taught.latents.take(np.zeros_like(views), numbers)",
+        "getattr(taught, kind).take_stored(views, numbers)",
+        "getattr(taught, kind).take_stored(np.zeros_like(views), numbers)",
         "The student is asked for the embedding of other pixels than it sees.",
         _LOADER_TESTS,
     ),
@@ -215,6 +215,20 @@ TRAINING = (
         "pass",
         "In float16, gradients are clipped to a small part of clip_norm.",
         _STATE_TESTS,
+    ),
+    Mutation(
+        "int8-tokens-unscaled", "tintem_core/training/state.py",
+        "tokens = _scaled(tokens, there.token_scales)",
+        "tokens = tokens.float()",
+        "Patch tokens of an int8 cache are learnt without their scales.",
+        ("tests/flows/data/test_loader.py",),
+    ),
+    Mutation(
+        "int8-batch-mixes-scales", "flows/data/loader.py",
+        "None if scales[0] is None else gathered(scales)",
+        "None if scales[0] is None else torch.from_numpy(np.concatenate(scales))",
+        "Embeddings of an int8 cache get the scales of other photos of the batch.",
+        ("tests/flows/data/test_loader.py",),
     ),
     Mutation(
         "running-variance-biased", "tintem_core/training/batch_norm.py",

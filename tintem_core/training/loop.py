@@ -63,7 +63,7 @@ def train(
     saved_at = time.monotonic()
     while run.step < end:
         run.scheduler.step_update(run.step - run.first_step)
-        batch = _to_device(next(batches), device)
+        batch = next(batches).on_device(device)
         loss = _backward_in_memory(run, step_module, batch)
         _optimise(run, config.clip_norm)
         run.step += 1
@@ -124,15 +124,6 @@ def _parallel(learner: Learner, device: torch.device, compiled: bool) -> nn.Modu
     )
 
 
-def _to_device(batch: Batch, device: torch.device) -> Batch:
-    moved = {
-        name: value.to(device, non_blocking=True)
-        for name, value in batch._asdict().items()
-        if value is not None
-    }
-    return Batch(**moved)
-
-
 def _backward_in_memory(run: TrainingState, module: nn.Module, batch: Batch) -> Tensor:
     """Do the same as :func:`_backward`, in more pieces once the device's memory runs out."""
     images = len(batch.pixels)
@@ -166,7 +157,8 @@ def _backward(run: TrainingState, module: nn.Module, batch: Batch) -> Tensor:
     run.optimizer.zero_grad(set_to_none=True)
     images = len(batch.pixels)
     count = min(run.pieces, _most_pieces(images))
-    split = [[None] * count if t is None else t.tensor_split(count) for t in batch]
+    tensors = (batch.pixels, batch.latents, batch.tokens, batch.labels)
+    split = [[None] * count if t is None else t.tensor_split(count) for t in tensors]
     mean = torch.zeros_like(run.epoch_loss)
     for number, piece in enumerate(zip(*split, strict=True)):
         is_last = number == count - 1

@@ -31,13 +31,35 @@ class Batch(NamedTuple):
     """One optimiser step's data, of this process.
 
     pixels uint8 (B, S, S, 3); teacher latents (B, D); where wanted, the teacher's patch tokens
-    (B, T, D) and labels int64 (B,).
+    (B, T, D) and labels int64 (B,). Latents or tokens that are int8 come with float32 scales (B,),
+    which :meth:`on_device` multiplies them by.
     """
 
     pixels: Tensor
     latents: Tensor
     tokens: Tensor | None = None
     labels: Tensor | None = None
+    latent_scales: Tensor | None = None
+    token_scales: Tensor | None = None
+
+    def on_device(self, device: torch.device) -> "Batch":
+        """Return the batch on a device, its latents and tokens without scales."""
+        moved = {
+            name: value.to(device, non_blocking=True)
+            for name, value in self._asdict().items()
+            if value is not None
+        }
+        there = Batch(**moved)
+        latents, tokens = there.latents, there.tokens
+        if there.latent_scales is not None:
+            latents = _scaled(latents, there.latent_scales)
+        if tokens is not None and there.token_scales is not None:
+            tokens = _scaled(tokens, there.token_scales)
+        return Batch(there.pixels, latents, tokens, there.labels)
+
+
+def _scaled(values: Tensor, scales_B: Tensor) -> Tensor:
+    return values.float().mul_(scales_B.view(-1, *[1] * (values.ndim - 1)))
 
 
 class Learner(nn.Module):

@@ -1,13 +1,18 @@
 """Which views of which images a training sees, and when."""
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from flows.data.loader import PixelStore, StepDataset, Taught
 from flows.data.rendering import ViewSource
+from storage.cache import CacheSpec, FeatureCache, KindSpec
 from storage.identity import content_key
+from storage.root import open_root
 from tests.photos import encoded, photo
 from tintem_core.errors import InputError
 from tintem_core.views import EVAL, ViewRecipe
@@ -38,6 +43,9 @@ class Numbered:
         return np.stack([np.full_like(rows_B, self.name), views_B, rows_B], axis=1).astype(
             np.float32
         )
+
+    def take_stored(self, views_B: Any, rows_B: Any) -> Any:
+        return self.take(views_B, rows_B), None
 
     def all(self, view: int) -> Any:
         rows = np.arange(self.images)
@@ -77,6 +85,51 @@ def test_without_evaluation_view_and_support_views_take_turns_as_ever(
         assert set(found[epoch, :, 0]) == {0}
         assert sorted(found[epoch, :, 2]) == list(range(PHOTOS))
         assert np.array_equal(found[epoch, :, 1], (found[epoch, :, 2] + epoch) % VIEWS)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "float16"])
+def test_a_batch_takes_embeddings_to_the_device_as_they_are_stored(
+    sets: dict[str, Taught], tmp_path: Path, dtype: str
+) -> None:
+    root = open_root(tmp_path)
+    keys = [f"{number:032x}" for number in range(PHOTOS)]
+    kinds = {
+        "global": KindSpec(shape=(6,), dims=("feature",), dtype=dtype),
+        "tokens": KindSpec(shape=(2, 6), dims=("token", "feature"), dtype=dtype),
+    }
+
+    def stored(name: str, views: int) -> Taught:
+        spec = CacheSpec(slug=name, content={}, views=views, kinds=kinds)
+        cache = FeatureCache.create_or_open(root, spec)
+        rng = np.random.default_rng(views)
+        for task in cache.plan(keys):
+            size = (views, len(task.keys))
+            cache.write_shard(
+                task,
+                {kind: rng.normal(size=(*size, *kinds[kind].shape)) for kind in kinds},
+            )
+        latents, tokens = (cache.reader(keys, kind) for kind in kinds)
+        return replace(sets[name], latents=latents, tokens=tokens)
+
+    photos = stored("views", VIEWS), stored("evaluation", 1)
+    dataset = StepDataset(photos[0], 8, seed=3, evaluation=photos[1], evaluation_share=0.5)
+    named = StepDataset(
+        sets["views"], 8, seed=3, evaluation=sets["evaluation"], evaluation_share=0.5
+    )
+    wanted_type = torch.float32 if dtype == "int8" else torch.float16
+    for step in range(3):
+        batch, names = dataset[step], named[step].latents.numpy().astype(int)
+        assert batch.latents.dtype == getattr(torch, dtype)
+        there = batch.on_device(torch.device("cpu"))
+        assert there.tokens is not None
+        assert there.latents.dtype == there.tokens.dtype == wanted_type
+        for place, (number, view, row) in enumerate(names):
+            where = np.array([view]), np.array([row])
+            taken = photos[number].latents.take(*where)[0]
+            assert np.array_equal(there.latents[place].numpy(), taken)
+            tokens = photos[number].tokens
+            assert tokens is not None
+            assert np.array_equal(there.tokens[place].numpy(), tokens.take(*where)[0])
 
 
 @pytest.mark.parametrize("share", [0.2, 0.25, 0.5, 0.9])

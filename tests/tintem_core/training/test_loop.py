@@ -105,6 +105,42 @@ def weights(run: TrainingState) -> bytes:
     return save({name: tensor.contiguous() for name, tensor in tensors.items()})
 
 
+def test_int8_embeddings_teach_what_their_float32_values_do() -> None:
+    config = TrainingConfig.model_validate(
+        {"epochs": 2, "batch_size": 8, "warmup_epochs": 0, "local_weight": 1.0, "accumulation": 3}
+    )
+
+    def small(seed: int) -> Iterator[Batch]:
+        rng = np.random.default_rng(seed)
+        for batch in batches(0):
+            yield batch._replace(
+                latents=torch.from_numpy(rng.integers(-127, 128, (8, DIM), dtype=np.int8)),
+                tokens=torch.from_numpy(rng.integers(-127, 128, (8, TOKENS, DIM), dtype=np.int8)),
+                latent_scales=torch.from_numpy(rng.uniform(0.01, 0.1, 8).astype(np.float32)),
+                token_scales=torch.from_numpy(rng.uniform(0.01, 0.1, 8).astype(np.float32)),
+            )
+
+    def wide(seed: int) -> Iterator[Batch]:
+        for batch in small(seed):
+            assert batch.tokens is not None
+            assert batch.latent_scales is not None
+            assert batch.token_scales is not None
+            yield Batch(
+                batch.pixels,
+                batch.latents.float() * batch.latent_scales[:, None],
+                batch.tokens.float() * batch.token_scales[:, None, None],
+                batch.labels,
+            )
+
+    trained = []
+    for data in (small(0), wide(0), small(1)):
+        run = start(config)
+        train(run, data, config, STEPS_PER_EPOCH, save=lambda _step, _data: None)
+        trained.append(weights(run))
+    assert trained[0] == trained[1]
+    assert trained[0] != trained[2]
+
+
 RECIPES: dict[str, tuple[dict[str, Any], MappingConfig | None]] = {
     "plain": ({}, None),
     "bfloat16": ({"precision": "bfloat16"}, None),
