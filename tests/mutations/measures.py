@@ -34,9 +34,16 @@ METRICS = (
     ),
     Mutation(
         "self-match", _NEIGHBOURS,
-        "cos_MN[span, span + start] = -torch.inf",
-        "cos_MN[span, span] = -torch.inf",
+        "cos_MN.diagonal(start - first).fill_(-torch.inf)",
+        "cos_MN.diagonal(0).fill_(-torch.inf)",
         "Beyond the first block an image is its own nearest neighbour.",
+        _NEIGHBOUR_TESTS,
+    ),
+    Mutation(
+        "neighbours-of-another-block", _NEIGHBOURS,
+        "top.indices + first]",
+        "top.indices]",
+        "Of a large bank, other images are named than the nearest ones.",
         _NEIGHBOUR_TESTS,
     ),
     Mutation(

@@ -62,4 +62,6 @@ def unit_rows(rows_NK: NDArray[np.floating], name: str = "embeddings") -> Floats
             f"{bad.size} of {len(norms)} rows of {name} are zero or not finite (the first is row "
             f"{bad[0]}), so they have no cosine; leave these images out or mend their embeddings."
         )
-    return rows_NK.astype(np.float32) / norms.astype(np.float32)[:, None]
+    unit = rows_NK.astype(np.float32)
+    unit /= norms.astype(np.float32)[:, None]
+    return unit

@@ -15,8 +15,9 @@ Ints = NDArray[np.int64]
 KNN_TEMPERATURE = 0.07
 KNN_KS = (10, 20, 100, 200)
 NEIGHBOURS = 10
-# 64 MiB of float32 cosines at a time: memory stays flat however large the bank is.
-_BLOCK_COSINES = 1 << 24
+# Cosines of so many queries and bank rows at a time, 16 MiB of float32: they are still in the
+# processor's cache when the highest are picked, and memory stays flat however large the bank is.
+_QUERY_ROWS, _BANK_ROWS = 512, 8192
 
 
 def nearest(
@@ -28,7 +29,7 @@ def nearest(
 ) -> tuple[Floats, Ints]:
     """The k bank rows with the highest cosine to every query, the nearest first.
 
-    Memory is O(M k + 64 MiB); the search is exact.
+    Memory is O(M k + 16 MiB) beyond the two tables; the search is exact.
 
     Args:
         bank_NK: shape (N, K).
@@ -58,18 +59,23 @@ def nearest(
     # Only here: what only names a score, as a config does, needs no torch.
     import torch
 
-    columns_KN = torch.from_numpy(bank).T
-    block = max(1, _BLOCK_COSINES // len(bank))
     cosines = np.empty((len(query), k), np.float32)
     rows = np.empty((len(query), k), np.int64)
-    for start in range(0, len(query), block):
-        stop = min(start + block, len(query))
-        cos_MN = torch.from_numpy(query[start:stop]) @ columns_KN
-        if exclude_self:
-            span = torch.arange(stop - start)
-            cos_MN[span, span + start] = -torch.inf
-        top = cos_MN.topk(k, dim=1)
-        cosines[start:stop], rows[start:stop] = top.values.numpy(), top.indices.numpy()
+    for start in range(0, len(query), _QUERY_ROWS):
+        part_MK = torch.from_numpy(query[start : start + _QUERY_ROWS])
+        best_Mk = torch.empty((len(part_MK), 0))
+        best_rows_Mk = torch.empty((len(part_MK), 0), dtype=torch.int64)
+        for first in range(0, len(bank), _BANK_ROWS):
+            cos_MN = part_MK @ torch.from_numpy(bank[first : first + _BANK_ROWS]).T
+            if exclude_self:
+                cos_MN.diagonal(start - first).fill_(-torch.inf)
+            top = cos_MN.topk(min(k, cos_MN.shape[1]), dim=1)
+            found_Mk = torch.cat([best_Mk, top.values], dim=1)
+            found_rows_Mk = torch.cat([best_rows_Mk, top.indices + first], dim=1)
+            best_Mk, places_Mk = found_Mk.topk(min(k, found_Mk.shape[1]), dim=1)
+            best_rows_Mk = found_rows_Mk.gather(1, places_Mk)
+        stop = start + len(part_MK)
+        cosines[start:stop], rows[start:stop] = best_Mk.numpy(), best_rows_Mk.numpy()
     return cosines, rows
 
 

@@ -27,18 +27,22 @@ def _cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return (a @ b.T) / np.linalg.norm(a, axis=1)[:, None] / np.linalg.norm(b, axis=1)
 
 
-@pytest.mark.parametrize("block", [1, 61, 1 << 24])
-def test_nearest_is_brute_force_whatever_the_block(
-    block: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("asked", "known"), [(1, 1), (7, 3), (2, 60), (25, 13), (512, 8192)])
+def test_nearest_is_brute_force_whatever_the_blocks(
+    asked: int, known: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tintem_core.evaluation.neighbours._BLOCK_COSINES", block)
+    monkeypatch.setattr("tintem_core.evaluation.neighbours._QUERY_ROWS", asked)
+    monkeypatch.setattr("tintem_core.evaluation.neighbours._BANK_ROWS", known)
     bank, queries = _tables()
     cosines, rows = nearest(bank, queries, 5)
     full = _cosines(queries, bank)
     np.testing.assert_array_equal(rows, np.argsort(-full, axis=1)[:, :5])
     np.testing.assert_allclose(cosines, np.take_along_axis(full, rows, axis=1), atol=1e-6)
-    _, others = nearest(bank, bank, 59, exclude_self=True)
+    cosines, others = nearest(bank, bank, 59, exclude_self=True)
     assert not (others == np.arange(60)[:, None]).any()
+    np.testing.assert_array_equal(np.sort(others, axis=1)[:, 0], np.arange(60) == 0)
+    assert (np.diff(cosines, axis=1) <= 0).all()
+    assert np.isfinite(cosines).all()
 
 
 def test_knn_votes_are_weighted_by_the_exponential_of_the_cosine() -> None:
