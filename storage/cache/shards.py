@@ -177,6 +177,8 @@ class ShardSet:
                 if self._copies is None:
                     _refuse_size(path.stat().st_size, size, where)
                 self._region.map_file(slot, path, size)
+                if not self._checked[slot]:
+                    self._region.read_ahead(slot, size)
         except FileNotFoundError as error:
             if self._copies is None:
                 raise CorruptShardError(f"{where} is missing. Run `tintem repair`.") from error
