@@ -58,8 +58,8 @@ def compared(photos: Path, earlier: Path, side: int, views: int, rounds: int) ->
         for name, checkout in (("before", earlier), ("now", ROOT)):
             command = [sys.executable, HERE, "--one", photos, side, views]
             done = subprocess.run(
-                [str(word) for word in command], env={**os.environ, "PYTHONPATH": str(checkout)}, check=True,
-                stdout=subprocess.PIPE, text=True, cwd=checkout,
+                [str(word) for word in command], check=True, stdout=subprocess.PIPE, text=True,
+                env={**os.environ, "PYTHONPATH": str(checkout)}, cwd=checkout,
             )  # fmt: skip
             taken[name].append(json.loads(done.stdout))
     before, now = (statistics.median(taken[name]) for name in ("before", "now"))
