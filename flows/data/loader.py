@@ -192,6 +192,8 @@ class StepDataset(Dataset[Batch]):
                 for taught, _, views, numbers in chosen
             ]
             values, scales = zip(*taken, strict=True)
+            # One config describes all of these caches.
+            assert len({part.dtype for part in values}) == 1
             return gathered(values), None if scales[0] is None else gathered(scales)
 
         latents, latent_scales = stored("latents")
