@@ -1,14 +1,12 @@
 """Caches that many small additions have cut up, and shards that wait for photos that are gone."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from flows.cli import main
 from flows.config.load import load_config
 from flows.config.run import RunConfig
 from flows.maintenance.compact import compact
@@ -20,6 +18,7 @@ from flows.stages.pipeline import Pipeline
 from storage.cache import FeatureCache
 from storage.images import Manifest
 from storage.root import open_root
+from tests.flows.maintenance.command import Tintem
 from tests.runs import write_config
 from tintem_core.errors import InputError
 
@@ -45,12 +44,9 @@ def values(pipeline: Pipeline) -> Any:
 
 
 @pytest.fixture
-def tintem(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+def tintem(tintem: Tintem) -> Any:
     def run(*arguments: str) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["tintem", *arguments])
-        with pytest.raises(SystemExit) as left:
-            main()
-        return int(left.value.code or 0), capsys.readouterr().out
+        return tintem(*arguments)[:2]
 
     return run
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from flows.cli import main
 from flows.config.load import load_config, parse_config
 from flows.maintenance import leftovers
 from flows.maintenance.gc import Collected, collect_garbage
@@ -26,6 +25,7 @@ from storage.lease import hold
 from storage.registry import history, roll_back
 from storage.root import Root, open_root
 from storage.root.local import LocalRoot
+from tests.flows.maintenance.command import Tintem
 from tests.photos import photo, write_photos
 from tests.runs import small_run, write_config
 from tintem_core.errors import InputError
@@ -350,13 +350,10 @@ def test_a_night_that_turned_down_what_would_come_again_is_remembered(place: Pla
 
 
 @pytest.fixture
-def tintem(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+def tintem(tintem: Tintem) -> Any:
     def run(*arguments: str) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["tintem", *arguments])
-        with pytest.raises(SystemExit) as left:
-            main()
-        said = capsys.readouterr()
-        return int(left.value.code or 0), said.out + said.err
+        code, printed, told = tintem(*arguments)
+        return code, printed + told
 
     return run
 

@@ -1,12 +1,10 @@
 """What lies beside the caches is checked byte for byte; each kind is here, as small as it is."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 
-from flows.cli import main
 from flows.data.progress import checkpoint_folder, checkpoint_suffix, save_progress
 from flows.maintenance.status import collect, hints
 from flows.maintenance.things import check_things
@@ -14,6 +12,7 @@ from storage.artifacts import write_artifact
 from storage.images import SourceConfig, build_manifest
 from storage.registry import promote
 from storage.root import Root, open_root
+from tests.flows.maintenance.command import Tintem
 from tests.flows.maintenance.finished import DAMAGES
 from tests.photos import photo
 from tests.storage.test_registry import model
@@ -89,15 +88,7 @@ def test_every_damaged_file_is_named_and_no_command_fails(
     assert all(thing.sound for thing in check_things(root))
 
 
-def test_the_command_names_the_file_and_the_cure(
-    root: Root, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def tintem(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["tintem", *arguments])
-        with pytest.raises(SystemExit) as left:
-            main()
-        return (int(left.value.code or 0), *capsys.readouterr())
-
+def test_the_command_names_the_file_and_the_cure(root: Root, tintem: Tintem) -> None:
     code, printed, told = tintem("verify", root.url)
     assert (code, told) == (0, "")
     assert "18 of 18 other stored things are as they were recorded" in printed

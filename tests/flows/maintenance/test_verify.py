@@ -25,6 +25,7 @@ from flows.stages.extract import extract
 from flows.stages.pipeline import Pipeline
 from storage.cache import FeatureCache
 from storage.records import seal, unseal
+from tests.flows.maintenance.command import Tintem
 from tests.runs import Notes, write_config, write_teacher
 from tintem_core.errors import InputError, VerificationError
 
@@ -256,15 +257,8 @@ def test_embeddings_that_are_not_the_teachers_are_found_on_demand(config_file: P
 def test_the_commands_name_the_shard_and_the_cure(
     extracted: Pipeline,
     config_file: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    tintem: Tintem,
 ) -> None:
-    def tintem(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["tintem", *arguments])
-        with pytest.raises(SystemExit) as left:
-            main()
-        return (int(left.value.code or 0), *capsys.readouterr())
-
     flip_a_byte(shards(extracted)[2])
     code, _, told = tintem("verify", str(config_file))
     assert code == 1
