@@ -24,7 +24,6 @@ On a GPU: --model vit_small_patch14_dinov2 --image-size 224 --tokens --images 20
 """
 
 import argparse
-import importlib.util
 import io
 import os
 import statistics
@@ -37,6 +36,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import simplejpeg
 import torch
 from _photos import PHOTO, hardware, make_photos, medians, write_dated
 from PIL import Image
@@ -56,8 +56,9 @@ from tintem_core.views import (
     crop_box,
     decode_image,
     generator,
-    render_view,
+    render_views,
 )
+from tintem_pixels import decoded_pixels
 
 LARGE = (4000, 3000)
 RECIPES = {"light": ViewRecipe(), "eval": EVAL}
@@ -171,19 +172,12 @@ def decoders(
     """Images per second of each JPEG decoder there is, one thread, and ratios to Pillow."""
     data = [source.images.read(uri) for uri in source.uris[:64]]
     ways: dict[str, Callable[[bytes], Any]] = {
-        "Pillow": lambda d: np.asarray(Image.open(io.BytesIO(d)).convert("RGB")),
+        "Pillow": lambda d: np.array(Image.open(io.BytesIO(d)).convert("RGB")),
         "Pillow, scaled": lambda d: np.asarray(drafted(d, size).convert("RGB")),
+        "simplejpeg": simplejpeg.decode_jpeg,
+        "simplejpeg, scaled": partial(simplejpeg.decode_jpeg, min_height=size, min_width=size),
     }
     found: dict[str, dict[str, float] | str] = {}
-    if importlib.util.find_spec("simplejpeg"):
-        import simplejpeg
-
-        ways["simplejpeg"] = simplejpeg.decode_jpeg
-        ways["simplejpeg, scaled"] = lambda d: simplejpeg.decode_jpeg(
-            d, min_height=size, min_width=size
-        )
-    else:
-        found["simplejpeg"] = "not installed"
     try:
         from torchvision.io import decode_jpeg
 
@@ -194,8 +188,7 @@ def decoders(
     except (ImportError, RuntimeError, AttributeError) as error:
         found["torchvision"] = f"not usable: {str(error).split('. ')[0]}"
     for name in ("Pillow", "simplejpeg"):
-        if name in ways:
-            ways[f"{name} and views"] = partial(cut, ways[name], size, views)
+        ways[f"{name} and views"] = partial(cut, ways[name], size, views)
     ways["Pillow and views by Pillow"] = partial(cut_by_pillow, ways["Pillow"], size, views)
     speeds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(max(3, rounds)):
@@ -215,15 +208,16 @@ def large_photos(folder: Path, size: int, views: int, rounds: int) -> dict[str, 
     """Photos of a camera (4000 x 3000) to views, one thread: decoded as needed, and whole."""
     files = sorted(make_photos(folder, 3, LARGE).iterdir())
     recipe = ViewRecipe()
+
+    def as_the_extraction(data: bytes) -> None:
+        with decoded_pixels(data, shorter_side=recipe.decoded_side(size)) as pixels:
+            render_views(pixels, "key", range(views), recipe, size, size)
+
     ways = {
         "whole, views by Pillow": partial(
             cut_by_pillow, lambda data: np.asarray(decode_image(data)), size, views
         ),
-        "as the extraction": lambda data: [
-            render_view(decoded, "key", view, recipe, size, size)
-            for decoded in [decode_image(data, None, recipe.decoded_side(size))]
-            for view in range(views)
-        ],
+        "as the extraction": as_the_extraction,
     }
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
@@ -242,9 +236,7 @@ def large_photos(folder: Path, size: int, views: int, rounds: int) -> dict[str, 
 
 def cut(decode: Callable[[bytes], Any], size: int, views: int, data: bytes) -> None:
     """Decode one photo and cut its views, as the extraction does."""
-    image = Image.fromarray(decode(data))
-    for view in range(views):
-        render_view(image, "key", view, ViewRecipe(), size, size)
+    render_views(decode(data), "key", range(views), ViewRecipe(), size, size)
 
 
 def cut_by_pillow(decode: Callable[[bytes], Any], size: int, views: int, data: bytes) -> None:

@@ -7,7 +7,6 @@ Needs git. Usage: python benchmarks/views.py [--before 9b3ef41] [--rounds 3] [--
 """
 
 import argparse
-import inspect
 import json
 import os
 import statistics
@@ -77,16 +76,24 @@ def milliseconds(folder: Path, side: int, views: int) -> float:
     torch.set_num_threads(1)
     photos = [path.read_bytes() for path in sorted(folder.iterdir())]
     recipe = ViewRecipe()
-    # Earlier commits decode every photo whole.
-    scaled = "shorter_side" in inspect.signature(decode_image).parameters
-    at_least = {"shorter_side": recipe.decoded_side(side)} if scaled else {}
+
+    def one_by_one(data: bytes, key: str) -> None:
+        image = decode_image(data)
+        for view in range(views):
+            render_view(image, key, view, recipe, side, side)
+
+    def together(data: bytes, key: str) -> None:
+        from tintem_pixels import decoded_pixels
+
+        with decoded_pixels(data, shorter_side=recipe.decoded_side(side)) as pixels:
+            tintem_core.views.render_views(pixels, key, range(views), recipe, side, side)
+
+    render = together if hasattr(tintem_core.views, "render_views") else one_by_one
 
     def one_pass() -> float:
         started = time.perf_counter()
         for number, data in enumerate(photos):
-            image = decode_image(data, **at_least)
-            for view in range(views):
-                render_view(image, str(number), view, recipe, side, side)
+            render(data, str(number))
         return (time.perf_counter() - started) / len(photos) * 1e3
 
     return statistics.median(one_pass() for _ in range(7))

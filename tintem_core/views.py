@@ -12,8 +12,8 @@ import math
 import random
 import threading
 import warnings
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from typing import Any, Literal
 
 import numpy as np
@@ -110,40 +110,71 @@ def decode_image(
 
 def generator(key: str, view: int, recipe: ViewRecipe) -> np.random.Generator:
     """Return the random generator that belongs to one view of one image."""
-    text = f"{key}/{view}/{sorted(recipe.cutting().items())}"
+    text = f"{key}/{view}/{_cutting_text(recipe)}"
     digest = hashlib.blake2b(text.encode(), digest_size=16).digest()
     return np.random.Generator(np.random.Philox(key=np.frombuffer(digest, dtype=np.uint64)))
 
 
+@lru_cache(maxsize=8)
+def _cutting_text(recipe: ViewRecipe) -> str:
+    return str(sorted(recipe.cutting().items()))
+
+
 def render_view(
-    image: Image.Image, key: str, view: int, recipe: ViewRecipe, size: int, base_size: int
+    image: Image.Image | Pixels, key: str, view: int, recipe: ViewRecipe, size: int, base_size: int
 ) -> Pixels:
-    """Render one view at one resolution.
+    """Render one view at one resolution: (S, S, 3); see :func:`render_views`."""
+    return render_views(image, key, [view], recipe, size, base_size)[0]
+
+
+def render_views(
+    image: Image.Image | Pixels,
+    key: str,
+    views: Sequence[int],
+    recipe: ViewRecipe,
+    size: int,
+    base_size: int,
+) -> Pixels:
+    """Render some views of one image at one resolution.
 
     Args:
-        image: upright RGB image.
+        image: upright, RGB; as an array (H, W, 3).
         key: content key of the encoded image.
-        view: index of the view, from 0.
+        views: V indices of views, from 0.
         recipe: how views are cut.
         size: S, side of the result in pixels.
         base_size: side at which augmentations act, so that they are the same for every ``size``
             (the teacher's input size).
 
     Returns:
-        RGB pixels, uint8, shape (S, S, 3). The crop box is the same for every ``size``.
+        RGB pixels, uint8, shape (V, S, S, 3). A view's crop box is the same for every ``size``,
+        and its pixels whatever other views are asked for.
     """
+    if recipe.is_random:
+        # Out of Pillow once for all views.
+        whole = np.array(image) if isinstance(image, Image.Image) else image
+        return np.stack([_random_view(whole, key, view, recipe, size, base_size) for view in views])
+    upright = image if isinstance(image, Image.Image) else Image.fromarray(image)
     if recipe.name == "eval":
-        return centre_crop(image, size)
+        return np.stack([centre_crop(upright, size)] * len(views))
+    centre = centre_crop(upright, base_size)
+    return np.stack([_corrupted(centre, key, view, recipe, size) for view in views])
 
+
+def _corrupted(centre: Pixels, key: str, view: int, recipe: ViewRecipe, size: int) -> Pixels:
+    # Only here: SciPy is not imported by those who cut other views.
+    from tintem_core.corruptions import corrupt, corruption_of
+
+    name, severity = corruption_of(view)
+    return _resized(corrupt(centre, name, severity, generator(key, view, recipe)), size)
+
+
+def _random_view(
+    image: Pixels, key: str, view: int, recipe: ViewRecipe, size: int, base_size: int
+) -> Pixels:
     rng = generator(key, view, recipe)
-    if recipe.name == "corrupted":
-        # Only here: SciPy is not imported by those who cut other views.
-        from tintem_core.corruptions import corrupt, corruption_of
-
-        name, severity = corruption_of(view)
-        return _resized(corrupt(centre_crop(image, base_size), name, severity, rng), size)
-
-    box = crop_box(rng, image.width, image.height, recipe)
+    height, width, _ = image.shape
+    box = crop_box(rng, width, height, recipe)
     mirrored = rng.random() < recipe.flip
     if recipe.name == "light":
         return _cut(image, size, box, mirrored=mirrored)
@@ -166,16 +197,15 @@ def _resized(pixels: Pixels, size: int) -> Pixels:
     return pixels if side == size else _resize(Image.fromarray(pixels), size, (0, 0, side, side))
 
 
-def _cut(
-    image: Image.Image, size: int, box: tuple[int, int, int, int], *, mirrored: bool
-) -> Pixels:
+def _cut(image: Pixels, size: int, box: tuple[int, int, int, int], *, mirrored: bool) -> Pixels:
     """Resample a crop, bicubic and antialiased: as Pillow does within 8 levels of 255, faster."""
     # Only here: torch takes seconds to import.
     import torch
     from torch.nn.functional import interpolate
 
+    left, top, right, bottom = box
     # Strides of channels_last: neither the way in nor the way out copies anything.
-    pixels = torch.from_numpy(np.array(image.crop(box)))[None].permute(0, 3, 1, 2)
+    pixels = torch.from_numpy(image[top:bottom, left:right])[None].permute(0, 3, 1, 2)
     found = interpolate(pixels, (size, size), mode="bicubic", antialias=True)
     upright = found[0].permute(1, 2, 0)
     # NumPy mirrors pixel by pixel, which takes as long as the resampling.

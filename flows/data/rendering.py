@@ -7,9 +7,10 @@ import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image
@@ -20,8 +21,10 @@ from flows.data.root import run_root
 from storage.errors import StorageError
 from storage.images import ImageReader, is_image, mark_changed
 from tintem_core.errors import InputError
-from tintem_core.views import EVAL, Pixels, ViewRecipe, render_view
-from tintem_pixels import PixelError, decoded
+from tintem_core.views import EVAL, Pixels, ViewRecipe, render_views
+from tintem_pixels import PixelError, decoded, decoded_pixels
+
+_Found = TypeVar("_Found")
 
 
 @dataclass(frozen=True)
@@ -44,12 +47,14 @@ class ViewSource:
         Raises:
             InputError: if the photo is no longer the one that was indexed.
         """
-        with self._opened(row, None) as image:
-            return image.copy()
+        with self._opened(row, decoded) as photo:
+            return photo.image.copy()
 
     @contextmanager
-    def _opened(self, row: int, shorter_side: int | None) -> Iterator[Image.Image]:
-        """Decode image ``row`` for the length of a block; see :func:`tintem_pixels.decoded`."""
+    def _opened(
+        self, row: int, decode: Callable[[bytes, int | None], AbstractContextManager[_Found]]
+    ) -> Iterator[_Found]:
+        """Decode image ``row`` for the length of a block."""
         uri, key = self.uris[row], self.keys[row]
         data = self.images.read(uri)
         if not is_image(data, key, self.bits):
@@ -58,13 +63,13 @@ class ViewSource:
             raise InputError(f"{uri} has changed since it was indexed: run the same command again.")
         with ExitStack() as stack:
             try:
-                photo = stack.enter_context(decoded(data, self.bits, shorter_side=shorter_side))
+                found = stack.enter_context(decode(data, self.bits))
             except PixelError as error:
                 raise InputError(
                     f"{uri} is not a readable image: {error}; set data.check to 'decode' to have "
                     "such photos left out."
                 ) from error
-            yield photo.image
+            yield found
 
     def views(self, row: int, views: range, size: int) -> Pixels:
         """Decode image ``row`` once and render some of its views: (len(views), S, S, 3).
@@ -72,11 +77,14 @@ class ViewSource:
         Raises:
             InputError: see :meth:`image`.
         """
-        key, largest = self.keys[row], max(size, self.base_size)
-        with self._opened(row, self.recipe.decoded_side(largest)) as image:
-            return np.stack(
-                [render_view(image, key, v, self.recipe, size, self.base_size) for v in views]
-            )
+        key = self.keys[row]
+        if not self.recipe.is_random:
+            # Pillow cuts the centre: it would take the pixels back.
+            with self._opened(row, decoded) as photo:
+                return render_views(photo.image, key, views, self.recipe, size, self.base_size)
+        side = self.recipe.decoded_side(max(size, self.base_size))
+        with self._opened(row, partial(decoded_pixels, shorter_side=side)) as pixels:
+            return render_views(pixels, key, views, self.recipe, size, self.base_size)
 
 
 def view_source(config: RunConfig, dataset: Dataset, split: str | None) -> ViewSource:

@@ -3,6 +3,7 @@
 from tests.mutations.mutation import Mutation
 
 _VIEWS = "tintem_core/views.py"
+_DECODE = "tintem_pixels/decode.py"
 _STATE = "tintem_core/training/state.py"
 _LOOP = "tintem_core/training/loop.py"
 _LOADER = "flows/data/loader.py"
@@ -90,6 +91,13 @@ VIEWS = (
         "math.sqrt(self.min_scale / self.max_ratio)",
         "Crops of large photos are blurred, as they were decoded smaller than needed.",
         ("tests/tintem_core/test_views.py::test_a_large_jpeg_is_decoded_smaller_and_shows_the_same_crop",),
+    ),
+    Mutation(
+        "turned-photos-unpacked", _DECODE,
+        "unpacked(data, opened) if _is_upright(opened) else None",
+        "unpacked(data, opened)",
+        "Students learn photos of upright cameras lying on their sides.",
+        ("tests/tintem_pixels/test_jpeg.py::test_turned_photos_stand_upright",),
     ),
 )  # fmt: skip
 

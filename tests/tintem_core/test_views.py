@@ -13,6 +13,7 @@ from PIL import Image
 from tests.photos import encoded, photo
 from tintem_core.errors import InputError
 from tintem_core.views import (
+    CORRUPTED,
     EVAL,
     ViewRecipe,
     crop_box,
@@ -21,6 +22,7 @@ from tintem_core.views import (
     is_mirrored,
     rand_augment,
     render_view,
+    render_views,
 )
 
 LIGHT = ViewRecipe(name="light")
@@ -61,6 +63,16 @@ def test_views_differ_between_indices_keys_and_recipes(recipe: ViewRecipe) -> No
     for i, first in enumerate(views):
         for second in views[:i]:
             assert (first != second).mean() > 0.1
+
+
+@pytest.mark.parametrize("recipe", [*RECIPES, CORRUPTED], ids=lambda r: r.name)
+def test_views_rendered_together_are_those_rendered_alone(recipe: ViewRecipe) -> None:
+    image = photo(3, (200, 160))
+    views = [3, 0, 7, 4]
+    together = render_views(image, "key", views, recipe, 32, 64)
+    assert together.shape == (4, 32, 32, 3)
+    for pixels, view in zip(together, views, strict=True):
+        np.testing.assert_array_equal(pixels, render_view(image, "key", view, recipe, 32, 64))
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda r: r.name)
