@@ -62,7 +62,7 @@ LEDGER: dict[str, tuple[Known, ...]] = {
         ),
         shown(
             "The run is described in",
-            "e584f424",
+            "8cedb036",
             "what the quickstart printed on the machine named",
         ),
         ran(".venv/bin/tintem init path/to/photos", WALK),
