@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# Tests start hundreds of processes: each would compile the project anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help install quickstart test test-slow check format bench bench-cache bench-method bench-quickstart bench-payoff bench-versus bench-mappings bench-orchestration torture mutations coverage audit reference clean
 
