@@ -5,9 +5,9 @@
 ``codecs``    what codecs of Blosc and zstd make of chunks of embeddings, as they come from a CNN
               (behind a ReLU) and from a ViT (dense; random weights, whose numbers are as hard to
               pack): ratio, and megabytes packed and unpacked per second on one core.
-``archives``  the same caches with ``cache.codec: zstd``: bytes, seconds to unpack them into an
-              empty folder of copies (beside Zarr reading them, and Zarr writing them unpacked), and
-              rows per second read at random once they are there, as a ratio to the plain cache.
+``archives``  the same caches with every other ``cache.codec``: bytes, seconds to unpack them into
+              an empty folder of copies (beside Zarr reading them, and Zarr writing them unpacked),
+              and rows per second read at random once they are there, as a ratio to the plain cache.
 ``appends``   10,000 images added in 100 appends, as a run adds them, against one write: shards,
               seconds to open a reader, rows per second read at random; before and after the
               compaction that `tintem status` then asks for.
@@ -58,6 +58,7 @@ CODECS = {
     "Blosc zstd 1, bits shuffled": Blosc("zstd", 1, Blosc.BITSHUFFLE),
     "Blosc zstd 5, bytes shuffled": Blosc("zstd", 5, Blosc.SHUFFLE),
 }
+DTYPES = ("float16", "int8")
 REPEATED, BATCH, TURNS = 48, 1024, 150
 IMAGES, APPENDS, OPENED = 10_000, 100, 7
 Array = np.ndarray[Any, Any]
@@ -75,7 +76,7 @@ def main() -> None:
                 "CNN": codecs(embeddings[0]),
                 "ViT": codecs(embedded_by_vit(Path(folder) / "vit")),
             },
-            "archives": archives(Path(folder) / "archives", embeddings),
+            "archives": archives(embeddings),
             "appends": appends(Path(folder) / "appends", embeddings),
         }
     about = {"load_at_the_end": os.getloadavg()[0], "provenance": provenance()}
@@ -97,9 +98,9 @@ def embedded(folder: Path) -> Array:
 
 def types(folder: Path, embeddings: Array) -> dict[str, Any]:
     """Cosines to float32, and bytes."""
-    caches = {dtype: made(folder, embeddings, dtype) for dtype in ("float16", "int8")}
+    caches = {dtype: made(folder, embeddings, dtype) for dtype in DTYPES}
     found = {}
-    for dtype in ("float16", "int8"):
+    for dtype in DTYPES:
         reader = caches[dtype].reader(keys(embeddings.shape[1]))
         cosines = np.concatenate(
             [row_cosines(rows, reader.all(view)) for view, rows in enumerate(embeddings)]
@@ -132,7 +133,7 @@ def codecs(embeddings: Array) -> dict[str, Any]:
     """Ratio and speed of codecs on chunks as a cache has them; the codecs take turns."""
     numcodecs.blosc.set_nthreads(1)
     found: dict[str, Any] = {}
-    for dtype in ("float16", "int8"):
+    for dtype in DTYPES:
         kind = spec_of(embeddings[None], dtype).kinds["global"]
         rows = stored_values("global", kind, embeddings[None], "a benchmark")["global"][0]
         step = max(1, CHUNK_BYTES // rows[0].nbytes)
@@ -159,45 +160,54 @@ def codecs(embeddings: Array) -> dict[str, Any]:
     return found
 
 
-def archives(folder: Path, embeddings: Array) -> dict[str, Any]:
-    """Bytes, unpacking and reading of zstd caches, as ratios to plain ones."""
+def archives(embeddings: Array) -> dict[str, Any]:
+    """Bytes, unpacking and reading of packed caches, as ratios to plain ones."""
     many = np.tile(embeddings, (1, REPEATED, 1))
-    count, found = many.shape[1], {}
-    for dtype in ("float16", "int8"):
-        plain = made(folder / "plain", many, dtype)
-        packed = made(folder / "packed", many, dtype, codec="zstd")
-        touching: dict[str, list[float]] = {
-            "plain": [], "packed": [], "again": [], "zarr": [], "rewritten": [],
-        }  # fmt: skip
-        for turn in range(OPENED):
-            copies = CopyFolder(folder / f"copies-{dtype}-{turn}")
-            plain_reader = plain.reader(keys(count))
-            reader = packed.reader(keys(count), copies=copies)
-            again = packed.reader(keys(count), copies=copies)
-            for name, each in (("plain", plain_reader), ("packed", reader), ("again", again)):
-                touching[name].append(seconds(each.load_all))
-            stored = zarr.open_group(folder / "packed" / packed.base, mode="r")["global"]
-            touching["zarr"].append(seconds(lambda array=stored: array[:]))
-            target = zarr.create_array(
-                folder / f"by-zarr-{dtype}-{turn}", shape=stored.shape, dtype=stored.dtype,
-                chunks=stored.chunks, shards=stored.shards, compressors=None,
-            )  # fmt: skip
-            rewritten = seconds(lambda array=stored, to=target: to.__setitem__(..., array[:]))
-            touching["rewritten"].append(rewritten)
-        medians = map(statistics.median, touching.values())
-        touched, unpacked, reopened, by_zarr, rewritten = medians
-        speeds = taking_turns([plain_reader, reader], many.shape[0], count)
-        found[dtype] = {
-            "plain_bytes": stored_bytes(plain),
-            "bytes": stored_bytes(packed) / stored_bytes(plain),
-            "unpacked_megabytes_per_second": stored_bytes(plain) / unpacked / 1e6,
-            "rewritten_by_zarr_megabytes_per_second": stored_bytes(plain) / rewritten / 1e6,
-            "read_by_zarr_megabytes_per_second": stored_bytes(plain) / by_zarr / 1e6,
-            "first_touch_slower": unpacked / touched,
-            "later_first_touch_slower": reopened / touched,
-            "reading": speeds[1] / speeds[0],
-        }
+    found: dict[str, Any] = {}
+    for codec in ("zstd", "blosc-shuffle", "blosc-bitshuffle"):
+        found[codec] = {}
+        for dtype in DTYPES:
+            with tempfile.TemporaryDirectory() as folder:
+                found[codec][dtype] = archive(Path(folder), many, dtype, codec)
     return found
+
+
+def archive(folder: Path, many: Array, dtype: str, codec: str) -> dict[str, float]:
+    """What :func:`archives` says of one type and codec."""
+    count = many.shape[1]
+    plain = made(folder / "plain", many, dtype)
+    packed = made(folder / "packed", many, dtype, codec=codec)
+    touching: dict[str, list[float]] = {
+        "plain": [], "packed": [], "again": [], "zarr": [], "rewritten": [],
+    }  # fmt: skip
+    for turn in range(OPENED):
+        copies = CopyFolder(folder / f"copies-{dtype}-{turn}")
+        plain_reader = plain.reader(keys(count))
+        reader = packed.reader(keys(count), copies=copies)
+        again = packed.reader(keys(count), copies=copies)
+        for name, each in (("plain", plain_reader), ("packed", reader), ("again", again)):
+            touching[name].append(seconds(each.load_all))
+        stored = zarr.open_group(folder / "packed" / packed.base, mode="r")["global"]
+        touching["zarr"].append(seconds(lambda array=stored: array[:]))
+        target = zarr.create_array(
+            folder / f"by-zarr-{dtype}-{turn}", shape=stored.shape, dtype=stored.dtype,
+            chunks=stored.chunks, shards=stored.shards, compressors=None,
+        )  # fmt: skip
+        rewritten = seconds(lambda array=stored, to=target: to.__setitem__(..., array[:]))
+        touching["rewritten"].append(rewritten)
+    medians = map(statistics.median, touching.values())
+    touched, unpacked, reopened, by_zarr, rewritten = medians
+    speeds = taking_turns([plain_reader, reader], many.shape[0], count)
+    return {
+        "plain_bytes": stored_bytes(plain),
+        "bytes": stored_bytes(packed) / stored_bytes(plain),
+        "unpacked_megabytes_per_second": stored_bytes(plain) / unpacked / 1e6,
+        "rewritten_by_zarr_megabytes_per_second": stored_bytes(plain) / rewritten / 1e6,
+        "read_by_zarr_megabytes_per_second": stored_bytes(plain) / by_zarr / 1e6,
+        "first_touch_slower": unpacked / touched,
+        "later_first_touch_slower": reopened / touched,
+        "reading": speeds[1] / speeds[0],
+    }
 
 
 def appends(folder: Path, embeddings: Array) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from flows.config.retraining import NightlyConfig
 from flows.config.support import SupportConfig
 from flows.config.sweep import SweepConfig
 from flows.config.tracking import TrackingConfig
-from storage.cache.spec import MOST_ROWS_PER_SHARD
+from storage.cache.spec import MOST_ROWS_PER_SHARD, Codec
 from storage.images import SourceConfig
 from tintem_core.mapping.config import MappingConfig
 from tintem_core.models.config import StudentConfig, TeacherConfig
@@ -61,10 +61,11 @@ class CacheConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
         description="float16 (keeps cosines to about one in a million), int8 with one scale per "
         "row (half of that, cosines to some in ten thousand), or float32",
     )
-    codec: Literal["none", "zstd"] = Field(
+    codec: Codec = Field(
         "none",
         description="zstd is for archives: every reader first unpacks the shards into "
-        "runtime.copies_folder, see docs/scale.md. Counts when a cache is made; no part of its id",
+        "runtime.copies_folder, see docs/scale.md. Blosc (lz4 after a shuffle of bytes or bits) "
+        "packs less and unpacks faster. Counts when a cache is made; no part of its id",
     )
     tokens: bool = Field(False, description="store patch tokens too (for the local term)")
     keep_mapped: bool = Field(

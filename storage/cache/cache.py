@@ -55,8 +55,8 @@ class FeatureCache:
 
         Args:
             rows_per_shard: images per shard file; None: about 32 MiB of the largest kind. Both
-                this and ``codec`` ("none" or "zstd", the latter for archives) only count when the
-                cache is made: an existing cache keeps its layout.
+                this and ``codec`` (all but "none" are for archives) only count when the cache is
+                made: an existing cache keeps its layout.
             provenance: versions, hardware, source manifest; kept beside the data, not in the id.
 
         Raises:

@@ -86,6 +86,9 @@ class CacheSpec(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
         return self.model_dump(mode="json", exclude={"kinds": {"__all__": {"grid"}}})
 
 
+Codec = Literal["none", "zstd", "blosc-shuffle", "blosc-bitshuffle"]
+
+
 class Layout(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """How rows are cut into shards; it changes files, never values."""
 
@@ -93,7 +96,7 @@ class Layout(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
         ge=1, le=MOST_ROWS_PER_SHARD, description="images per shard file, all views of each"
     )
     rows_per_chunk: int = Field(ge=1, description="images per inner chunk, one view each")
-    codec: Literal["none", "zstd"] = Field("none", description="zstd is for archives only")
+    codec: Codec = Field("none", description="all but none are for archives only")
 
 
 def choose_layout(spec: CacheSpec, rows_per_shard: int | None, codec: str = "none") -> Layout:

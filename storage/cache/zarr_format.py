@@ -14,8 +14,8 @@ from typing import Any
 import google_crc32c
 import numpy as np
 import zarr
-from numcodecs import Zstd
-from zarr.codecs import Crc32cCodec, ZstdCodec
+from numcodecs import Blosc, Zstd
+from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 from zarr.core.buffer import Buffer
 from zarr.storage import MemoryStore
 
@@ -113,10 +113,11 @@ def decode_shard(array: ArraySpec, layout: Layout, views: int, data: bytes) -> m
     chunk_bytes = _chunk_bytes(array, layout)
     size = len(held) * chunk_bytes + index_bytes + _CRC_BYTES
     plain = np.empty(size, np.uint8).data
+    codec = Zstd() if layout.codec == "zstd" else Blosc()
 
     def unpack(place: int, start: int, size: int) -> None:
         chunk = plain[place * chunk_bytes : (place + 1) * chunk_bytes]
-        Zstd().decode(packed[start : start + size - _CRC_BYTES], chunk[:-_CRC_BYTES])
+        codec.decode(packed[start : start + size - _CRC_BYTES], chunk[:-_CRC_BYTES])
         _end_with_checksum(chunk)
 
     with ThreadPoolExecutor(_DECODERS) as pool:
@@ -190,6 +191,9 @@ def _create(
     compressors = [Crc32cCodec()]
     if layout.codec == "zstd":
         compressors.insert(0, ZstdCodec(level=_ZSTD_LEVEL))
+    elif layout.codec != "none":
+        shuffle = layout.codec.removeprefix("blosc-")
+        compressors.insert(0, BloscCodec(cname="lz4", shuffle=shuffle))
     return zarr.create_array(
         store,
         name=array.name,

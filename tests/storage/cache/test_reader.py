@@ -88,11 +88,15 @@ def test_int8_rows_can_be_taken_as_stored(sample, keys):
     assert sample.cache.reader(names).take_stored(*where)[1] is None
 
 
+CODECS = ("zstd", "blosc-shuffle", "blosc-bitshuffle")
+
+
+@pytest.mark.parametrize("codec", CODECS)
 @pytest.mark.parametrize("memory_bytes", [0, 10**6])
-def test_an_archive_is_smaller_and_reads_the_same(root, keys, tmp_path, memory_bytes):
+def test_an_archive_is_smaller_and_reads_the_same(root, keys, tmp_path, memory_bytes, codec):
     kinds = {"global": KindSpec(shape=(64,), dims=("feature",), dtype="float16")}
     spec = CacheSpec(slug="archive", content={}, views=2, kinds=kinds)
-    cache = FeatureCache.create_or_open(root, spec, 64, codec="zstd")
+    cache = FeatureCache.create_or_open(root, spec, 64, codec=codec)
     names = keys(100)
     values = np.random.default_rng(0).integers(0, 3, (2, 100, 64)).astype(np.float16)
     for task in cache.plan(names):
@@ -111,11 +115,12 @@ def test_an_archive_is_smaller_and_reads_the_same(root, keys, tmp_path, memory_b
         again.load_all()
 
 
+@pytest.mark.parametrize("codec", CODECS)
 @pytest.mark.parametrize("rows", [1, 39, 64])
 @pytest.mark.parametrize("dtype", ["float16", "int8", "float32"])
-def test_a_shard_is_unpacked_into_the_bytes_that_zarr_writes(rows, dtype):
+def test_a_shard_is_unpacked_into_the_bytes_that_zarr_writes(rows, dtype, codec):
     kind = ArraySpec("tokens", "tokens", (3, 16), ("token", "feature"), dtype)
-    packed = Layout(rows_per_shard=64, rows_per_chunk=8, codec="zstd")
+    packed = Layout(rows_per_shard=64, rows_per_chunk=8, codec=codec)
     values = np.random.default_rng(rows).integers(0, 5, (2, rows, 3, 16)).astype(dtype)
     plain = encode_shard(kind, packed.model_copy(update={"codec": "none"}), values)
     assert decode_shard(kind, packed, 2, encode_shard(kind, packed, values)) == plain
