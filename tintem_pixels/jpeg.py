@@ -6,11 +6,14 @@ is not installed, Pillow does it all.
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, features
 
 try:
     from simplejpeg import decode_jpeg
 except ImportError:
+    decode_jpeg = None
+if not features.check("libjpeg_turbo"):
+    # Other decoders round otherwise.
     decode_jpeg = None
 
 # What may be unpacked at a smaller scale: of tiny files, two scales have one size.

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from simplejpeg import encode_jpeg
 
 import tintem_pixels.jpeg
 from tests.photos import photo
@@ -53,6 +54,15 @@ def test_pixels_are_pillows_at_every_scale_and_quality() -> None:
         assert is_unpacked(data)
         np.testing.assert_array_equal(as_array(data, side), wanted)
     assert scaled > 200
+
+
+@pytest.mark.parametrize("colours", ["444", "422", "420", "440", "411"])
+def test_colours_of_every_resolution_are_pillows(colours: str) -> None:
+    for number in range(20):
+        pixels = np.array(photo(number, (61 + number, 50)))
+        data = encode_jpeg(pixels, colorsubsampling=colours)
+        for side in (None, 20):
+            np.testing.assert_array_equal(as_array(data, side), by_pillow(data, side))
 
 
 @pytest.mark.parametrize("side", [1, 2, 7, 8, 9, 31, 33])
