@@ -89,21 +89,18 @@ CORRUPTED = ViewRecipe(name="corrupted")
 """View i shows corruption and severity `corruptions.corruption_of(i)`; there are 75."""
 
 
-def decode_image(
-    data: bytes, bits: int | None = None, shorter_side: int | None = None
-) -> Image.Image:
+def decode_image(data: bytes, bits: int | None = None) -> Image.Image:
     """Decode an encoded image to upright RGB, as :mod:`tintem_pixels.decode` says.
 
     Args:
         data: the bytes of a file.
         bits: how many bits are in use in grey values that are stored in more than 8.
-        shorter_side: in pixels; a JPEG may come out smaller, but no smaller than this; None: whole.
 
     Raises:
         InputError: if the bytes are not a complete image that Pillow can read.
     """
     try:
-        return decode(data, bits, shorter_side=shorter_side).image
+        return decode(data, bits).image
     except PixelError as error:
         raise InputError(f"not a readable image: {error}") from error
 

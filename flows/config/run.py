@@ -64,8 +64,8 @@ class CacheConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     codec: Codec = Field(
         "none",
         description="zstd is for archives: every reader first unpacks the shards into "
-        "runtime.copies_folder, see docs/scale.md. Blosc (lz4 after a shuffle of bytes or bits) "
-        "packs less and unpacks faster. Counts when a cache is made; no part of its id",
+        "runtime.copies_folder, see docs/scale.md; blosc (lz4 after a shuffle of bytes or bits) "
+        "packs less. Counts when a cache is made; no part of its id",
     )
     tokens: bool = Field(False, description="store patch tokens too (for the local term)")
     keep_mapped: bool = Field(

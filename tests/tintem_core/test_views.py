@@ -24,6 +24,7 @@ from tintem_core.views import (
     render_view,
     render_views,
 )
+from tintem_pixels import decode
 
 LIGHT = ViewRecipe(name="light")
 TIMM = ViewRecipe(name="timm")
@@ -71,6 +72,8 @@ def test_views_rendered_together_are_those_rendered_alone(recipe: ViewRecipe) ->
     views = [3, 0, 7, 4]
     together = render_views(image, "key", views, recipe, 32, 64)
     assert together.shape == (4, 32, 32, 3)
+    of_array = render_views(np.array(image), "key", views, recipe, 32, 64)
+    np.testing.assert_array_equal(of_array, together)
     for pixels, view in zip(together, views, strict=True):
         np.testing.assert_array_equal(pixels, render_view(image, "key", view, recipe, 32, 64))
 
@@ -119,7 +122,7 @@ def test_crops_are_resampled_as_pillow_does(recipe: ViewRecipe) -> None:
 def test_a_large_jpeg_is_decoded_smaller_and_shows_the_same_crop() -> None:
     large = photo(3, (200, 150)).resize((2400, 1800), Image.Resampling.BICUBIC)
     data, size = encoded(large, "JPEG"), 64
-    small = decode_image(data, None, LIGHT.decoded_side(size))
+    small = decode(data, shorter_side=LIGHT.decoded_side(size)).image
     assert small.size == (600, 450)
     whole = decode_image(data)
     assert whole.size == (2400, 1800)
@@ -140,7 +143,7 @@ def test_a_photo_is_never_decoded_smaller_than_asked(form: str, mode: str) -> No
     for _ in range(60):
         width, height, side = (int(n) for n in rng.integers(1, 700, 3))
         image = photo(1, (width, height)).convert(mode)
-        found = decode_image(encoded(image, form), None, side)
+        found = decode(encoded(image, form), shorter_side=side).image
         assert min(found.size) >= min(side, width, height)
         if form != "JPEG":
             assert found.size == image.size
