@@ -38,7 +38,8 @@ def report(
 
 def _write(config: Path) -> tuple[str, Path | None]:
     from flows.config.load import load_config
-    from flows.stages.report import REPORT, write_report
+    from flows.stages.report import write_report
+    from flows.stages.results import REPORT
     from flows.stages.stored import stored_run
 
     run = stored_run(load_config(config))

@@ -20,8 +20,8 @@ from flows.stages.models import known_teacher, load_objective, load_student
 from flows.stages.outlier_bank import outlier_bank
 from flows.stages.packaging import loader_cosines, package, vectors
 from flows.stages.reduced import Judge
-from flows.stages.report import REPORT, write_report
-from flows.stages.results import Exported, Finished, Indexed, Trained
+from flows.stages.report import write_report
+from flows.stages.results import REPORT, Exported, Finished, Indexed, Trained
 from flows.stages.selection import learnt_from
 from storage.artifacts import read_record
 from tintem_core.export.formats import Embed, Subject

@@ -29,7 +29,7 @@ from flows.reporting.summary import summary_rows
 from flows.stages.cache_requests import student_cache_spec
 from flows.stages.models import load_embedder, load_history, load_objective
 from flows.stages.peers import peers
-from flows.stages.results import Finished, Indexed
+from flows.stages.results import REPORT, Finished, Indexed
 from flows.stages.selection import learnt_from
 from flows.stages.spaces import spaces_of
 from flows.stages.stored_embeddings import stored_embeddings
@@ -41,7 +41,6 @@ from tintem_core.errors import TintemError
 from tintem_core.models.config import TeacherConfig
 from tintem_core.objectives.base import Objective
 
-REPORT = "report.html"
 _MOST_PHOTOS, _SIDE, _QUALITY = 2_000, 96, 72
 
 

@@ -19,6 +19,8 @@ from storage.root import Root
 # Looking for the neighbours of every test photo would take a hundred times as long for ten times as
 # many photos. As many as ImageNet's validation set has.
 MOST_TEST_PHOTOS = 50_000
+# Lies beside an export, and is no part of it.
+REPORT = "report.html"
 
 
 @dataclass(frozen=True)

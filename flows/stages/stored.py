@@ -19,7 +19,7 @@ from flows.stages.ids import (
 )
 from flows.stages.models import known_teacher
 from flows.stages.pipeline import Pipeline
-from flows.stages.results import Evaluated, Exported, Indexed, Mapped, Trained
+from flows.stages.results import REPORT, Evaluated, Exported, Indexed, Mapped, Trained
 from storage.artifacts import list_artifacts, read_record
 from storage.cache import FeatureCache
 from storage.errors import StorageError
@@ -70,14 +70,17 @@ def done_run(config: RunConfig) -> Pipeline | None:
 
 
 def _are_whole(run: Pipeline) -> bool:
-    """Whether every byte of a run's results is as it was recorded."""
+    """Whether every byte of a run's results is as it was recorded, and the report is there."""
     made = {
         "mappings": run.mapped,
         "students": run.trained,
         "evaluations": run.evaluated,
         "exports": run.exported,
     }
-    return all(find_whole(run.root, kind, found.id) is not None for kind, found in made.items())
+    # Written after the export's record, which says nothing of it.
+    return run.root.exists(f"exports/{run.exported.id}/{REPORT}") and all(
+        find_whole(run.root, kind, found.id) is not None for kind, found in made.items()
+    )
 
 
 def _pairs(now: dict[str, Dataset], then: dict[str, Dataset]) -> list[tuple[Dataset, Dataset]]:

@@ -24,7 +24,7 @@ from flows.reporting.base import reporter
 from flows.reporting.measures import label_of
 from flows.stages.ensure import exclusive
 from flows.stages.models import load_history
-from flows.stages.results import Exported, Finished
+from flows.stages.results import REPORT, Exported, Finished
 from storage.artifacts import read_file
 from tintem_core.errors import InputError
 
@@ -119,7 +119,7 @@ def tell(run: Finished, exported: Exported) -> Told:
     ended = datetime.fromisoformat(training["provenance"]["created"]).timestamp()
     caches = [run.extracted.training_cache, *(o.training_cache for o in run.extracted.others)]
     versions = {**record["provenance"]["packages"], "python": record["provenance"]["python"]}
-    names = ("card.md", "report.html", record["model"]["file"], "record.json")
+    names = ("card.md", REPORT, record["model"]["file"], "record.json")
     return Told(
         export=exported.id,
         parameters=parameters(config),

@@ -9,7 +9,8 @@ from flows.config.load import load_config, parse_config
 from flows.reporting.sections.failures import failures
 from flows.reporting.sections.neighbours import neighbours
 from flows.stages.pipeline import Pipeline
-from flows.stages.report import REPORT, gather, write_report
+from flows.stages.report import gather, write_report
+from flows.stages.results import REPORT
 from flows.stages.stored import stored_run
 from tests.photos import photo
 from tests.runs import small_run, write_config

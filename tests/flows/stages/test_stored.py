@@ -9,6 +9,7 @@ import pytest
 from flows.config.load import parse_config
 from flows.config.run import RunConfig
 from flows.stages.pipeline import Pipeline
+from flows.stages.results import REPORT
 from flows.stages.stored import done_run
 from storage.root import open_root
 from storage.testing import damaged
@@ -82,4 +83,17 @@ def test_a_run_of_which_one_byte_of_a_result_differs_is_not_done(settings: dict[
         path.write_bytes(damaged(data, len(data) // 2))
         assert done_run(config) is None, place
         path.write_bytes(data)
+    assert done_run(config) is not None
+
+
+def test_a_run_that_was_killed_before_its_report_was_written_is_not_done(
+    settings: dict[str, Any],
+) -> None:
+    config = parse_config(settings, "test")
+    done = Pipeline(config).exported
+    report = Path(settings["root"]) / "exports" / done.id / REPORT
+    report.unlink()
+    assert done_run(config) is None
+    assert Pipeline(config).exported.reused
+    assert report.exists()
     assert done_run(config) is not None
