@@ -6,7 +6,7 @@ Legend: ``B`` batch, ``K`` width.
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,15 @@ from numpy.typing import NDArray
 
 from flows.inference.model import PhotoModel
 from flows.reporting.base import Advance, reporter
-from storage.embeddings import LISTED, SUFFIXES, Parts, beside, write_embeddings
+from storage.embeddings import (
+    LISTED,
+    SUFFIXES,
+    Parts,
+    are_begun,
+    beside,
+    read_told,
+    write_embeddings,
+)
 from storage.errors import DeniedError, MissingObjectError
 from storage.images import ImageReader, SourceConfig, open_reader, photo_key
 from storage.lease import hold
@@ -62,13 +70,17 @@ def place_of(given: str) -> Path:
     if out.suffix not in SUFFIXES:
         raise InputError(f"{out} must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}.")
     # What lies beside an unfinished file may be of this very command, which was killed.
-    written = [] if parts_folder(out).exists() else [out, *beside(out).values()]
-    for path in written:
-        if path.exists():
-            raise InputError(f"{path} exists: delete it, or give another -o.")
+    written = [] if are_begun(parts_folder(out)) else [out, *beside(out).values()]
+    _refuse_written(written)
     if not out.parent.is_dir():
         raise InputError(f"there is no folder {out.parent}: make it, or correct -o.")
     return out
+
+
+def _refuse_written(paths: Sequence[Path]) -> None:
+    for path in paths:
+        if path.exists():
+            raise InputError(f"{path} exists: delete it, or give another -o.")
 
 
 def parts_folder(out: Path) -> Path:
@@ -98,25 +110,40 @@ def embed_photos(model: PhotoModel, source: SourceConfig, out: Path) -> Embedded
     made_from = {"model": model.identity, "photos": source.model_dump(mode="json")}
     parts = Parts(folder, made_from, model.width, has_score=model.has_score)
     with hold(open_root(folder), "embed", lambda who: reporter().note(f"waiting for {who}")):
-        missing = parts.keep(listed)
-        if out.exists() and missing.height:
-            raise InputError(
-                f"{out} exists, and {folder} holds the beginning of another one: delete one of the "
-                "two, or give another -o."
-            )
-        if known := listed.height - missing.height:
-            reporter().note(f"{known:,} of {listed.height:,} photos are embedded already")
-        with reporter().track("Embed", missing.height, "photos") as advance:
-            # The same batches as without a kill, and all cores at work on a few photos too.
-            share = -(-listed.height // model.at_once)
-            _add(parts, model, reader, missing, max(1, min(model.batch_size, share)), advance)
-        told = {"tintem.model": model.name, "tintem.identity": model.identity}
-        _refuse_nothing(parts, source.uri)
-        # Where a kill came before the parts were deleted, this is the same file once more.
-        photos, unreadable = write_embeddings(parts, out, told)
+        if out.exists() and not are_begun(folder):
+            # Another process has made it meanwhile.
+            photos, unreadable = read_told(out)
+        else:
+            photos, unreadable = _complete(parts, model, reader, listed, out, source.uri)
     parts.delete()
     files = (out, *(path for path in beside(out).values() if path.exists()))
     return Embedded(photos, unreadable, files)
+
+
+def _complete(
+    parts: Parts, model: PhotoModel, reader: ImageReader, listed: pl.DataFrame, out: Path, uri: str
+) -> tuple[int, pl.DataFrame]:
+    """Embed what is missing and write the file; return what is told of it."""
+    missing = parts.keep(listed)
+    if out.exists() and not parts.files():
+        # Another process has made it since this one looked.
+        parts.delete()
+        _refuse_written([out])
+    if out.exists() and missing.height:
+        raise InputError(
+            f"{out} exists, and {parts.folder} holds the beginning of another one: delete one of "
+            "the two, or give another -o."
+        )
+    if known := listed.height - missing.height:
+        reporter().note(f"{known:,} of {listed.height:,} photos are embedded already")
+    with reporter().track("Embed", missing.height, "photos") as advance:
+        # The same batches as without a kill, and all cores at work on a few photos too.
+        share = -(-listed.height // model.at_once)
+        _add(parts, model, reader, missing, max(1, min(model.batch_size, share)), advance)
+    told = {"tintem.model": model.name, "tintem.identity": model.identity}
+    _refuse_nothing(parts, uri)
+    # Where a kill came before the parts were deleted, this is the same file once more.
+    return write_embeddings(parts, out, told)
 
 
 def _refuse_nothing(parts: Parts, uri: str) -> None:

@@ -35,12 +35,11 @@ def repair_sentences(repaired: Sequence[Repaired]) -> list[str]:
         if done.unreadable:
             said.append(done.unreadable)
             continue
-        if not done.withdrawn:
-            said.append(f"{done.id}: no shard is damaged; metadata and row tables are in order")
-            continue
         shards = ", ".join(map(str, done.withdrawn))
         text = f"{done.id}: withdrew {len(done.withdrawn)} damaged shards ({shards})"
-        if done.recomputed is None:
+        if not done.withdrawn:
+            text = f"{done.id}: no shard is damaged; metadata and row tables are in order"
+        elif done.recomputed is None:
             text += "; `tintem repair CONFIG.yaml` or `tintem extract CONFIG.yaml`, with the "
             text += "config that made this cache, computes exactly them again"
         else:

@@ -96,6 +96,7 @@ class FeatureCache:
             new = wanted.filter(~shards.is_in([*state.sound, *resumable]).fill_null(False))
             if new.is_empty() or self._append(state.rows, new):
                 break
+        description.complete_copies(self._handle)
         description.fit_metadata(self._handle, max(state.rows.shards, default=-1) + 1)
         tasks = [ShardTask(shard, tuple(names)) for shard, names in resumable.items()]
         for i, start in enumerate(range(0, len(new), size)):

@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 
 from storage.cache import rows
-from storage.cache.description import fit_metadata
+from storage.cache.description import complete_copies, fit_metadata
 from storage.cache.handle import CacheHandle
 from storage.cache.reader import FeatureReader
 from storage.cache.rows import Allocation
@@ -76,6 +76,7 @@ def compact(
         keep: images still wanted; others are left behind in the shards that are rewritten.
         progress: called with (rows moved, rows to move).
     """
+    complete_copies(cache)
     state = State(cache)
     before = len(state.rows.shards)
     moving = _rows_to_move(cache, state, fullness, keep)

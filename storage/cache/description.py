@@ -184,6 +184,14 @@ def restore(cache: CacheHandle) -> None:
             cache.root.write(f"{cache.base}/{name}", cache.root.read(f"{cache.base}/{other}"))
 
 
+def complete_copies(cache: CacheHandle) -> None:
+    """Copy what a process wrote that was killed before it had written the copies."""
+    record, copy = f"{cache.base}/{_RECORD}", f"{cache.base}/{_COPY}"
+    if not cache.root.exists(copy):
+        cache.root.write(copy, cache.root.read(record))
+    rows.complete_copies(cache.root, cache.base)
+
+
 def refuse_other(where: str, found: CacheSpec, wanted: CacheSpec) -> None:
     """Raises CacheMismatchError that names the first field in which two specifications differ."""
     have, want = found.determining(), wanted.determining()

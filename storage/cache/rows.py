@@ -164,6 +164,18 @@ def _shards(records: Iterable[dict[str, Any]]) -> dict[int, Allocation]:
     }
 
 
+def complete_copies(root: Root, base: str) -> None:
+    """Copy each record that has no copy: it is written last, and made again by nobody."""
+    paths = {path for path, _, _ in _files(root, base)}
+    for record in sorted(paths):
+        copy = f"{base}/{COPIES}/{record.rsplit('/', 1)[-1]}"
+        if record.endswith(".json") and record != copy and copy not in paths:
+            root.write(copy, root.read(record))
+            if not root.exists(record):
+                # A compaction has put one generation in the place of this one meanwhile.
+                root.delete(copy)
+
+
 def forget_before(root: Root, base: str, generation: int) -> None:
     """Delete every generation older than a switch."""
     for path, _, number in _files(root, base):

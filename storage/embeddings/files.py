@@ -56,6 +56,20 @@ def write_embeddings(parts: Parts, out: Path, told: Mapping[str, str]) -> tuple[
     return count, unreadable
 
 
+def read_told(out: Path) -> tuple[int, pl.DataFrame]:
+    """Return what :func:`write_embeddings` has returned when it wrote a file."""
+    if out.suffix == ".parquet":
+        count = pl.scan_parquet(out).select(pl.len()).collect().item()
+    elif out.suffix == ".npy":
+        count = len(np.load(out, mmap_mode="r"))
+    else:
+        count = zarr.open_array(out / "embedding", mode="r").shape[0]
+    table = beside(out)["unreadable"]
+    if table.exists():
+        return count, pl.read_csv(table)
+    return count, pl.DataFrame(schema={"uri": pl.String, "reason": pl.String})
+
+
 def _parquet(parts: Parts, _count: int, part: Path, told: Mapping[str, str]) -> None:
     found = parts.rows().filter(pl.col("key").is_not_null()).select(*parts.names, "embedding")
     found.sink_parquet(part, maintain_order=True, metadata=dict(told))

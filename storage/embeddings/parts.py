@@ -8,6 +8,7 @@ Legend: ``N`` photos, ``K`` width.
 
 import io
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,22 @@ from storage.root import open_root
 _MADE_FROM = "made-from.json"
 LISTED = ("uri", "bytes", "modified")
 """What tells a photo from another one that lay in its place."""
+
+
+def are_begun(folder: Path) -> bool:
+    """Whether a folder holds the beginning of a file; what is left of deleted parts is removed."""
+    if (folder / _MADE_FROM).exists():
+        return True
+    # Another process may be about to begin: what it writes aside is hidden.
+    if any(folder.glob("[!.]*")):
+        _delete(folder)
+    return False
+
+
+def _delete(folder: Path) -> None:
+    # First: some of the parts would pass for the beginning of another file.
+    (folder / _MADE_FROM).unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 class Parts:
@@ -90,8 +107,8 @@ class Parts:
         return pl.scan_parquet(self.files(), glob=False)
 
     def delete(self) -> None:
-        """Forget all of it."""
-        self._root.delete("")
+        """Forget all of it; killed meanwhile, what is left counts as nothing."""
+        _delete(self.folder)
 
     def _write(self, name: str, table: pl.DataFrame) -> None:
         buffer = io.BytesIO()

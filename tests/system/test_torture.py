@@ -26,6 +26,21 @@ def test_killed_at_random_instants_everything_ends_as_undisturbed(
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
+@pytest.mark.parametrize(("command", "last"), [("run", "report.html"), ("embed", "#.parquet")])
+def test_killed_before_every_change_of_a_file_everything_ends_as_undisturbed(
+    command: str, last: str, tmp_path: Path
+) -> None:
+    torturer = Torturer(tmp_path, _SEED, preloaded=True)
+    try:
+        died = torturer.die_before_every_change(SUBJECTS[command])
+    finally:
+        torturer.close()
+    assert len(died) == len(set(died))
+    assert died[-1].endswith(last)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_a_killed_service_answers_as_before(tmp_path: Path) -> None:
     print(f"python -m tests.system.torture --kills 3 --seed {_SEED} --only serve")
     assert Torturer(tmp_path, _SEED).torture_service(3).kills == 3

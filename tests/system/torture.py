@@ -1,6 +1,8 @@
-"""SIGKILL at random instants, again and again: in the end everything equals an undisturbed run.
+"""SIGKILL at random instants, or before every change of a file: in the end everything equals an
+undisturbed run.
 
 python -m tests.system.torture --kills 100 --seed 1 --only run,nightly --folder /tmp/torture
+python -m tests.system.torture --changes --only run,sweep
 """
 
 import argparse
@@ -20,6 +22,7 @@ import psutil
 
 from flows.cli.interrupt import SENTENCE
 from flows.orchestration.ephemeral import LocalServer
+from tests.system.torture_changes import Doom
 from tests.system.torture_command import Command, TortureError, environment_in
 from tests.system.torture_preloaded import Preloaded
 from tests.system.torture_serve import torture_service
@@ -103,8 +106,8 @@ class Torturer:
         if self._preloaded is not None:
             self._preloaded.close()
 
-    def _start(self, words: Sequence[str]) -> Command:
-        return Command(self._folder, words, self._preloaded)
+    def _start(self, words: Sequence[str], doom: Doom | None = None) -> Command:
+        return Command(self._folder, words, self._preloaded, doom)
 
     def torture(self, subject: Subject, kills: int) -> Told:
         """Kill a command so often, over as many rounds as it takes.
@@ -121,14 +124,36 @@ class Torturer:
                 pass
             if not subject.is_done(self._place):
                 self._run(subject.words)
-            subject.tidy(self._place)
-            found = differences(wanted.state, state_of(self._folder / subject.results))
-            if found:
-                raise TortureError(f"{subject.words} is not as undisturbed:\n" + "\n".join(found))
+            self._compare(subject, wanted)
             told.rounds += 1
             print(f"{subject.words[0]}: round {told.rounds} is as undisturbed", flush=True)
         told.seconds = time.monotonic() - started
         return told
+
+    def die_before_every_change(self, subject: Subject) -> list[str]:
+        """Let a command die before each kind of change that it makes, one after the other.
+
+        Returns:
+            The changes, in the order in which it came to them.
+
+        Raises:
+            TortureError: as :meth:`torture`.
+        """
+        wanted = self._measure(subject)
+        subject.begin(self._place)
+        diary = self._folder / "diary.txt"
+        diary.write_text("")
+        doom = Doom(str(self._folder / subject.results), str(diary))
+        is_over = False
+        while not is_over and not subject.is_done(self._place):
+            before = diary.read_text()
+            with self._start(subject.words, doom) as command:
+                command.process.wait(_LONGEST)
+                is_over = diary.read_text() == before
+                if is_over:
+                    command.expect_success(0)
+        self._compare(subject, wanted)
+        return diary.read_text().splitlines()
 
     def torture_service(self, kills: int) -> Told:
         """Kill `tintem serve` while clients ask it."""
@@ -137,6 +162,12 @@ class Torturer:
         asked = torture_service(self._folder, self._draw, kills)
         moments = Counter({"answers": asked.answers, "broken connections": asked.broken})
         return Told(kills, asked.signals, kills, moments, time.monotonic() - started)
+
+    def _compare(self, subject: Subject, wanted: Undisturbed) -> None:
+        subject.tidy(self._place)
+        found = differences(wanted.state, state_of(self._folder / subject.results))
+        if found:
+            raise TortureError(f"{subject.words} is not as undisturbed:\n" + "\n".join(found))
 
     def _measure(self, subject: Subject) -> Undisturbed:
         subject.begin(self._place)
@@ -209,6 +240,9 @@ def main() -> None:
     parser.add_argument(
         "--preloaded", action="store_true", help="fork commands from a process with all imports"
     )
+    parser.add_argument(
+        "--changes", action="store_true", help="die once before each kind of change instead"
+    )
     given = parser.parse_args()
     # So that the command that runs just then is ended too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -217,14 +251,18 @@ def main() -> None:
     folder = given.folder or Path(tempfile.mkdtemp(prefix="tintem-torture-"))
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    torturer = Torturer(folder.absolute(), seed, preloaded=given.preloaded)
+    torturer = Torturer(folder.absolute(), seed, preloaded=given.preloaded or given.changes)
     shares = dict.fromkeys(names, _SERVICE_SHARE) | {n: s.share for n, s in SUBJECTS.items()}
     asked, faults = given.only.split(","), []
     for name in asked:
         kills = max(1, round(given.kills * shares[name] / sum(shares[each] for each in asked)))
+        told: Told | str
         try:
             if name == SERVICE:
                 told = torturer.torture_service(kills)
+            elif given.changes:
+                died = torturer.die_before_every_change(SUBJECTS[name])
+                told = "\n  ".join([f"as undisturbed after {len(died)} deaths, before", *died])
             else:
                 told = torturer.torture(SUBJECTS[name], kills)
         except TortureError as error:

@@ -13,6 +13,7 @@ from types import TracebackType
 
 import psutil
 
+from tests.system.torture_changes import Doom
 from tests.system.torture_preloaded import Forked, Preloaded
 
 _MARK = "TINTEM_TORTURED"
@@ -45,10 +46,15 @@ class Command:
         folder: its working directory; its log and what belongs to the user lie there too.
         words: after `tintem`.
         preloaded: what it is forked from; None: it is started as a user does.
+        doom: when a forked one dies by itself.
     """
 
     def __init__(
-        self, folder: Path, words: Sequence[str], preloaded: Preloaded | None = None
+        self,
+        folder: Path,
+        words: Sequence[str],
+        preloaded: Preloaded | None = None,
+        doom: Doom | None = None,
     ) -> None:
         self.words, self._mark = list(words), str(folder)
         self._log = folder / "said.log"
@@ -56,7 +62,7 @@ class Command:
         self.process: subprocess.Popen[bytes] | Forked
         if preloaded is not None:
             self._others.add(preloaded.pid)
-            self.process = preloaded.start(words, folder, self._log)
+            self.process = preloaded.start(words, folder, self._log, doom)
             return
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(

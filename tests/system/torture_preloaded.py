@@ -17,6 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.system.torture_changes import Doom
+
 _IMPORTED = "imported.json"
 _LOOK_EVERY = 0.005
 
@@ -62,9 +64,19 @@ class Preloaded:
         )  # fmt: skip
         self.pid = self._process.pid
 
-    def start(self, words: Sequence[str], folder: Path, log: Path) -> Forked:
-        """Fork a command."""
-        told = self._ask({"words": list(words), "folder": str(folder), "log": str(log)})
+    def start(
+        self, words: Sequence[str], folder: Path, log: Path, doom: Doom | None = None
+    ) -> Forked:
+        """Fork a command.
+
+        Args:
+            words: after `tintem`.
+            folder: its working directory.
+            log: for what it says.
+            doom: when it dies; None: when it is killed, or ends.
+        """
+        question = {"words": list(words), "folder": str(folder), "log": str(log)}
+        told = self._ask(question | {"doom": doom})
         return Forked(self, told["pid"])
 
     def code_of(self, pid: int) -> int | None:
@@ -116,6 +128,8 @@ def _forked(question: dict[str, Any], imported: Path) -> int:
         os.dup2(source, target)
     sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w")  # noqa: SIM115
     os.chdir(question["folder"])
+    if question["doom"] is not None:
+        Doom(*question["doom"]).expect()
     sys.argv = ["tintem", *question["words"]]
     code: Any = 0
     try:

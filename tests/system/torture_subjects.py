@@ -6,8 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from flows.inference.embed import parts_folder
 from flows.maintenance import leftovers
 from flows.maintenance.gc import collect_garbage
+from storage.embeddings import are_begun
 from tests.exports import write_export
 from tests.photos import photo
 from tests.runs import small_run, write_config
@@ -93,8 +95,8 @@ class Subject:
 
     def is_done(self, place: Place) -> bool:
         """Whether a killed command had done everything, and refuses to do it again."""
-        out = place.folder / "embedded"
-        return self.results == "embedded" and [path.name for path in out.iterdir()] == [_OUT]
+        out = place.folder / "embedded" / _OUT
+        return self.results == "embedded" and out.exists() and not are_begun(parts_folder(out))
 
     def moment(self, place: Place, pid: int) -> str:
         """Name what a process works on, by the leases that it holds."""

@@ -1,5 +1,6 @@
 """`tintem embed`: rows that anybody can check, one sentence for a mistake, no torch."""
 
+import contextlib
 import io
 import os
 import re
@@ -9,9 +10,10 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -23,12 +25,13 @@ from typer.testing import CliRunner
 from flows.cli.commands import app
 from flows.data.latents_file import open_latents_file
 from flows.inference import embed as embedding
-from flows.inference.embed import embed_photos, parts_folder, place_of
+from flows.inference.embed import Embedded, embed_photos, parts_folder, place_of
 from flows.inference.model import Answer, open_export
 from flows.reporting.base import reporting_to
-from storage.embeddings import Parts
+from storage.embeddings import SUFFIXES, Parts, read_told
 from storage.errors import CacheMismatchError, StorageInputError
 from storage.images import SourceConfig, build_manifest, write_images
+from storage.lease import Lease, hold
 from storage.root import open_root
 from storage.testing import damaged
 from tests.exports import SIZE, WIDTH, write_export
@@ -328,6 +331,65 @@ def test_killed_between_the_file_and_the_end_of_its_parts_the_same_command_ends_
     assert not parts_folder(out).exists()
     with pytest.raises(InputError, match=f"{out} exists: delete it"):
         place_of(str(out))
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_killed_while_the_parts_are_deleted_the_file_is_there_and_no_beginning(
+    export: Path,
+    photo_folder: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    suffix: str,
+) -> None:
+    photos, out = source_of(photo_folder(8)), tmp_path / f"x{suffix}"
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", lambda *_, **__: die())
+        with pytest.raises(KeyboardInterrupt):
+            embed_photos(open_export(str(export)), photos, out)
+    assert list(parts_folder(out).glob("*.parquet"))
+    with pytest.raises(InputError, match=f"{out} exists: delete it"):
+        place_of(str(out))
+    assert not parts_folder(out).exists()
+    assert read_told(out)[0] == 8
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_who_has_waited_for_the_same_file_is_told_what_is_in_it(
+    export: Path,
+    photo_folder: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    suffix: str,
+) -> None:
+    folder, out = photo_folder(8), tmp_path / f"x{suffix}"
+    (folder / "broken.png").write_bytes(b"no photo")
+    first: list[Embedded] = []
+
+    @contextlib.contextmanager
+    def waiting(*given: Any) -> Iterator[Lease]:
+        # Both have begun, and the other one was sooner.
+        monkeypatch.setattr(embedding, "hold", hold)
+        first.append(embed_photos(open_export(str(export)), source_of(folder), out))
+        with hold(*given) as lease:
+            yield lease
+
+    monkeypatch.setattr(embedding, "hold", waiting)
+    second = embed_photos(open_export(str(export)), source_of(folder), out)
+    assert second.photos == first[0].photos == 8
+    assert second.files == first[0].files
+    assert second.unreadable.equals(first[0].unreadable)
+    assert second.unreadable["uri"].to_list() == ["broken.png"]
+    assert not parts_folder(out).exists()
+
+
+def test_who_comes_when_the_other_one_has_just_ended_is_refused_and_leaves_nothing(
+    export: Path, photo_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    photos, out = source_of(photo_folder(8)), place_of(str(tmp_path / "x.npy"))
+    out.write_text("made since then")
+    with pytest.raises(InputError, match=f"{out} exists: delete it"):
+        embed_photos(open_export(str(export)), photos, out)
+    assert [path.name for path in tmp_path.glob("x.npy*")] == ["x.npy"]
 
 
 def test_a_file_that_the_parts_did_not_become_stays(

@@ -17,7 +17,7 @@ from flows.config.run import RunConfig
 from flows.data.rendering import view_source
 from flows.maintenance.compact import compact
 from flows.maintenance.status import collect
-from flows.maintenance.told import findings
+from flows.maintenance.told import findings, repair_sentences
 from flows.maintenance.verify import repair, verify
 from flows.reporting.base import reporting_to
 from flows.stages.cache_checks import measure_truth, truth_test
@@ -112,6 +112,17 @@ def test_without_a_config_repair_only_withdraws(extracted: Pipeline) -> None:
     cache = FeatureCache.open(again.root, again.extracted.training_cache)
     assert not again.extracted.reused
     assert cache.verify() == []
+
+
+def test_after_a_repair_that_was_killed_the_next_one_tells_that_photos_are_missing(
+    extracted: Pipeline, config_file: Path
+) -> None:
+    flip_a_byte(shards(extracted)[1])
+    FeatureCache.open(extracted.root, extracted.extracted.training_cache).repair()
+    told, untouched = repair_sentences(repair(str(config_file)))
+    assert "no shard is damaged" in told
+    assert told.endswith("; 8 photos are missing still: `tintem extract` adds them")
+    assert untouched.endswith("no shard is damaged; metadata and row tables are in order")
 
 
 def test_repair_leaves_new_photos_to_the_extraction(

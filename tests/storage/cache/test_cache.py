@@ -20,6 +20,7 @@ from storage.errors import (
     StorageInputError,
 )
 from storage.records import seal, unseal
+from storage.testing import Sample
 from tests.storage.hooked import die
 
 
@@ -279,3 +280,18 @@ def test_a_shard_whose_recomputation_was_killed_is_planned_again(sample, keys, r
     assert sample.cache.plan(names) == [task]
     sample.fill(names)
     assert sample.cache.verify() == []
+
+
+@pytest.mark.parametrize("name", ["record-copy.json", "rows/copies/000000.json"])
+def test_a_copy_that_was_not_written_before_a_kill_is_written_by_the_next_plan(
+    root, spec, keys, name
+):
+    root.before("write", f"/{name}", die)
+    with pytest.raises(KeyboardInterrupt):
+        FeatureCache.create_or_open(root, spec, 8).plan(keys(20))
+    again = Sample(FeatureCache.create_or_open(root, spec, 8))
+    again.fill(keys(20))
+    assert again.cache.verify() == []
+    original = name.replace("-copy", "").replace("/copies", "")
+    root.write(f"{again.cache.base}/{original}", b"damaged")
+    assert FeatureCache.open(root, spec.id).missing(keys(20)) == []

@@ -142,6 +142,29 @@ def test_a_compaction_killed_at_any_moment_loses_nothing(appended, moment, root)
     check(appended, names)
 
 
+def test_a_switch_that_was_not_copied_before_a_kill_is_copied_by_the_next_compaction(
+    appended, root
+):
+    before_the_switch(root, lambda: root.before("write", ".json", die))
+    with pytest.raises(KeyboardInterrupt):
+        appended.cache.compact()
+    assert [problem.reason[-11:] for problem in appended.cache.verify()] == ["is missing."]
+    appended.cache.compact()
+    assert appended.cache.verify() == []
+    check(appended, some_keys(40))
+
+
+def test_a_generation_that_is_forgotten_while_it_is_copied_stays_forgotten(appended, root):
+    cache = appended.cache
+    (first, *_) = [p for p in root.list(f"{cache.base}/rows/copies") if p.endswith(".json")]
+    root.delete(first)
+    root.before("write", first, lambda: FeatureCache.open(root, cache.id).compact())
+    cache.plan(some_keys(40))
+    assert not root.exists(first)
+    assert cache.verify() == []
+    check(appended, some_keys(40))
+
+
 def test_an_append_during_a_compaction_is_kept(appended, root):
     names, more, raced = some_keys(40), some_keys(50), []
     before_the_switch(root, lambda: raced.extend(appended.fill(more)))
