@@ -26,8 +26,9 @@ install: $(VENV)/.demo  ## create .venv with everything the quickstart needs
 quickstart: $(VENV)/.demo  ## distil a real teacher on real photos, in a few minutes
 	$(BIN)/tintem quickstart
 
+# Three processes on two cores, as tests wait for servers, leases and kills a fifth of the time.
 test: $(VENV)/.test  ## the tests that take seconds
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 3 --dist worksteal
 
 test-slow: $(VENV)/.test  ## the tests that take minutes: real processes, kills, the quickstart
 	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile

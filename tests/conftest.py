@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-# Tests run two at a time on two cores: more threads than that only wait for each other. Before
+# Tests run beside each other: more threads than processes only wait for each other. Before
 # torch and NumPy are imported, and inherited by the processes that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

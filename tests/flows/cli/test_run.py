@@ -5,22 +5,25 @@ import sqlite3
 from pathlib import Path
 
 import psutil
-import pytest
 
 from tests.flows.cli.test_bad_input import tintem
 
 
-@pytest.fixture
-def finished(config_file: Path, tmp_path: Path) -> str:
+def test_a_stage_alone_makes_its_part_and_a_run_the_rest_with_numbers_and_a_record_in_prefect(
+    config_file: Path, tmp_path: Path
+) -> None:
+    done = tintem("map", str(config_file), home=tmp_path)
+    assert done.returncode == 0, done.stderr
+    status = json.loads(tintem("status", str(config_file), "--json", home=tmp_path).stdout)
+    assert len(status["caches"]) == 2
+    assert len(status["mappings"]) == 1
+    assert status["students"] == []
+    assert status["mappings"][0]["id"] in done.stdout
+
     done = tintem("run", str(config_file), home=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    return done.stdout
-
-
-def test_a_run_prints_its_numbers_and_is_recorded_by_prefect(
-    finished: str, config_file: Path, tmp_path: Path
-) -> None:
+    finished = done.stdout
     for wanted in ("teacher", "student", "pairwise cosines", "kNN", "student.onnx", "report.html"):
         assert wanted in finished
     assert f"tintem status {config_file}" in finished.replace("\n", "")
@@ -62,15 +65,3 @@ def test_a_run_prints_its_numbers_and_is_recorded_by_prefect(
 
     left = [p for p in psutil.process_iter(["cmdline"]) if str(tmp_path) in str(p.info["cmdline"])]
     assert not left
-
-
-def test_a_stage_alone_makes_sure_of_the_stages_before_it(
-    config_file: Path, tmp_path: Path
-) -> None:
-    done = tintem("map", str(config_file), home=tmp_path)
-    assert done.returncode == 0, done.stderr
-    status = json.loads(tintem("status", str(config_file), "--json", home=tmp_path).stdout)
-    assert len(status["caches"]) == 2
-    assert len(status["mappings"]) == 1
-    assert status["students"] == []
-    assert status["mappings"][0]["id"] in done.stdout
