@@ -243,6 +243,20 @@ WRITING = (
         ("tests/storage/cache/test_integrity.py::test_every_file_of_a_cache_may_be_damaged_without_one_wrong_row",),
     ),
     Mutation(
+        "no-copy-after-a-kill", f"{_CACHE}/cache.py",
+        "        description.complete_copies(self._handle)\n",
+        "",
+        "One damaged byte of a record costs the whole cache.",
+        ("tests/storage/cache/test_cache.py::test_a_copy_that_was_not_written_before_a_kill_is_written_by_the_next_plan",),
+    ),
+    Mutation(
+        "forgotten-rows-come-back", _ROWS,
+        "if not root.exists(record):",
+        "if not root:",
+        "A copy tells of rows that a compaction has moved.",
+        ("tests/storage/cache/test_compaction.py::test_a_generation_that_is_forgotten_while_it_is_copied_stays_forgotten",),
+    ),
+    Mutation(
         "old-shards-go-first", f"{_CACHE}/compaction.py",
         '    _switch(cache, moving["key"], new, old)\n'
         "    for shard in old:\n        withdraw(cache, shard)\n",

@@ -24,6 +24,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     *records.REGISTRY,
     *roots.ROOTS,
     *roots.MANIFESTS,
+    *roots.RESUMING,
 )
 
 

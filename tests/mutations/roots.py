@@ -1,4 +1,4 @@
-"""Mutations of roots, of copies of remote shards, and of manifests."""
+"""Mutations of roots, of copies of remote shards, of manifests, and of what a kill leaves."""
 
 from tests.mutations.mutation import Mutation
 
@@ -97,5 +97,22 @@ MANIFESTS = (
         "if quarantine.height <= total:",
         "A run goes on although no photo could be read.",
         _MANIFEST_TESTS,
+    ),
+)  # fmt: skip
+
+RESUMING = (
+    Mutation(
+        "parts-go-before-their-name", "storage/embeddings/parts.py",
+        "    (folder / _MADE_FROM).unlink(missing_ok=True)\n",
+        "",
+        "An embedding that was killed at its end refuses to end.",
+        ("tests/flows/inference/test_embed.py::test_killed_while_the_parts_are_deleted_the_file_is_there_and_no_beginning",),
+    ),
+    Mutation(
+        "done-without-a-report", "flows/stages/stored.py",
+        'run.root.exists(f"exports/{run.exported.id}/{REPORT}") and all(',
+        "all(",
+        "A run that was killed near its end names a report that is not there, for ever.",
+        ("tests/flows/stages/test_stored.py::test_a_run_that_was_killed_before_its_report_was_written_is_not_done",),
     ),
 )  # fmt: skip
