@@ -91,11 +91,14 @@ def _recipe(config: RunConfig, weights: str | None, seed: int) -> RunConfig:
         "extends": None,
         "select": "last",
     }
-    return variant(
-        config,
-        {"student": student, "training": training, "mapping": {"fit": "once"}, "sweep": None},
-        "evaluation.fine_tune_epochs",
-    )
+    changes = {
+        "student": student,
+        "training": training,
+        "mapping": {"fit": "once"},
+        "cache": {"keep_mapped": False},
+        "sweep": None,
+    }
+    return variant(config, changes, "evaluation.fine_tune_epochs")
 
 
 def _with_labels(data: Dataset) -> Dataset:

@@ -125,3 +125,24 @@ def test_one_class_is_not_tuned_on_and_it_is_said_why(settings: dict[str, Any]) 
         run = Pipeline(configured(settings, evaluation__fine_tune_epochs=1))
         assert "student/test/fine_tuned" not in run.evaluated.record["metrics"]
     assert any("shapes is not fine-tuned on" in note for note in notes.notes)
+
+
+@pytest.mark.parametrize(
+    "learns",
+    [
+        {
+            "cache": {"tokens": True, "keep_mapped": True},
+            "training": {"local_weight": 1.0, "centred_weight": 1.0, "warmup_epochs": 2},
+        },
+        {"mapping": {"fit": "joint"}, "training": {"select": "best", "validation_share": 0.3}},
+        {"training": {"objective": "proteus", "schedule": "multistep", "decay_milestones": [2]}},
+    ],
+    ids=["mapped tokens", "joint mapping", "baseline"],
+)
+def test_whatever_a_student_learns_from_it_is_fine_tuned(
+    settings: dict[str, Any], learns: dict[str, Any]
+) -> None:
+    for section, values in learns.items():
+        settings[section] |= values
+    run = Pipeline(configured(settings, evaluation__fine_tune_epochs=1))
+    assert "student/test/fine_tuned_gain" in run.evaluated.record["metrics"]
