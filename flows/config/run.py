@@ -14,6 +14,7 @@ from flows.config.sweep import SweepConfig
 from flows.config.tracking import TrackingConfig
 from storage.cache.spec import MOST_ROWS_PER_SHARD, Codec
 from storage.images import SourceConfig
+from tintem_core.losses import FEWEST_EMBEDDINGS
 from tintem_core.mapping.config import MappingConfig
 from tintem_core.models.config import StudentConfig, TeacherConfig
 from tintem_core.training.config import TrainingConfig
@@ -256,6 +257,13 @@ class RunConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
             raise ValueError(
                 f"training.views ({self.training.views}) is more than the {self.views.count} "
                 "cached views: raise views.count"
+            )
+        at_once = self.training.batch_size // self.training.accumulation
+        if self.mapping.fit == "joint" and at_once < FEWEST_EMBEDDINGS:
+            raise ValueError(
+                "mapping.fit 'joint' compares the photos of a piece with each other, at least "
+                f"{FEWEST_EMBEDDINGS}: training.batch_size {self.training.batch_size} in "
+                f"{self.training.accumulation} pieces (training.accumulation) is too little"
             )
         if self.mapping.fit == "joint" and not self.training.kind.uses_mapping:
             raise ValueError(

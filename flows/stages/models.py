@@ -15,7 +15,6 @@ from flows.stages.map import joint_start, load_mapping
 from flows.stages.results import Mapped, Trained
 from storage.artifacts import read_file
 from storage.root import Root
-from tintem_core.errors import InputError
 from tintem_core.models.config import TeacherConfig
 from tintem_core.models.device import choose_device, place
 from tintem_core.models.embedder import Embedder
@@ -86,20 +85,13 @@ def start_student(
             student, read_tensors(path), str(path), partial=config.student.partial_weights
         )
         reporter().note(f"{config.student.name} starts from {taken} tensors of {path.name}")
-    try:
-        run = start_training(
-            place(student, device),
-            objective,
-            config.training,
-            steps_per_epoch,
-            first_epoch=config.training.extends or 0,
-        )
-    except (ValueError, AssertionError, TypeError) as error:
-        options = config.training.optimizer_options
-        raise InputError(
-            f"training.optimizer: timm knows no optimiser '{config.training.optimizer}'"
-            + (f" with the options {options} ({error})." if options else ".")
-        ) from error
+    run = start_training(
+        place(student, device),
+        objective,
+        config.training,
+        steps_per_epoch,
+        first_epoch=config.training.extends or 0,
+    )
     if parent is not None:
         run.history = load_history(root, parent).to_dicts()
     return run

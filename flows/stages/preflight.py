@@ -51,7 +51,7 @@ def preflight(config: RunConfig) -> None:
         refuse_no_masks(config.evaluation.masks, config.data.name, uris)
     _require_groups(config)
     natural = natural_width(config.student)
-    check_optimizer(config.training.optimizer)
+    check_optimizer(config.training)
     if config.views.recipe.name == "timm":
         _try_policy(config.views.recipe)
     if config.student.weights is not None:

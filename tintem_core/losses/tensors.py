@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from tintem_core.errors import DegenerateError, ShapeError
+from tintem_core.losses import FEWEST_EMBEDDINGS
 
 
 def unit(rows: Tensor) -> Tensor:
@@ -13,9 +14,6 @@ def unit(rows: Tensor) -> Tensor:
     # The inner where keeps the root's infinite slope at zero out of the gradient.
     scale = torch.where(alive, squares, torch.ones_like(squares)).rsqrt()
     return rows * torch.where(alive, scale, torch.zeros_like(scale))
-
-
-FEWEST_EMBEDDINGS = 3
 
 
 def wide_dtype(tensor: Tensor) -> torch.dtype:

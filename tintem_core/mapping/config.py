@@ -7,6 +7,8 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, Field, model_validator
 
+from tintem_core.losses import FEWEST_EMBEDDINGS
+
 Head = Literal["linear", "layernorm", "orthogonal"]
 FITTED_OBJECTIVES = ("sne", "cosine")
 
@@ -40,7 +42,7 @@ class MappingConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False)
     )
     steps: int = Field(300, ge=1, le=10_000_000, description="optimiser steps of sne and cosine")
     batch_size: int = Field(
-        512, ge=3, le=16_384, description="rows compared with each other in a step"
+        512, ge=FEWEST_EMBEDDINGS, le=16_384, description="rows compared with each other in a step"
     )
     token_images: int = Field(
         64,

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tintem_core.errors import DegenerateError, InputError, ShapeError
+from tintem_core.losses import FEWEST_EMBEDDINGS
 from tintem_core.losses.cosine import pairwise_cosine_loss
 from tintem_core.losses.sne import sne_loss
-from tintem_core.losses.tensors import FEWEST_EMBEDDINGS, unit
+from tintem_core.losses.tensors import unit
 from tintem_core.mapping.closed_form import (
     orthogonality_error,
     principal_rows,

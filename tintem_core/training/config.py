@@ -139,6 +139,11 @@ class TrainingConfig(ObjectiveConfig, frozen=True, extra="forbid", allow_inf_nan
             raise ValueError(
                 f"extends ({self.extends}) must be below epochs ({self.epochs}), the new total"
             )
+        if self.schedule == "rsqrt" and not self.warmup_epochs:
+            raise ValueError(
+                "schedule 'rsqrt' falls the more slowly the longer its warm-up was: set "
+                "training.warmup_epochs above 0"
+            )
         if self.schedule == "multistep" and not self.decay_milestones:
             raise ValueError(
                 "schedule 'multistep' decays after training.decay_milestones: give some epochs, "

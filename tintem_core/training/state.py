@@ -201,8 +201,9 @@ def _require_same_tensors(module: nn.Module, found: dict[str, Tensor]) -> None:
         raise ValueError(f"{len(names)} tensors differ, {names[0]} among them")
 
 
-def check_optimizer(name: str) -> None:
+def check_optimizer(config: TrainingConfig) -> None:
     """Raise InputError if timm knows no such optimiser, or one that this loop cannot run."""
+    name = config.optimizer
     try:
         found = get_optimizer_info(name.lower().split("_")[-1])
     except ValueError as error:
@@ -215,6 +216,7 @@ def check_optimizer(name: str) -> None:
             f"training.optimizer: '{name}' needs second derivatives, which are not computed here; "
             "'adamw' and 'sgd' do without."
         )
+    _optimizer(nn.Linear(1, 1), config)
 
 
 def start_training(
@@ -235,7 +237,7 @@ def start_training(
         first_epoch: epochs that the student has behind it; the schedule covers the rest.
 
     Raises:
-        ValueError: if timm does not know the optimiser.
+        InputError: if the optimiser cannot be built.
     """
     torch.manual_seed(config.seed + rank())
     device = next(student.parameters()).device
@@ -245,14 +247,8 @@ def start_training(
     ema = None
     if config.ema_decay is not None:
         ema = ModelEmaV3(learner, decay=config.ema_decay, use_warmup=True)
-    options: dict[str, Any] = dict(config.optimizer_options)
-    optimizer = create_optimizer_v2(
-        learner,
-        opt=config.optimizer,
-        lr=config.learning_rate,
-        weight_decay=config.weight_decay,
-        **options,
-    )
+    check_optimizer(config)
+    optimizer = _optimizer(learner, config)
     first_step = first_epoch * steps_per_epoch
     return TrainingState(
         learner,
@@ -268,6 +264,23 @@ def start_training(
         epoch_loss=torch.zeros((), dtype=torch.float64, device=device),
         history=[],
     )
+
+
+def _optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
+    options: dict[str, Any] = dict(config.optimizer_options)
+    try:
+        return create_optimizer_v2(
+            model,
+            opt=config.optimizer,
+            lr=config.learning_rate,
+            weight_decay=config.weight_decay,
+            **options,
+        )
+    except (ValueError, AssertionError, TypeError) as error:
+        given = f"the options {options}" if options else "these settings"
+        raise InputError(
+            f"training.optimizer: timm cannot build '{config.optimizer}' with {given} ({error})."
+        ) from error
 
 
 def _scheduler(
@@ -288,6 +301,7 @@ def _scheduler(
         min_lr=config.final_learning_rate,
         warmup_lr=config.warmup_learning_rate,
         warmup_epochs=warmup,
+        stable_timescale=max(1, warmup),
         step_on_epochs=False,
         # timm multiplies every epoch count by this: our counts are steps already.
         updates_per_epoch=1,

@@ -1,7 +1,10 @@
 """A variant is the config as if its file had said so."""
 
+from typing import Any
+
 import pytest
 
+from flows.config.load import parse_config
 from flows.config.run import RunConfig
 from flows.config.variants import variant
 from tintem_core.errors import InputError
@@ -31,3 +34,12 @@ def test_a_setting_that_is_none_is_named_with_its_place(
 ) -> None:
     with pytest.raises(InputError, match=said):
         variant(config, changes, "grid[0]")
+
+
+def test_a_joint_mapping_needs_photos_to_compare(settings: dict[str, Any]) -> None:
+    settings["mapping"] |= {"fit": "joint"}
+    settings["training"] |= {"batch_size": 8, "accumulation": 2}
+    assert parse_config(settings, "test")
+    settings["training"]["accumulation"] = 3
+    with pytest.raises(InputError, match=r"at least 3: training.batch_size 8 in 3 pieces"):
+        parse_config(settings, "test")

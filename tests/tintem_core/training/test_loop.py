@@ -434,9 +434,25 @@ def test_a_checkpoint_that_does_not_fit_leaves_the_training_as_it_is() -> None:
 
 
 def test_an_optimiser_of_second_order_is_refused() -> None:
-    check_optimizer("lookahead_adamw")
+    check_optimizer(TrainingConfig(optimizer="lookahead_adamw"))
     with pytest.raises(InputError, match="second derivatives"):
-        check_optimizer("adahessian")
+        check_optimizer(TrainingConfig(optimizer="adahessian"))
+
+
+def test_options_that_an_optimiser_does_not_take_are_named() -> None:
+    check_optimizer(TrainingConfig(optimizer="sgd", optimizer_options={"momentum": 0.8}))
+    wanted = r"timm cannot build 'lamb' with the options \{'beta': 2\} \(.*beta"
+    with pytest.raises(InputError, match=wanted):
+        check_optimizer(TrainingConfig(optimizer="lamb", optimizer_options={"beta": 2}))
+
+
+def test_a_schedule_that_follows_from_the_warm_up_needs_one() -> None:
+    with pytest.raises(ValueError, match=r"set training\.warmup_epochs above 0"):
+        TrainingConfig(schedule="rsqrt", warmup_epochs=0)
+    # Less than half a step.
+    run = start(TrainingConfig(epochs=4, batch_size=8, schedule="rsqrt", warmup_epochs=0.01))
+    run.scheduler.step_update(STEPS_PER_EPOCH)
+    assert 0 < run.optimizer.param_groups[0]["lr"] < 3e-3
 
 
 def test_an_extension_counts_its_epochs_on_and_starts_a_schedule_of_its_own() -> None:
