@@ -191,6 +191,11 @@ class RunConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
         """All teachers, the first one first."""
         return (self.teacher, *(other.teacher() for other in self.other_teachers))
 
+    @property
+    def teacher_weights(self) -> list[float]:
+        """How much each teacher counts, in the order of `teachers`."""
+        return [1.0, *(other.weight for other in self.other_teachers)]
+
     @model_validator(mode="before")
     @classmethod
     def _latents_leave_out_the_rest(cls, given: Any) -> Any:

@@ -14,7 +14,7 @@ from storage.artifacts import read_file
 from storage.identity import digest
 from tintem_core.errors import InputError
 from tintem_core.export.runtime import session
-from tintem_core.models.joint import joint_latents
+from tintem_core.models.joint import taught_latents
 from tintem_core.views import Pixels
 
 
@@ -47,12 +47,11 @@ def mapped_teacher(path: Path) -> PhotoModel:
     mapping = read_file(run.root, "exports", exported.id, MAPPING)
     opened = session(mapping)
     teachers = [load_teacher(each, config.runtime.device) for each in config.teachers]
-    weights = [1.0, *(other.weight for other in config.other_teachers)]
+    weights = config.teacher_weights
 
     def embed(pixels: Pixels) -> Answer:
-        latents = [teacher.embed(pixels).embedding for teacher in teachers]
-        joined = latents[0] if len(latents) == 1 else joint_latents(latents, weights)
-        return Answer(opened.run(None, {"latents": joined})[0])
+        latents = taught_latents([t.embed(pixels).embedding for t in teachers], weights)
+        return Answer(opened.run(None, {"latents": latents})[0])
 
     return PhotoModel(
         name=f"{config.teacher.name} through {exported.id}/{MAPPING}",

@@ -5,6 +5,7 @@ Legend: ``V`` views, one per corruption and severity, ``N`` images, ``K`` studen
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import polars as pl
@@ -13,9 +14,10 @@ from numpy.typing import NDArray
 from flows.config.run import RunConfig
 from flows.data.dataset import Dataset
 from flows.stages.cache_requests import cache_spec, student_cache_spec
-from flows.stages.models import load_teacher
+from flows.stages.models import known_teacher, load_teacher
 from flows.stages.spaces import Classes, Found, Spaces, spaces_of
 from flows.stages.stored_embeddings import stored_embeddings
+from storage.cache import CacheSpec
 from storage.root import Root
 from tintem_core.corruptions import CORRUPTIONS, SEVERITIES, corruption_of
 from tintem_core.errors import DegenerateError
@@ -26,6 +28,7 @@ from tintem_core.evaluation.pairs import pair_cosines, pearson
 from tintem_core.evaluation.robustness import mean_corruption_error
 from tintem_core.evaluation.to_mapped import mean_direction
 from tintem_core.models.embedder import Embedder
+from tintem_core.models.joint import taught_latents
 from tintem_core.objectives.base import Objective
 from tintem_core.views import CORRUPTED
 
@@ -67,19 +70,28 @@ def corrupted_photos(
     """
     keys = list(data.keys("test"))
     only = frozenset(sorted(keys)[: config.evaluation.corrupted_photos])
-    teacher = load_teacher(config.teacher, config.runtime.device)
-    specs = {
-        "teacher": cache_spec(config, teacher, data.name, CORRUPTED, VIEWS, tokens=False),
-        "student": student_cache_spec(config, student_id, width, data.name, CORRUPTED, VIEWS),
-    }
-    models: dict[str, Callable[[], Embedder]] = {"teacher": lambda: teacher, "student": student}
-    found = {
-        who: stored_embeddings(
-            config, root, spec, models[who], data, "test", recipe=CORRUPTED, only=only
+
+    def embedded(spec: CacheSpec, model: Callable[[], Embedder]) -> NDArray[np.float32]:
+        return stored_embeddings(
+            config, root, spec, model, data, "test", recipe=CORRUPTED, only=only
         )
-        for who, spec in specs.items()
-    }
-    views = [spaces_of(objective, t, s) for t, s in zip(*found.values(), strict=True)]
+
+    device = config.runtime.device
+    by_teacher = [
+        embedded(
+            cache_spec(
+                config, known_teacher(each, device), data.name, CORRUPTED, VIEWS, tokens=False
+            ),
+            partial(load_teacher, each, device),
+        )
+        for each in config.teachers
+    ]
+    taught = [
+        taught_latents(parts, config.teacher_weights) for parts in zip(*by_teacher, strict=True)
+    ]
+    spec = student_cache_spec(config, student_id, width, data.name, CORRUPTED, VIEWS)
+    given = zip(taught, embedded(spec, student), strict=True)
+    views = [spaces_of(objective, latents, answers) for latents, answers in given]
     return Corrupted(views, np.array([i for i, key in enumerate(keys) if key in only]))
 
 

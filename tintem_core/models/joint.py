@@ -18,6 +18,11 @@ from tintem_core.models.backbone import resample_tokens
 Array = NDArray[np.floating]
 
 
+def taught_latents(parts: Sequence[Array], weights: Sequence[float]) -> Array:
+    """Return what students learn from: one teacher's latents as they are, or several joined."""
+    return parts[0] if len(parts) == 1 else joint_latents(parts, weights)
+
+
 def joint_latents(parts: Sequence[Array], weights: Sequence[float]) -> NDArray[np.float32]:
     """Join the latents that several teachers have for the same images.
 

@@ -1,6 +1,7 @@
 """What an evaluation tells of photos under common corruptions."""
 
 import io
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -12,7 +13,7 @@ from flows.stages.measure_corruptions import VIEWS
 from flows.stages.pipeline import Pipeline
 from storage.artifacts import read_file
 from tests.flows.stages.test_pipeline import configured
-from tests.runs import Notes
+from tests.runs import Notes, write_teacher
 from tintem_core.errors import InputError
 
 
@@ -61,3 +62,21 @@ def test_test_photos_are_measured_under_every_corruption(
 def test_corruptions_are_no_training_views(settings: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="what students are tested on"):
         configured(settings, views__recipe={"name": "corrupted"})
+
+
+def test_several_teachers_see_the_corrupted_photos_and_are_joined(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    second = {
+        **settings["teacher"],
+        "weights": str(write_teacher(tmp_path / "second.safetensors", 1)),
+    }
+    settings["other_teachers"] = [{**second, "weight": 0.5}]
+    run = Pipeline(configured(settings, evaluation__corrupted_photos=6))
+    notes = Notes()
+    with reporting_to(notes):
+        metrics = run.evaluated.record["metrics"]
+    work = {title: n for title, n in notes.work.items() if "corrupted" in title}
+    assert sum(work.values()) == 3 * 6 * VIEWS
+    assert 0 < metrics["student/test/corrupted_cosine_to_mapped"] < 1
+    assert 0 < metrics["teacher/test/corrupted_knn"] <= 1
