@@ -169,11 +169,13 @@ def complete_copies(root: Root, base: str) -> None:
     paths = {path for path, _, _ in _files(root, base)}
     for record in sorted(paths):
         copy = f"{base}/{COPIES}/{record.rsplit('/', 1)[-1]}"
-        if record.endswith(".json") and record != copy and copy not in paths:
-            root.write(copy, root.read(record))
-            if not root.exists(record):
-                # A compaction has put one generation in the place of this one meanwhile.
-                root.delete(copy)
+        if not record.endswith(".json") or copy in paths:
+            continue
+        if (data := root.read_or_none(record)) is not None:
+            root.write(copy, data)
+        if not root.exists(record):
+            # A compaction has put one generation in the place of this one meanwhile.
+            root.delete(copy)
 
 
 def forget_before(root: Root, base: str, generation: int) -> None:

@@ -216,7 +216,8 @@ def check_optimizer(config: TrainingConfig) -> None:
             f"training.optimizer: '{name}' needs second derivatives, which are not computed here; "
             "'adamw' and 'sgd' do without."
         )
-    _optimizer(nn.Linear(1, 1), config)
+    # Parameters that take nothing from the random generator.
+    _optimizer(nn.ParameterList([nn.Parameter(torch.zeros(2, 2))]), config)
 
 
 def start_training(
@@ -239,6 +240,7 @@ def start_training(
     Raises:
         InputError: if the optimiser cannot be built.
     """
+    check_optimizer(config)
     torch.manual_seed(config.seed + rank())
     device = next(student.parameters()).device
     if world_size() > 1 and device.type == "cuda":
@@ -247,7 +249,6 @@ def start_training(
     ema = None
     if config.ema_decay is not None:
         ema = ModelEmaV3(learner, decay=config.ema_decay, use_warmup=True)
-    check_optimizer(config)
     optimizer = _optimizer(learner, config)
     first_step = first_epoch * steps_per_epoch
     return TrainingState(

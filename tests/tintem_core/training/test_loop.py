@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save
+from timm.optim import list_optimizers
 
 from tintem_core.errors import InputError, TintemError
 from tintem_core.mapping.config import MappingConfig
@@ -437,6 +438,24 @@ def test_an_optimiser_of_second_order_is_refused() -> None:
     check_optimizer(TrainingConfig(optimizer="lookahead_adamw"))
     with pytest.raises(InputError, match="second derivatives"):
         check_optimizer(TrainingConfig(optimizer="adahessian"))
+
+
+@pytest.mark.parametrize("name", list_optimizers())
+def test_a_check_of_an_optimiser_agrees_with_the_student_and_draws_nothing(name: str) -> None:
+    config = TrainingConfig(optimizer=name, batch_size=8)
+    before = torch.random.get_rng_state()
+    try:
+        check_optimizer(config)
+    except InputError:
+        refused = True
+    else:
+        refused = False
+    assert torch.equal(torch.random.get_rng_state(), before)
+    if refused:
+        with pytest.raises(InputError):
+            start(config)
+    else:
+        assert start(config).optimizer.param_groups
 
 
 def test_options_that_an_optimiser_does_not_take_are_named() -> None:
