@@ -1,5 +1,6 @@
 """Ten kills and some signals over commands that end in half a minute; `make torture` kills 100."""
 
+import os
 import random
 from pathlib import Path
 
@@ -30,11 +31,13 @@ def test_killed_at_random_instants_everything_ends_as_undisturbed(
 def test_killed_before_every_change_of_a_file_everything_ends_as_undisturbed(
     command: str, last: str, tmp_path: Path
 ) -> None:
+    environment = dict(os.environ)
     torturer = Torturer(tmp_path, _SEED, preloaded=True)
     try:
         died = torturer.die_before_every_change(SUBJECTS[command])
     finally:
         torturer.close()
+    assert dict(os.environ) == environment
     assert len(died) == len(set(died))
     assert died[-1].endswith(last)
 

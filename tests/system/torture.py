@@ -6,6 +6,7 @@ python -m tests.system.torture --changes --only run,sweep
 """
 
 import argparse
+import os
 import random
 import shutil
 import signal
@@ -85,6 +86,8 @@ class Torturer:
     def __init__(self, folder: Path, seed: int, *, preloaded: bool = False) -> None:
         self._folder, self._draw = folder, random.Random(seed)
         self._place = Place(folder, self._run)
+        # A private server is named in it for whatever this process starts.
+        self._environment = dict(os.environ)
         self._server: LocalServer | None = None
         self._preloaded: Preloaded | None = None
         if preloaded:
@@ -101,6 +104,8 @@ class Torturer:
         self.close_preloaded()
         if self._server is not None:
             self._server.stop()
+        os.environ.clear()
+        os.environ.update(self._environment)
 
     def close_preloaded(self) -> None:
         if self._preloaded is not None:
