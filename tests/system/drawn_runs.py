@@ -18,7 +18,7 @@ from flows.config.load import parse_config
 from flows.stages.pipeline import Pipeline
 from flows.stages.preflight import preflight
 from storage.errors import StorageError
-from tests.photos import photo
+from tests.photos import write_photos
 from tests.runs import small_run, write_config, write_onnx, write_teacher
 from tintem_core.errors import InputError, TintemError
 
@@ -44,7 +44,7 @@ class Draws:
     def __init__(self, folder: Path, seed: int) -> None:
         self._folder, self._random = folder, random.Random(seed)
         for name, first, count in (("photos", 0, 60), ("odd", 500, 16), ("more", 700, 20)):
-            _write_photos(folder / name, range(first, first + count))
+            write_photos(folder / name, range(first, first + count))
         _write_masks(folder / "photos", folder / "masks")
         self._plain = small_run(folder, folder / "photos")
         write_onnx(folder / "teacher.onnx")
@@ -187,13 +187,6 @@ def run_drawn(folder: Path, seed: int, count: int, say: Callable[[str], None]) -
             say(failed[-1])
     say(f"seed {seed}: {count} runs, {len(failed)} failed, {refused} drawn settings were refused")
     return failed
-
-
-def _write_photos(folder: Path, numbers: range) -> None:
-    for i in numbers:
-        path = folder / ("disc", "plain")[i % 2] / f"photo-{i:04d}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        photo(i).save(path)
 
 
 def _write_masks(photos: Path, masks: Path) -> None:

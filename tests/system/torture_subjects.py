@@ -11,7 +11,7 @@ from flows.maintenance import leftovers
 from flows.maintenance.gc import collect_garbage
 from storage.embeddings import are_begun
 from tests.exports import write_export
-from tests.photos import photo
+from tests.photos import write_photos
 from tests.runs import small_run, write_config
 
 _PHOTOS, _NEW = 48, 24
@@ -55,7 +55,7 @@ class Place:
         if (self.folder / "run.yaml").exists():
             return
         photos = self.folder / "photos"
-        _add_photos(photos, 0, _PHOTOS)
+        write_photos(photos, range(_PHOTOS))
         settings = small_run(self.folder, photos)
         settings["training"]["epochs"] = 12
         settings["runtime"]["checkpoint_seconds"] = 0
@@ -65,12 +65,12 @@ class Place:
         # Before the photos grow: a file that is written again counts as changed.
         self._run(["nightly", "run.yaml"])
         self.root.rename(self.folder / "root-night")
-        _add_photos(photos, _PHOTOS, _NEW)
+        write_photos(photos, range(_PHOTOS, _PHOTOS + _NEW))
 
     def begin_embedding(self) -> None:
         """Make many photos and a model, and remove what was made of them."""
         if not (self.folder / "many").exists():
-            _add_photos(self.folder / "many", 0, _TO_EMBED)
+            write_photos(self.folder / "many", range(_TO_EMBED))
             write_export(self.folder / "models")
         shutil.rmtree(self.folder / "embedded", ignore_errors=True)
         (self.folder / "embedded").mkdir()
@@ -120,10 +120,3 @@ SUBJECTS = {
         "embedded",
     ),
 }
-
-
-def _add_photos(folder: Path, first: int, count: int) -> None:
-    for i in range(first, first + count):
-        path = folder / ("disc", "plain")[i % 2] / f"photo-{i:04d}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        photo(i).save(path)
